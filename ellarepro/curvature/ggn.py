@@ -1,0 +1,171 @@
+"""One fit of the generalised Gauss-Newton: a forward pass, then one backward pass for each class.
+
+For softmax cross-entropy the Hessian in the logits is Lambda = diag(p) - p p^T, of rank K - 1. With the classes of
+each sample in order of probability, its Cholesky factor is known in closed form (Tanabe and Sagae, 1992): column r
+weighs class r against all less probable ones. So K - 1 passes are exact, and what is left after r passes is a
+covariance with trace at most the probability mass of the classes not yet taken. A sample leaves once that mass falls
+below the tolerance.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.rule import rules_of
+from ellarepro.curvature.structures import STRUCTURES, Block
+
+DEFAULT_TOLERANCE = 1e-3
+_SMALLEST = 1e-300
+_GATHER_BELOW = 0.6
+"""Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
+
+
+class GGN:
+    """Curvature blocks of a classifier, gathered batch by batch.
+
+    Args:
+        model: maps `(B, ...)` to logits `(B, K)`; every leaf layer has a rule (see `curvature/rule.py`).
+        structure: `kron`, `kron_blockwise` or `diag`.
+        tolerance: probability mass of a sample that class passes may leave out; 0 takes all K - 1 passes.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: an unknown structure, or a tolerance outside [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, structure: str = "kron", tolerance: float = DEFAULT_TOLERANCE):
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"tolerance must be in [0, 1), got {tolerance}")
+        self.model = model
+        self.tolerance = tolerance
+        self.class_passes = 0
+        """Backward passes so far, counted a sample."""
+        self.can_gather = structure != "diag"
+        rules = rules_of(model)
+        self.layers = {name: model.get_submodule(name) for name in rules}
+        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
+
+    def update(self, inputs: Tensor) -> Tensor:
+        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached.
+
+        Raises:
+            ValueError: a layer is called twice or not at all in the forward pass.
+        """
+        with _frozen(self.model):
+            logits, outputs = self._forward(inputs, with_inputs=True)
+            square_root = LambdaSquareRoot(logits.detach(), self.tolerance)
+            self._class_passes(inputs, logits, outputs, square_root, first=0)
+        return logits.detach()
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set."""
+        found = {
+            f"{layer}.{parameter}" if layer else parameter: block
+            for layer, part in self.parts.items()
+            for parameter, block in part.blocks(data_size).items()
+        }
+        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _forward(self, inputs: Tensor, with_inputs: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs: dict[str, Tensor] = {}
+
+        def hook(name: str):
+            def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+                if name in outputs:
+                    raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
+                outputs[name] = output
+                if with_inputs:
+                    with torch.no_grad():
+                        self.parts[name].add_inputs(args[0].detach())
+
+            return keep
+
+        with ExitStack() as hooks, torch.enable_grad():
+            for name, layer in self.layers.items():
+                hooks.callback(layer.register_forward_hook(hook(name)).remove)
+            logits = self.model(inputs.detach().requires_grad_())
+        missing = self.layers.keys() - outputs.keys()
+        if missing:
+            raise ValueError(f"layers {sorted(missing)} take no part in the forward pass: freeze or remove them")
+        return logits, outputs
+
+    def _class_passes(
+        self, inputs: Tensor, logits: Tensor, outputs: dict[str, Tensor], square_root: "LambdaSquareRoot", first: int
+    ) -> None:
+        passes = square_root.passes_needed.max().item()
+        for index in range(first, passes):
+            unfinished = square_root.passes_needed > index
+            if index > first and self.can_gather and unfinished.sum() <= _GATHER_BELOW * len(unfinished):
+                self._gather(inputs, square_root, unfinished, index)
+                return
+            column = square_root.column(index).to(logits.dtype)
+            gradients = torch.autograd.grad(logits, outputs.values(), column, retain_graph=index + 1 < passes)
+            self.class_passes += len(inputs)
+            with torch.no_grad():
+                for part, gradient in zip(map(self.parts.get, outputs), gradients, strict=True):
+                    part.add_gradients(gradient)
+
+    def _gather(self, inputs: Tensor, square_root: "LambdaSquareRoot", unfinished: Tensor, index: int) -> None:
+        """Go on from class pass `index` with the unfinished samples alone, in a graph of their own."""
+        kept = unfinished.to(inputs.device)
+        logits, outputs = self._forward(inputs[kept], with_inputs=False)
+        self._class_passes(inputs[kept], logits, outputs, square_root.subset(unfinished), first=index)
+
+
+class LambdaSquareRoot:
+    """Columns v of each sample's Cholesky factor of Lambda = diag(p) - p p^T, most probable class first.
+
+    Args:
+        logits: `(B, K)`.
+        tolerance: probability mass that may be left out, see the module's docstring.
+
+    Attributes:
+        passes_needed: `(B,)`, on the CPU: columns after which at most `tolerance` of each sample's mass is left.
+    """
+
+    def __init__(self, logits: Tensor, tolerance: float):
+        self.probabilities, self.order = logits.double().softmax(1).sort(1, descending=True)
+        # mass[:, r] is what pass r and all later ones share; summed from the smallest so that tails keep precision.
+        self.mass = self.probabilities.flip(1).cumsum(1).flip(1)
+        most = logits.shape[1] - 1
+        enough = (self.mass[:, :most] >= tolerance).sum(1) if tolerance else torch.full_like(self.order[:, 0], most)
+        self.passes_needed = enough.cpu()
+
+    def subset(self, kept: Tensor) -> "LambdaSquareRoot":
+        """The samples of the mask `kept (B,)`, on the CPU."""
+        part = copy(self)
+        part.passes_needed = self.passes_needed[kept]
+        kept = kept.to(self.mass.device)
+        part.probabilities, part.order, part.mass = self.probabilities[kept], self.order[kept], self.mass[kept]
+        return part
+
+    def column(self, index: int) -> Tensor:
+        """`(B, K)`: class `index` of each sample's order against all later ones; sums to zero over classes."""
+        p, rest = self.probabilities[:, index], self.mass[:, index + 1].clamp_min(_SMALLEST)
+        pivot = (p * rest / self.mass[:, index].clamp_min(_SMALLEST)).sqrt()
+        ordered = -self.probabilities / rest[:, None] * pivot[:, None]
+        ordered[:, :index] = 0
+        ordered[:, index] = pivot
+        return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
+
+
+def _trainable(layer: nn.Module) -> set[str]:
+    return {name for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes part in the graph, so that backward passes compute gradients of layer outputs only."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)

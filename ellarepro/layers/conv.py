@@ -1,0 +1,140 @@
+"""CONV: the convolutional layer (eq. 3), circular so that it commutes with every shift, and its curvature."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ellarepro.curvature.rule import CurvatureRule, register
+from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
+from ellarepro.layers.subsample import keep_largest_phase, largest_phase, take_phase
+
+KERNEL = 3
+
+
+class Conv(SpatialLayer):
+    """y(d, y) = sum over (c, x) of x(c, x) weight[d, c, y - x], 3 x 3 filters, plus a bias for each d (eq. 3).
+
+    With an output map of half the size, the full-resolution convolution is followed by adaptive polyphase
+    subsampling, so the layer commutes with translations at any size (with circular padding).
+
+    Parameters: `weight (D, C, 3, 3)`, `bias (D)`.
+
+    Args:
+        padding_mode: `circular`, or `zeros`, which commutes with no shift and is here for comparison.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_shape: Shape,
+        out_shape: Shape,
+        gain: float = RELU_GAIN,
+        padding_mode: str = "circular",
+    ):
+        super().__init__(in_channels, out_channels, in_shape, out_shape)
+        if padding_mode not in ("circular", "zeros"):
+            raise ValueError(f"padding_mode must be 'circular' or 'zeros', got {padding_mode!r}")
+        self.padding_mode = padding_mode
+        self.equivariant_to = frozenset({"translation"} if padding_mode == "circular" else ())
+        std = gain * (in_channels * KERNEL**2) ** -0.5
+        self.weight = normal_parameter(out_channels, in_channels, KERNEL, KERNEL, std=std)
+        self.bias = zero_bias(out_channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        full = self.full_resolution(features)
+        return keep_largest_phase(full) if self.subsamples else full
+
+    def full_resolution(self, features: Tensor) -> Tensor:
+        """The convolution before subsampling, `(B, D, H, W)`."""
+        if self.padding_mode == "zeros":
+            return F.conv2d(features, self.weight, self.bias, padding=1)
+        return F.conv2d(pad_circular(features), self.weight, self.bias)
+
+
+def pad_circular(features: Tensor) -> Tensor:
+    """Wrap `(B, C, H, W)` by one pixel: `(B, C, H+2, W+2)`. On a CPU, `F.pad` takes five times as long."""
+    wide = torch.cat([features[..., -1:], features, features[..., :1]], dim=3)
+    return torch.cat([wide[..., -1:, :], wide, wide[..., :1, :]], dim=2)
+
+
+class ConvolutionRule(CurvatureRule):
+    """The output side that all convolutions share: positions of the output map."""
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        return gradients.flatten(2).transpose(1, 2)[None]
+
+    def bias_rows(self, gradients: Tensor) -> Tensor:
+        return gradients.flatten(2).sum(2)
+
+
+@register(Conv)
+class ConvRule(ConvolutionRule):
+    """KFAC of a convolution (Grosse and Martens, 2016): `(D, D)` kron `(9C, 9C)`, positions shared.
+
+    The input factor sees every position of the full-resolution map, padded as the layer pads. Positions dropped by
+    the subsampling have no gradient, so the output factor sees only those that are kept.
+    """
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        padded = pad_circular(inputs) if self.layer.padding_mode == "circular" else F.pad(inputs, (1, 1, 1, 1))
+        return F.unfold(padded, KERNEL).transpose(1, 2)[None]
+
+    def input_factor(self, inputs: Tensor) -> Tensor:
+        if self.layer.padding_mode == "circular":
+            return circular_patch_moment(inputs)
+        return super().input_factor(inputs)
+
+    def matched_input_rows(self, inputs: Tensor) -> Tensor:
+        rows = self.input_rows(inputs)
+        if not self.layer.subsamples:
+            return rows
+        height, width = inputs.shape[2:]
+        patches = rows[0].transpose(1, 2).unflatten(2, (height, width))
+        kept = take_phase(patches, largest_phase(self.layer.full_resolution(inputs)))
+        return kept.flatten(2).transpose(1, 2)[None]
+
+
+def circular_patch_moment(inputs: Tensor) -> Tensor:
+    """Sum over samples, mean over positions, of p p^T for all circular 3 x 3 patches p: `(1, 9C, 9C)`.
+
+    With circular padding the entry of two patch pixels depends on their offset alone, and offsets up to two pixels
+    apart are 25, of which 13 suffice by symmetry: 13 C^2 products a position instead of 81 C^2, and no patches.
+    """
+    channels, height, width = inputs.shape[1:]
+    flat = inputs.transpose(0, 1).reshape(channels, -1)
+    moments = {}
+    for row in range(3):
+        for column in range(-2, 3):
+            if row > 0 or column >= 0:
+                shifted = inputs.roll((-row, -column), (2, 3)).transpose(0, 1).reshape(channels, -1)
+                moments[row, column] = flat @ shifted.T
+                moments[-row, -column] = moments[row, column].T
+    pixels = [(row, column) for row in range(KERNEL) for column in range(KERNEL)]
+    factor = inputs.new_empty(channels, KERNEL**2, channels, KERNEL**2)
+    for i, (row_i, column_i) in enumerate(pixels):
+        for j, (row_j, column_j) in enumerate(pixels):
+            factor[:, i, :, j] = moments[row_j - row_i, column_j - column_i]
+    return factor.view(1, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
+
+
+@register(nn.Conv2d)
+class Conv2dRule(ConvolutionRule):
+    """As `ConvRule`, for a stock convolution with any padding mode, stride and dilation.
+
+    Raises:
+        ValueError: a grouped convolution.
+    """
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__(layer)
+        if layer.groups != 1:
+            raise ValueError(f"nn.Conv2d is covered for groups=1, got groups={layer.groups}")
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        layer = self.layer
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        # nn.Conv2d itself pads by this list, for every padding mode but zeros.
+        padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+        patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+        return patches.transpose(1, 2)[None]

@@ -1,0 +1,108 @@
+"""F-FC: the factored fully-connected layer (eq. 5), as two leaf modules, and the curvature of both (Section 5.1)."""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.rule import CurvatureRule, register
+from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
+
+
+class SpatialSum(nn.Module):
+    """Second factor of eq. 5: h[b, d, c] = sum over x of theta2[d, c, x] x[b, c, x].
+
+    Parameter: `weight (D, C, H, W)`. Maps `(B, C, H, W)` to `(B, D, C)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, in_shape: Shape):
+        super().__init__()
+        self.weight = normal_parameter(out_channels, in_channels, *in_shape, std=prod(in_shape) ** -0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        per_channel = torch.bmm(features.flatten(2).transpose(0, 1), self.weight.flatten(2).permute(1, 2, 0))
+        return _ReversedCopy.apply(per_channel).transpose(0, 1)
+
+
+class ChannelSum(nn.Module):
+    """First factor of eq. 5: y[b, d, y] = sum over c of theta1[d, c, y] h[b, d, c], plus a bias for each d.
+
+    Parameters: `weight (D, C, H', W')`, `bias (D)`. Maps `(B, D, C)` to `(B, D, H', W')`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, out_shape: Shape, gain: float):
+        super().__init__()
+        self.weight = normal_parameter(out_channels, in_channels, *out_shape, std=gain * in_channels**-0.5)
+        self.bias = zero_bias(out_channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        per_output = torch.baddbmm(self.bias[:, None, None], hidden.transpose(0, 1), self.weight.flatten(2))
+        return per_output.transpose(0, 1).unflatten(2, self.weight.shape[2:])
+
+
+class FactoredDense(SpatialLayer):
+    """theta = theta1 theta2 (eq. 5): 2 D C X parameters instead of D C X^2. Commutes with no transformation."""
+
+    def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
+        super().__init__(in_channels, out_channels, in_shape, out_shape)
+        self.theta2 = SpatialSum(in_channels, out_channels, in_shape)
+        self.theta1 = ChannelSum(in_channels, out_channels, out_shape, gain)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.theta1(self.theta2(features))
+
+
+class _ReversedCopy(torch.autograd.Function):
+    """Reverse the three axes into contiguous memory, in the forward and in the backward pass.
+
+    Batched products call the vendor's batched kernel only for matrices with a unit stride; a plain permutation
+    has none, and every matrix of the batch would be copied on its own, at about three times the time.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.permute(2, 1, 0).contiguous()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _ReversedCopy.apply(gradient)
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:
+        return _ReversedCopy.apply(tangent)
+
+
+@register(SpatialSum)
+class SpatialSumRule(CurvatureRule):
+    """theta2 (Section 5.1): `(D, D)` kron C blocks `(X, X)`; the sum over c makes the factors shared, hence / C."""
+
+    group_axis = 1
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        return inputs.flatten(2).transpose(0, 1)
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        return gradients.permute(2, 0, 1)
+
+
+@register(ChannelSum)
+class ChannelSumRule(CurvatureRule):
+    """theta1 (Section 5.1): D blocks `(C, C)` kron `(Y, Y)`; the input side comes first in the parameter."""
+
+    group_axis = 0
+    input_first = True
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        return inputs.transpose(0, 1)
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        return gradients.flatten(2).transpose(0, 1)
+
+    def bias_rows(self, gradients: Tensor) -> Tensor:
+        return gradients.flatten(2).sum(2)

@@ -1,0 +1,57 @@
+"""The contract of every spatial layer: built from channels and shapes, maps `(B, C, H, W)` to `(B, D, H', W')`."""
+
+import torch
+from torch import nn
+
+Shape = tuple[int, int]
+
+RELU_GAIN = 2.0**0.5
+
+
+class SpatialLayer(nn.Module):
+    """A linear map between feature maps, the unit that a path of the network is made of.
+
+    Subclasses take, after these four arguments, `gain`: the factor by which the output's standard deviation at
+    initialisation exceeds the root mean square of the input (sqrt(2) preserves the scale through a ReLU).
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        in_shape: `(H, W)` of the input map.
+        out_shape: `(H', W')` of the output map: the input's, or half of it in both axes.
+
+    Raises:
+        ValueError: a size that is not positive, or an output map that is neither the input's nor half of it.
+    """
+
+    equivariant_to: frozenset[str] = frozenset()
+    """Transformations of the input, among `translation` and `rotation`, with which the layer commutes exactly."""
+
+    def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape):
+        super().__init__()
+        if min(in_channels, out_channels, *in_shape, *out_shape) < 1:
+            raise ValueError(f"sizes must be positive, got {in_channels=} {out_channels=} {in_shape=} {out_shape=}")
+        if out_shape != in_shape and out_shape != (in_shape[0] / 2, in_shape[1] / 2):
+            raise ValueError(f"out_shape must be in_shape {in_shape} or half of it, got {out_shape}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+
+    @property
+    def subsamples(self) -> bool:
+        """Whether the output map is half the input's."""
+        return self.in_shape != self.out_shape
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, {self.in_shape}, {self.out_shape}"
+
+
+def normal_parameter(*shape: int, std: float) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2) with the global generator."""
+    return nn.Parameter(torch.randn(shape) * std)
+
+
+def zero_bias(features: int) -> nn.Parameter:
+    """A bias of `features` zeros."""
+    return nn.Parameter(torch.zeros(features))

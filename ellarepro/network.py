@@ -1,0 +1,116 @@
+"""The network of every experiment (after Neyshabur, 2020): eight layers of the same kind, then a small head.
+
+One stage table and one head serve all layer types; a layer is the mean of the paths that its name lists.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ellarepro.layers.conv import Conv
+from ellarepro.layers.dense import Dense
+from ellarepro.layers.factored import FactoredDense
+from ellarepro.layers.paths import PathMean
+from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
+
+CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
+"""Output channels of each layer, in units of alpha."""
+STRIDES = (1, 2, 1, 2, 1, 2, 2, 2)
+HEAD_WIDTH = 64
+"""Hidden width of the head, in units of alpha."""
+RELAXATION = float(__import__("os").environ.get("RELAX","0.1"))
+IMAGE_SIZES = (8, 16, 32)
+
+PATHS: dict[str, Callable[..., SpatialLayer]] = {"fc": Dense, "conv": Conv, "f_fc": FactoredDense}
+"""Path name to layer."""
+LAYERS = {"fc": ("fc",), "conv": ("conv",), "fc_conv": ("fc", "conv"), "f_fc": ("f_fc",), "f_fc_conv": ("f_fc", "conv")}
+"""`layer=` name to the names of its paths."""
+
+
+class Network(nn.Module):
+    """Blocks of (mean of paths, ReLU) down to a map of one pixel, then linear, ReLU, linear.
+
+    Maps `(B, C, S, S)` to logits `(B, K)`. Parameters are named `blocks.<index>.paths.<path>.…` and `head.…`.
+    """
+
+    def __init__(self, blocks: list[PathMean], head: nn.Sequential):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images
+        for block in self.blocks:
+            features = block(features).relu()
+        return self.head(features.flatten(1))
+
+    def path_weights(self) -> dict[str, dict[str, list[str]]]:
+        """Names of the weight tensors (no biases) of each path of each layer; layers are numbered from "1"."""
+        names: dict[str, dict[str, list[str]]] = {}
+        for index, block in enumerate(self.blocks):
+            names[str(index + 1)] = {
+                path: [f"blocks.{index}.paths.{path}.{name}" for name, p in layer.named_parameters() if p.ndim > 1]
+                for path, layer in block.paths.items()
+            }
+        return names
+
+
+def build_network(layer: str, *, in_channels: int, num_classes: int, alpha: int = 10, image_size: int = 32) -> Network:
+    """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
+
+    Args:
+        layer: one of `LAYERS`.
+        in_channels: C of the images.
+        num_classes: K.
+        alpha: width; layers have alpha times `CHANNELS` output channels.
+        image_size: S: 32, or a smaller one of `IMAGE_SIZES`, which skips the halvings that are left at one pixel.
+
+    Raises:
+        ValueError: an unknown layer, or a size that is not possible.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"image_size must be one of {IMAGE_SIZES}, got {image_size}")
+    if min(in_channels, alpha) < 1 or num_classes < 2:
+        raise ValueError(
+            f"need in_channels >= 1, alpha >= 1, num_classes >= 2; got {in_channels}, {alpha}, {num_classes}"
+        )
+    path_names = LAYERS[layer]
+    gains = _gains(path_names)
+    channels = [in_channels, *(alpha * width for width in CHANNELS)]
+    sizes = _map_sizes(image_size)
+    blocks = []
+    for (c_in, c_out), (s_in, s_out) in zip(pairwise(channels), pairwise(sizes), strict=True):
+        paths = {name: PATHS[name](c_in, c_out, (s_in, s_in), (s_out, s_out), gain=gains[name]) for name in path_names}
+        blocks.append(PathMean(paths))
+    return Network(blocks, _head(channels[-1], alpha * HEAD_WIDTH, num_classes))
+
+
+def _gains(path_names: tuple[str, ...]) -> dict[str, float]:
+    """Initial gain of each path, such that the mean of the paths keeps the scale of the signal.
+
+    Beside an equivariant path, the others start at `RELAXATION` of its scale: a relaxed layer starts near strict
+    equivariance and has to find reasons to leave it.
+    """
+    equivariant = [name for name in path_names if name == "conv"]
+    scale = {name: 1.0 if name in equivariant or not equivariant else RELAXATION for name in path_names}
+    norm = sum(value**2 for value in scale.values()) ** 0.5
+    return {name: RELU_GAIN * len(path_names) * value / norm for name, value in scale.items()}
+
+
+def _map_sizes(image_size: int) -> list[int]:
+    sizes = [image_size]
+    for stride in STRIDES:
+        sizes.append(max(sizes[-1] // stride, 1))
+    return sizes
+
+
+def _head(features: int, hidden: int, num_classes: int) -> nn.Sequential:
+    head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+    nn.init.normal_(head[0].weight, std=RELU_GAIN * features**-0.5)
+    nn.init.normal_(head[2].weight, std=hidden**-0.5)
+    for linear in (head[0], head[2]):
+        nn.init.zeros_(linear.bias)
+    return head

@@ -1,0 +1,222 @@
+"""One finished run as data: its record, its name, and how it is written to and read from disk."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ellarepro.errors import UserError
+
+RESULT_FILE = "result.json"
+
+# Where a run writes, where its data lie and what it shows on the way do not change what it finds.
+NOT_IN_RUN_ID = (
+    "checkpoint_seconds",
+    "output_dir",
+    "force",
+    "tracking",
+    "device",
+    "progress",
+    "threads",
+    "dataset.root",
+    "dataset.download",
+)
+
+RECORDED_PACKAGES = ("torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run found and everything needed to run it again.
+
+    Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
+    latter None for MAP); `relative_effective_parameters` is percent, {layer: {path: percent}}; `wall_seconds` is
+    seconds. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and `train_accuracy`, one
+    entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor, `prior_precision`.
+    """
+
+    run_id: str
+    dataset: str
+    layer: str
+    prior: str
+    objective: str
+    budget: str
+    seed: int
+    n_params: int
+    epochs: int
+    train_size: int
+    test_accuracy: float
+    test_nll: float | None
+    neg_log_marglik_per_datum: float | None
+    prior_precision: dict[str, float]
+    effective_parameters: dict[str, float]
+    relative_effective_parameters: dict[str, dict[str, float]]
+    wall_seconds: float
+    device: str
+    versions: dict[str, str]
+    git_commit: str
+    data_fingerprint: str
+    config: dict[str, Any]
+    hardware: str = ""
+    expected_calibration_error: float | None = None
+    history: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
+        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunResult":
+        """Return the record in `text`; keys this version does not know are ignored.
+
+        Raises:
+            UserError: not JSON, not an object, or keys are missing (they are named).
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"a result is a JSON object, got {type(record).__name__}")
+        fields = dataclasses.fields(cls)
+        required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+        missing = [name for name in required if name not in record]
+        if missing:
+            raise UserError(f"missing keys: {', '.join(missing)}")
+        return cls(**{f.name: record[f.name] for f in fields if f.name in record})
+
+
+def write_result(result: RunResult, folder: Path) -> Path:
+    """Write `result` as `folder/result.json`, atomically; `folder` is made when missing. Return the file's path."""
+    path = Path(folder) / RESULT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, result.to_json().encode())
+    return path
+
+
+def read_result(path: Path) -> RunResult:
+    """Return the record in the file `path`.
+
+    Raises:
+        UserError: the file cannot be read or is damaged; the message names it.
+    """
+    try:
+        return RunResult.from_json(Path(path).read_text(encoding="utf-8"))
+    except (UserError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"result file {path}: {error}") from error
+
+
+def read_results(folder: Path) -> list[RunResult]:
+    """Return the records of every `result.json` below `folder`, sorted by what was run, then by seed.
+
+    Raises:
+        UserError: `folder` is missing or a file in it is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
+        )
+    found = (read_result(path) for path in sorted(folder.rglob(RESULT_FILE)))
+    return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to; nothing is left behind.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf of `config` that can change a result (see `NOT_IN_RUN_ID`)."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in NOT_IN_RUN_ID:
+            continue
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def run_id(config: Mapping) -> str:
+    """Return the name of the run that the resolved `config` (plain containers) describes.
+
+    Readable first, `{dataset}-{layer}-{objective}-s{seed}-`, then ten hexadecimal digits over all that can
+    change the result. `dataset`, `layer` and `objective` are names or mappings with a `name`.
+
+    Raises:
+        KeyError: `config` lacks one of dataset, layer, objective and seed.
+    """
+    canonical = json.dumps(dict(flatten(config)), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    dataset, layer, objective = (_name(config[group]) for group in ("dataset", "layer", "objective"))
+    return f"{dataset}-{layer}-{objective}-s{config['seed']}-{digest}"
+
+
+def git_commit() -> str:
+    """Return the commit of the checkout this package lies in, "-dirty" appended when tracked files have changed.
+
+    "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout.
+    """
+    root = Path(__file__).resolve().parents[1]
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def versions() -> dict[str, str]:
+    """Return {package: version} of Python and what a result depends on, "not installed" where a package is missing."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _name(group: Any) -> str:
+    return group["name"] if isinstance(group, Mapping) else str(group)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

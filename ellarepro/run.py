@@ -1,0 +1,259 @@
+"""One run, from configuration to result: the only reader of Hydra's configuration."""
+
+import platform
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ellarepro.data import Task, load_task
+from ellarepro.errors import UserError
+from ellarepro.evaluation import evaluate
+from ellarepro.network import LAYERS, Network, build_network
+from ellarepro.plots import plot_effective_parameters
+from ellarepro.prior import LayerwisePrior
+from ellarepro.progress import Progress
+from ellarepro.results import (
+    RunResult,
+    git_commit,
+    read_result,
+    run_id,
+    versions,
+    write_atomically,
+    write_result,
+)
+from ellarepro.tracking import make_tracker
+from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+
+OBJECTIVES = ("map", "laplace")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did: the result, and whether it lay there from an earlier call."""
+
+    result: RunResult
+    folder: Path
+    was_finished: bool
+
+
+def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
+    """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+
+    Raises:
+        UserError: the configuration, the data or a checkpoint is unusable.
+        RunFailure: training diverged; the last good checkpoint stays.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True)
+    identity = run_id(config)
+    folder = Path(config["output_dir"]) / identity
+    if (folder / "result.json").exists() and not config["force"]:
+        say(f"{identity}: finished before, not run again (force=true runs it anew)")
+        return Outcome(read_result(folder / "result.json"), folder, was_finished=True)
+    trainer, task = _prepare(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    checkpoint = folder / "checkpoint.pt"
+    if config["force"]:
+        checkpoint.unlink(missing_ok=True)
+    result = _train(config, identity, trainer, task, folder, say)
+    write_result(result, folder)
+    plot_effective_parameters(result, folder / "effective_parameters.png")
+    checkpoint.unlink(missing_ok=True)
+    return Outcome(result, folder, was_finished=False)
+
+
+def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
+    """Validate the configuration before anything is written, then load the data and build the network."""
+    _check_choices(config)
+    device = _device(config["device"])
+    try:
+        weights = WeightSettings(
+            epochs=config["epochs"],
+            batch_size=config["batch_size"],
+            optimiser=config["optimiser"]["name"],
+            **{key: config["optimiser"][key] for key in ("lr", "min_lr", "momentum")},
+        )
+        objective = config["objective"]
+        laplace = None
+        if objective["name"] == "laplace":
+            laplace = LaplaceSettings(**{f.name: objective[f.name] for f in fields(LaplaceSettings)})
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    task = load_task(
+        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment")},
+        train_size=config["train_size"],
+        test_size=config["test_size"],
+    ).to(device)
+    _seed(config["seed"])
+    model = _network(config, task).to(device)
+    prior = LayerwisePrior(model, config["prior"]["precision"])
+    generator = torch.Generator(device).manual_seed(config["seed"])
+    return Trainer(model, prior, task, weights, laplace, generator), task
+
+
+def _check_choices(config: Mapping[str, Any]) -> None:
+    objective, prior = config["objective"]["name"], config["prior"]["name"]
+    if objective not in OBJECTIVES:
+        raise UserError(f"objective.name must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+    if config["layer"]["name"] not in LAYERS:
+        raise UserError(f"layer.name must be one of {', '.join(LAYERS)}; got {config['layer']['name']!r}")
+    if prior != "theta":
+        raise UserError(f"prior.name must be theta for layer={config['layer']['name']}; got {prior!r}")
+    for key, least in (("alpha", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0), ("threads", 1)):
+        value = config[key]
+        if value is None and key == "threads":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{key} must be a whole number, at least {least}; got {value!r}")
+
+
+def _network(config: Mapping[str, Any], task: Task) -> Network:
+    try:
+        return build_network(
+            config["layer"]["name"],
+            in_channels=task.in_channels,
+            num_classes=task.num_classes,
+            alpha=config["alpha"],
+            image_size=task.image_size,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = torch.cuda.device_count()
+        raise UserError(
+            f"device={name} is not usable here: possible are auto, cpu"
+            + (f" and cuda:0 to cuda:{found - 1}" if found else "; no CUDA device was found")
+        ) from error
+    return device
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _train(
+    config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, folder: Path, say: Callable[[str], None]
+) -> RunResult:
+    checkpoint = folder / "checkpoint.pt"
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    say(f"{identity}: {parameters:,} parameters, {len(task.train):,} training images, on {_hardware(task)}")
+    trainer.restore(checkpoint)
+    if trainer.epoch:
+        say(f"{identity}: continues after epoch {trainer.epoch} of {config['epochs']}")
+    tracker = make_tracker(
+        config["tracking"]["name"],
+        run_id=identity,
+        config=dict(config),
+        folder=folder,
+        **{key: value for key, value in config["tracking"].items() if key != "name"},
+    )
+    progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
+
+    def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
+        if progress:
+            evidence = trainer.history["neg_log_marglik_per_datum"]
+            progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
+        tracker.log(_tracked(metrics), epoch)
+
+    trainer.on_epoch = on_epoch
+    trainer.run(checkpoint, config["checkpoint_seconds"])
+    result = _result(config, identity, trainer, task)
+    tracker.finish({"test/accuracy": result.test_accuracy, "test/nll": result.test_nll})
+    return result
+
+
+def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics under the names that the tracker shows."""
+    named = {
+        "train/loss": metrics["objective"],
+        "train/nll": metrics["loss"],
+        "train/accuracy": metrics["train_accuracy"],
+    }
+    if "neg_log_marglik_per_datum" in metrics:
+        named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
+        for group in ("prior_precision", "effective_parameters"):
+            named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
+    return named
+
+
+def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
+    started = time.monotonic()
+    scores = evaluate(trainer.model, task.test)
+    evidence, effective = None, {}
+    if trainer.laplace is not None:
+        marglik = trainer.fit_evidence()
+        log_precision = trainer.prior.log_precision.detach()
+        evidence = marglik.evidence(log_precision).negative_per_datum
+        effective = dict(zip(trainer.prior.names, marglik.effective_parameters(log_precision).tolist(), strict=True))
+    return RunResult(
+        run_id=identity,
+        dataset=config["dataset"]["name"],
+        layer=config["layer"]["name"],
+        prior=config["prior"]["name"],
+        objective=config["objective"]["name"],
+        budget=config["budget"]["name"],
+        seed=config["seed"],
+        n_params=sum(p.numel() for p in trainer.model.parameters()),
+        epochs=config["epochs"],
+        train_size=len(task.train),
+        test_accuracy=scores.accuracy,
+        test_nll=scores.nll,
+        expected_calibration_error=scores.calibration_error,
+        neg_log_marglik_per_datum=evidence,
+        prior_precision=trainer.prior.precisions(),
+        effective_parameters=effective,
+        relative_effective_parameters=relative_effective_parameters(effective, trainer.model.path_weights()),
+        history=trainer.history,
+        wall_seconds=trainer.seconds + time.monotonic() - started,
+        device=str(task.train.labels.device),
+        hardware=_hardware(task),
+        versions=versions(),
+        git_commit=git_commit(),
+        data_fingerprint=task.fingerprint,
+        config=dict(config),
+    )
+
+
+def relative_effective_parameters(
+    effective: Mapping[str, float], path_weights: Mapping[str, Mapping[str, list[str]]]
+) -> dict[str, dict[str, float]]:
+    """Share of each path in the effective number of weights of its layer, in percent: {layer: {path: percent}}.
+
+    Args:
+        effective: effective number of parameters of each tensor; empty gives an empty result.
+        path_weights: as `Network.path_weights` gives them.
+    """
+    shares = {}
+    for layer, paths in path_weights.items() if effective else ():
+        sums = {path: sum(effective[name] for name in names) for path, names in paths.items()}
+        total = sum(sums.values()) or 1.0
+        shares[layer] = {path: 100 * value / total for path, value in sums.items()}
+    return shares
+
+
+def _hardware(task: Task) -> str:
+    device = task.train.labels.device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
