@@ -5,7 +5,7 @@ SEEDS ?= 711
 JOBS ?=
 export PYTHONUNBUFFERED := 1
 PY := .venv/bin/python -W ignore::FutureWarning
-TABLE := $(PY) scripts/make_table.py --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root $(ROOT))
+TABLE := $(PY) -m scripts.make_table --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root $(ROOT))
 
 .PHONY: help demo test bench report table1 lint
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|demo|smoke SEEDS=711,7
 	@$(TABLE) table1 --budget $(BUDGET)
 
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
-	@$(PY) scripts/bench.py
+	@$(PY) -m scripts.bench
 
 report: .venv/ready  ## the tables of all finished runs, as Markdown
 	@$(PY) -m ellarepro.tables table1

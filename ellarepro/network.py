@@ -19,8 +19,9 @@ CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 STRIDES = (1, 2, 1, 2, 1, 2, 2, 2)
 HEAD_WIDTH = 64
 """Hidden width of the head, in units of alpha."""
-RELAXATION = float(__import__("os").environ.get("RELAX","0.1"))
 IMAGE_SIZES = (8, 16, 32)
+RELAXATION = 0.1
+"""Scale at which a path that is not equivariant starts beside one that is."""
 
 PATHS: dict[str, Callable[..., SpatialLayer]] = {"fc": Dense, "conv": Conv, "f_fc": FactoredDense}
 """Path name to layer."""
@@ -92,10 +93,10 @@ def _gains(path_names: tuple[str, ...]) -> dict[str, float]:
     """Initial gain of each path, such that the mean of the paths keeps the scale of the signal.
 
     Beside an equivariant path, the others start at `RELAXATION` of its scale: a relaxed layer starts near strict
-    equivariance and has to find reasons to leave it.
+    equivariance and must find reasons in the data to leave it.
     """
-    equivariant = [name for name in path_names if name == "conv"]
-    scale = {name: 1.0 if name in equivariant or not equivariant else RELAXATION for name in path_names}
+    strict = [name for name in path_names if PATHS[name].equivariant_to]
+    scale = {name: RELAXATION if strict and name not in strict else 1.0 for name in path_names}
     norm = sum(value**2 for value in scale.values()) ** 0.5
     return {name: RELU_GAIN * len(path_names) * value / norm for name, value in scale.items()}
 

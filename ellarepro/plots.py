@@ -87,7 +87,10 @@ def _draw_precisions(axes: Axes, result: RunResult) -> None:
         own = [(layers.index(layer) + shift, value) for layer, *key, value in points if tuple(key) == (path, part)]
         label = name if part == "weight" else f"{name} {part}"
         axes.plot(*zip(*own, strict=True), MARKERS.get(part, "s"), color=colour, label=label, markersize=6, alpha=0.9)
+    for index in range(0, len(layers), 2):
+        axes.axvspan(index - 0.5, index + 0.5, color="#f0f0f0", zorder=0)
     axes.set_xticks(range(len(layers)), layers)
+    axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.grid(axis="y", alpha=0.3)
     _legend_below(axes)
 
@@ -135,6 +138,7 @@ def _legend_below(axes: Axes) -> None:
 
 
 def _say(axes: Axes, message: str) -> None:
+    axes.set_xticks([])
     axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color="#666666")
 
 

@@ -76,7 +76,7 @@ class Cell:
 
     def _published(self) -> str:
         if self.kind == "count":
-            return f"{self.published[0]:g}"
+            return f"{self.published[0]:.1f}"
         mean, *bounds = (f"{number:.{self.digits}f}" for number in self.published)
         return f"{mean} ({bounds[0]}–{bounds[1]})" if bounds else mean
 

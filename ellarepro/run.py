@@ -78,7 +78,7 @@ def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
             epochs=config["epochs"],
             batch_size=config["batch_size"],
             optimiser=config["optimiser"]["name"],
-            **{key: config["optimiser"][key] for key in ("lr", "min_lr", "momentum")},
+            **{key: config["optimiser"][key] for key in ("lr", "min_lr", "momentum", "relative")},
         )
         objective = config["objective"]
         laplace = None

@@ -85,6 +85,16 @@ _SCORES = {
     if (objective, measure) != ("map", "marglik")
 }
 
+_SPARSE_LAYERS = (("s_fc", "S-FC"), ("s_conv", "S-CONV"), ("s_fc_s_conv", "S-FC+S-CONV"))
+_PRIOR_LAYERS = (
+    (
+        "theta",
+        (("fc", "FC"), ("conv", "CONV"), ("fc_conv", "FC+CONV"), ("f_fc", "F-FC"), ("f_fc_conv", "F-FC+CONV")),
+    ),
+    ("u", _SPARSE_LAYERS),
+    ("omega", _SPARSE_LAYERS),
+)
+
 TOY = ("quadrant_digit", "quadrant_digit_and_position")
 
 SPECS = {
@@ -116,17 +126,8 @@ SPECS = {
                 (label, "yes" if "+" in label else "no", prior),
                 {"dataset": ("cifar10", "cifar10_jpeg"), "layer": (layer,), "prior": (prior,)},
             )
-            for layer, label, priors in (
-                ("fc", "FC", ("theta",)),
-                ("conv", "CONV", ("theta",)),
-                ("fc_conv", "FC+CONV", ("theta",)),
-                ("f_fc", "F-FC", ("theta",)),
-                ("f_fc_conv", "F-FC+CONV", ("theta",)),
-                ("s_fc", "S-FC", ("u", "omega")),
-                ("s_conv", "S-CONV", ("u", "omega")),
-                ("s_fc_s_conv", "S-FC+S-CONV", ("u", "omega")),
-            )
-            for prior in priors
+            for prior, layers in _PRIOR_LAYERS
+            for layer, label in layers
         },
         apart=("budget", "dataset", "source", "augmentation", "scale"),
     ),

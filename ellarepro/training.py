@@ -25,7 +25,12 @@ OPTIMISERS = ("sgd", "adam")
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step."""
+    """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
+
+    `relative` multiplies it by each layer's root mean square weight at initialisation. Adam moves every weight by
+    about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are up to thirty
+    times smaller than those of a convolution, would otherwise change that much faster and fit the data first.
+    """
 
     epochs: int
     batch_size: int
@@ -33,6 +38,7 @@ class WeightSettings:
     lr: float
     min_lr: float
     momentum: float
+    relative: bool = False
 
     def __post_init__(self):
         if self.optimiser not in OPTIMISERS:
@@ -97,11 +103,11 @@ class Trainer:
     history: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        parameters = self.prior.parameters
+        groups = _parameter_groups(self.model, self.weights.relative)
         if self.weights.optimiser == "sgd":
-            self.optimiser = torch.optim.SGD(parameters, lr=self.weights.lr, momentum=self.weights.momentum)
+            self.optimiser = torch.optim.SGD(groups, lr=self.weights.lr, momentum=self.weights.momentum)
         else:
-            self.optimiser = torch.optim.Adam(parameters, lr=self.weights.lr)
+            self.optimiser = torch.optim.Adam(groups, lr=self.weights.lr)
         hyper_lr = self.laplace.lr if self.laplace else 0.0
         self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=hyper_lr)
         self.history = {"epoch": [], "loss": [], "train_accuracy": [], "fit_epoch": [], "neg_log_marglik_per_datum": []}
@@ -198,7 +204,7 @@ class Trainer:
         span = self.weights.lr - self.weights.min_lr
         lr = self.weights.min_lr + span * (1 + math.cos(math.pi * step / total)) / 2
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
 
     def _check_finite(self, first_bad: int, steps: int) -> None:
         bad_tensor = next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
@@ -245,3 +251,16 @@ class Trainer:
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
         self.generator.set_state(state["generator"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+
+
+def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
+    """One group for all tensors, or with `relative` one a layer with its learning-rate scale."""
+    if not relative:
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
+    groups = []
+    for module in model.modules():
+        tensors = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if tensors:
+            weight = max(tensors, key=torch.Tensor.numel)
+            groups.append({"params": tensors, "lr_scale": weight.detach().square().mean().sqrt().item()})
+    return groups

@@ -4,11 +4,13 @@ Cells are those of configs/experiment/<table>/*.yaml; each is the same run as `p
 """
 
 import argparse
+import io
 import itertools
 import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ellarepro.__main__ import CONFIGS, check_command_line
 from ellarepro.errors import RunFailure, UserError
+from ellarepro.results import write_atomically
 from ellarepro.tables import main as print_tables
 
 
@@ -29,12 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"make_table: {error}", file=sys.stderr)
         return 2
     jobs = min(options.jobs or _default_jobs(), len(cells))
-    print(f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time; results go to {options.runs}")
+    print(f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time, to {options.runs}")
     failed = _run_all(cells, jobs)
     print()
-    print_tables([options.table, "--runs", options.runs, "--budget", options.budget])
     page = Path(options.runs).parent / f"{options.table}-{options.budget}.md"
-    print(f"\nThis table as a page: {page}; each run's result.json, resolved config.yaml and figure: {options.runs}/<run_id>/")
+    table = io.StringIO()
+    with redirect_stdout(table):
+        print_tables([options.table, "--runs", options.runs, "--budget", options.budget])
+    write_atomically(page, table.getvalue().encode())
+    print(table.getvalue())
+    print(f"This table as a page: {page}")
+    print(f"Each run's result.json, resolved config.yaml and effective_parameters.png: {options.runs}/<run_id>/")
     for label, message in failed:
         print(f"make_table: {label} failed: {message}", file=sys.stderr)
     return 1 if failed else 0

@@ -7,6 +7,7 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
+from ellarepro.curvature.asdl_hooks import AsdlPasses
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 
@@ -19,6 +20,7 @@ class EllaGGN(GGNInterface):
         likelihood: `classification`; the rules are for softmax cross-entropy.
         structure: `kron` (the paper's), `kron_blockwise` or `diag`.
         tolerance: see `GGN`; 0, the default here, takes every class pass.
+        engine: `native`, or `asdl` to have asdl take the passes (tolerance 0 only): slower, the same factors.
 
     Raises:
         ValueError: another likelihood, or an option of laplace-torch that has no meaning here.
@@ -34,14 +36,18 @@ class EllaGGN(GGNInterface):
         dict_key_y: str = "labels",
         structure: str = "kron",
         tolerance: float = 0.0,
+        engine: str = "native",
     ):
         if likelihood != "classification":
             raise ValueError(f"likelihood must be 'classification', got {likelihood!r}")
         if last_layer or subnetwork_indices is not None:
             raise ValueError("EllaGGN covers all trainable parameters: last_layer and subnetwork_indices must be unset")
+        if engine not in ("native", "asdl") or (engine == "asdl" and tolerance):
+            raise ValueError(f"engine must be 'native', or 'asdl' with tolerance=0; got {engine!r} with {tolerance=}")
         super().__init__(model, likelihood, False, None, dict_key_x, dict_key_y)
         self.structure = structure
         self.tolerance = tolerance
+        self.engine = engine
 
     def kron(self, x: Tensor, y: Tensor, N: int, **kwargs: Any) -> tuple[Tensor, BlockKron]:
         """Loss and curvature of one batch.
@@ -59,9 +65,12 @@ class EllaGGN(GGNInterface):
         """
         if kwargs:
             raise ValueError(f"unknown options of EllaGGN.kron: {sorted(kwargs)}")
-        fit = GGN(self.model, self.structure, self.tolerance)
+        fit = AsdlPasses(self.model, self.structure) if self.engine == "asdl" else self._native()
         logits = fit.update(x)
         return self.factor * self.lossfunc(logits, y), BlockKron.from_blocks(fit.blocks(N))
+
+    def _native(self) -> GGN:
+        return GGN(self.model, self.structure, self.tolerance)
 
     def diag(self, x: Tensor, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Loss (nats, summed) and the exact diagonal `(P,)` of the GGN of one batch."""

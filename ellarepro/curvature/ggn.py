@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.rule import rules_of
-from ellarepro.curvature.structures import STRUCTURES, Block
+from ellarepro.curvature.structures import STRUCTURES, Block, DiagStructure, KronStructure
 
 DEFAULT_TOLERANCE = 1e-3
 _SMALLEST = 1e-300
@@ -23,12 +23,46 @@ _GATHER_BELOW = 0.6
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
 
 
-class GGN:
-    """Curvature blocks of a classifier, gathered batch by batch.
+class BlockGatherer:
+    """The layers of a model, each with the structure that gathers its curvature. `GGN` says how passes are taken.
 
     Args:
         model: maps `(B, ...)` to logits `(B, K)`; every leaf layer has a rule (see `curvature/rule.py`).
         structure: `kron`, `kron_blockwise` or `diag`.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: an unknown structure.
+    """
+
+    def __init__(self, model: nn.Module, structure: str = "kron"):
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
+        self.model = model
+        rules = rules_of(model)
+        self.layers = {name: model.get_submodule(name) for name in rules}
+        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
+
+    def parts_by_layer(self) -> dict[nn.Module, KronStructure | DiagStructure]:
+        """The gathering structure of each layer."""
+        return {self.layers[name]: part for name, part in self.parts.items()}
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set."""
+        found = {
+            f"{layer}.{parameter}" if layer else parameter: block
+            for layer, part in self.parts.items()
+            for parameter, block in part.blocks(data_size).items()
+        }
+        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+class GGN(BlockGatherer):
+    """Curvature blocks of a classifier, gathered batch by batch.
+
+    Args:
+        model: as for `BlockGatherer`.
+        structure: as for `BlockGatherer`.
         tolerance: probability mass of a sample that class passes may leave out; 0 takes all K - 1 passes.
 
     Raises:
@@ -37,18 +71,13 @@ class GGN:
     """
 
     def __init__(self, model: nn.Module, structure: str = "kron", tolerance: float = DEFAULT_TOLERANCE):
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
         if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance must be in [0, 1), got {tolerance}")
-        self.model = model
+            raise ValueError(f"objective.tolerance must be in [0, 1), got {tolerance}")
+        super().__init__(model, structure)
         self.tolerance = tolerance
         self.class_passes = 0
         """Backward passes so far, counted a sample."""
         self.can_gather = structure != "diag"
-        rules = rules_of(model)
-        self.layers = {name: model.get_submodule(name) for name in rules}
-        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
 
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached.
@@ -61,15 +90,6 @@ class GGN:
             square_root = LambdaSquareRoot(logits.detach(), self.tolerance)
             self._class_passes(inputs, logits, outputs, square_root, first=0)
         return logits.detach()
-
-    def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set."""
-        found = {
-            f"{layer}.{parameter}" if layer else parameter: block
-            for layer, part in self.parts.items()
-            for parameter, block in part.blocks(data_size).items()
-        }
-        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _forward(self, inputs: Tensor, with_inputs: bool) -> tuple[Tensor, dict[str, Tensor]]:
         outputs: dict[str, Tensor] = {}

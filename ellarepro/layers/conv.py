@@ -23,6 +23,8 @@ class Conv(SpatialLayer):
         padding_mode: `circular`, or `zeros`, which commutes with no shift and is here for comparison.
     """
 
+    equivariant_to = frozenset({"translation"})
+
     def __init__(
         self,
         in_channels: int,
@@ -36,7 +38,8 @@ class Conv(SpatialLayer):
         if padding_mode not in ("circular", "zeros"):
             raise ValueError(f"padding_mode must be 'circular' or 'zeros', got {padding_mode!r}")
         self.padding_mode = padding_mode
-        self.equivariant_to = frozenset({"translation"} if padding_mode == "circular" else ())
+        if padding_mode != "circular":
+            self.equivariant_to = frozenset()
         std = gain * (in_channels * KERNEL**2) ** -0.5
         self.weight = normal_parameter(out_channels, in_channels, KERNEL, KERNEL, std=std)
         self.bias = zero_bias(out_channels)

@@ -1,0 +1,85 @@
+"""The project's rules inside asdl (distribution `asdfghjkl`): the only import of it.
+
+asdl knows layers by a private tuple and an isinstance chain, skips the rest in silence, and leaves attributes behind.
+`AsdlPasses` puts the rules where asdl looks, lets asdl's own loop take the class passes, and undoes both. It gives the
+same factors as `ggn.GGN`, more slowly: a second implementation of everything but the rules, to check against.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asdl.core
+import torch
+from asdl.fisher import FisherConfig, get_fisher_maker
+from asdl.grad_maker import LOSS_CROSS_ENTROPY
+from asdl.matrices import FISHER_EXACT, SHAPE_KRON
+from asdl.operations import Operation
+from torch import Tensor, nn
+
+from ellarepro.curvature.ggn import BlockGatherer
+
+_LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
+
+
+class AsdlPasses(BlockGatherer):
+    """As `GGN` at tolerance 0, with the forward and the K backward passes taken by asdl."""
+
+    def update(self, inputs: Tensor) -> Tensor:
+        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
+        with _rules_registered(self.parts_by_layer()), _attributes_removed(self.model):
+            config = FisherConfig(
+                fisher_type=FISHER_EXACT, loss_type=LOSS_CROSS_ENTROPY, fisher_shapes=[SHAPE_KRON], data_size=1
+            )
+            maker = get_fisher_maker(self.model, config)
+            maker.setup_model_call(self.model, inputs.detach().requires_grad_())
+            logits, _ = maker.forward_and_backward()
+        return logits.detach()
+
+
+class _RuleOperation(Operation):
+    """Hands what asdl's hooks see to the structure that gathers a layer's factors."""
+
+    def __init__(self, module: nn.Module, op_names: list[str], model_for_kernel: nn.Module | None = None):
+        super().__init__(module, op_names, model_for_kernel)
+        self.part = _current_parts[module]
+
+    @torch.no_grad()
+    def forward_post_process(self, in_data: Tensor, out_data: Tensor) -> None:
+        self.part.add_inputs(in_data)
+
+    @torch.no_grad()
+    def backward_pre_process(self, out_grads: Tensor, vector: Tensor | None = None) -> None:
+        self.part.add_gradients(out_grads)
+
+
+_current_parts: dict[nn.Module, object] = {}
+
+
+@contextmanager
+def _rules_registered(parts: dict[nn.Module, object]) -> Iterator[None]:
+    """asdl finds just the layers of `parts`, and treats each by its rule."""
+    known, lookup = asdl.core._supported_module_classes, asdl.core.get_op_class
+    asdl.core._supported_module_classes = tuple({type(module) for module in parts})
+    asdl.core.get_op_class = lambda module: _RuleOperation if module in parts else None
+    _current_parts.update(parts)
+    try:
+        yield
+    finally:
+        asdl.core._supported_module_classes, asdl.core.get_op_class = known, lookup
+        _current_parts.clear()
+
+
+@contextmanager
+def _attributes_removed(model: nn.Module) -> Iterator[None]:
+    """What asdl leaves on modules and parameters goes, and trainable parameters stay trainable."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    before = {id(owner): set(vars(owner)) for owner in [*model.modules(), *model.parameters()]}
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+        for owner in [*model.modules(), *model.parameters()]:
+            for name in _LEFT_BEHIND:
+                if name in vars(owner) and name not in before[id(owner)]:
+                    delattr(owner, name)

