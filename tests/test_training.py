@@ -1,0 +1,141 @@
+"""The loop: determinism, continuing after an interruption, stopping at the first non-finite loss."""
+
+import math
+
+import pytest
+import torch
+from helpers import small_data
+
+from ellarepro.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.data import ImageSet, Task
+from ellarepro.errors import RunFailure, UserError
+from ellarepro.network import build_network
+from ellarepro.prior import LayerwisePrior
+from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+
+LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, batch_size=16)
+
+
+def task(size: int = 24) -> Task:
+    images, labels = small_data(size)
+    data = ImageSet(images.float(), labels)
+    return Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
+
+
+def trainer(optimiser: str = "adam", lr: float = 0.02, laplace=LAPLACE, seed: int = 3, **changes) -> Trainer:
+    torch.manual_seed(seed)
+    model = build_network("f_fc_conv", in_channels=1, num_classes=3, alpha=1, image_size=8)
+    settings = {"epochs": 6, "batch_size": 8, "min_lr": 0.0, "momentum": 0.9, "relative": True} | changes
+    weights = WeightSettings(optimiser=optimiser, lr=lr, **settings)
+    return Trainer(model, LayerwisePrior(model), task(), weights, laplace, torch.Generator().manual_seed(seed))
+
+
+def state(run: Trainer) -> list[torch.Tensor]:
+    return [*run.model.state_dict().values(), run.prior.log_precision.detach()]
+
+
+def same(first: Trainer, second: Trainer) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_the_same_seed_gives_the_same_bits(optimiser):
+    first, second, other = trainer(optimiser), trainer(optimiser), trainer(optimiser, seed=4)
+    for run in (first, second, other):
+        run.run()
+    assert same(first, second)
+    assert first.history["loss"] == second.history["loss"]
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("stop", [1, 2, 5])
+def test_a_continued_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, optimiser, stop):
+    whole = trainer(optimiser)
+    whole.run()
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(trainer(optimiser), stop).run(path, checkpoint_seconds=0.0)
+    continued = trainer(optimiser, seed=9)  # its own initialisation must not matter
+    continued.restore(path)
+    assert continued.epoch == stop - 1
+    continued.run(path, checkpoint_seconds=0.0)
+    assert same(whole, continued)
+    assert {**whole.history} == {**continued.history}
+
+
+@pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])
+def test_continuing_needs_every_part_of_the_state(tmp_path, missing):
+    """The control: without one part, the bits differ."""
+    whole, path = trainer(), tmp_path / "checkpoint.pt"
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(trainer(), 4).run(path, checkpoint_seconds=0.0)
+    continued = trainer()
+    saved = load_checkpoint(path)
+    continued.load_state_dict({**saved, missing: continued.state_dict()[missing]})
+    continued.run()
+    assert not same(whole, continued)
+
+
+def interrupted(run: Trainer, epoch: int) -> Trainer:
+    """A trainer that is stopped as it reports `epoch`, before the checkpoint of that epoch."""
+
+    def stop(at: int, metrics: dict) -> None:
+        if at == epoch:
+            raise KeyboardInterrupt
+
+    run.on_epoch = stop
+    return run
+
+
+def test_a_diverging_run_stops_and_says_where_and_keeps_its_checkpoint(tmp_path):
+    run = trainer("sgd", lr=1e30, relative=False)
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, trainer().state_dict())
+    before = path.read_bytes()
+    with pytest.raises(RunFailure, match=r"diverged in epoch 1, step \d of 3.*first tensor.*lower optimiser.lr"):
+        run.run(path, checkpoint_seconds=0.0)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": 1, "model": print}, path)
+    with pytest.raises(UserError, match=r"checkpoint .*checkpoint.pt cannot be read"):
+        load_checkpoint(path)
+    path.write_bytes(b"half a file")
+    with pytest.raises(UserError, match="delete it to start afresh"):
+        load_checkpoint(path)
+    assert load_checkpoint(tmp_path / "none.pt") is None
+
+
+def test_map_leaves_the_precisions_alone_and_laplace_moves_them():
+    fixed, learned = trainer(laplace=None), trainer()
+    for run in (fixed, learned):
+        run.run()
+    assert set(fixed.prior.precisions().values()) == {1.0}
+    assert not fixed.history["fit_epoch"]
+    assert learned.history["fit_epoch"] == [1, 3, 5]
+    assert all(p != 1.0 for p in learned.prior.precisions().values())
+
+
+def test_the_prior_pulls_by_delta_theta_over_n():
+    """With a gradient of zero from the data, one SGD step is exactly the prior's."""
+    run = trainer("sgd", lr=0.5, laplace=None, epochs=1, batch_size=24, momentum=0.0, relative=False)
+    with torch.no_grad():
+        run.model.head[2].weight.zero_()
+        run.prior.log_precision.fill_(math.log(6.0))
+        run.model.head[0].bias.fill_(-1e3)  # the head's hidden units are off: nothing below has a data gradient
+    before = run.model.blocks[0].paths["conv"].weight.detach().clone()
+    run.run()
+    after = run.model.blocks[0].paths["conv"].weight.detach()
+    torch.testing.assert_close(after, before * (1 - 0.5 * 6.0 / 24))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr", -1.0), ("momentum", 1.0), ("epochs", 0), ("batch_size", 0), ("min_lr", 9.0)]
+)
+def test_impossible_settings_are_named(key, value):
+    with pytest.raises(ValueError, match=key):
+        trainer(**{key: value})
