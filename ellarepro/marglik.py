@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import DEFAULT_TOLERANCE, GGN
 from ellarepro.curvature.spectra import Curvature, FullCurvature, SpectralCurvature
+from ellarepro.curvature.structures import Block
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.prior import LayerwisePrior
@@ -56,9 +57,18 @@ class MarginalLikelihood:
         negative_log_likelihood: of the whole training set, in nats, summed.
         squared_norms: |theta_l|^2, `(L,)`.
         data_size: N.
+        blocks: what `curvature` is the spectrum of, tensor by tensor, for a posterior; None for a full matrix.
     """
 
-    def __init__(self, curvature: Curvature, negative_log_likelihood: float, squared_norms: Tensor, data_size: int):
+    def __init__(
+        self,
+        curvature: Curvature,
+        negative_log_likelihood: float,
+        squared_norms: Tensor,
+        data_size: int,
+        blocks: dict[str, Block] | None = None,
+    ):
+        self.blocks = blocks
         self.curvature = curvature
         self.negative_log_likelihood = negative_log_likelihood
         self.squared_norms = squared_norms
@@ -112,19 +122,23 @@ def fit(
 
     Raises:
         CurvatureError: the curvature is not finite.
-        ValueError: `structure=full` for a network of more than `FULL_LIMIT` parameters.
+        ValueError: a `fit_size` below 1; `structure=full` for a network of more than `FULL_LIMIT` parameters.
     """
+    if fit_size is not None and fit_size < 1:
+        raise ValueError(f"objective.fit_size must be at least 1, or null for all; got {fit_size}")
     used = data if fit_size is None else ImageSet(data.images[:fit_size], data.labels[:fit_size])
     scale = len(data) / len(used)
+    blocks = None
     if structure == "full":
         curvature = _full(model, used, batch_size, scale)
     else:
         ggn = GGN(model, structure, tolerance)
         for images, _ in ordered_batches(used, batch_size):
             ggn.update(images)
-        curvature = SpectralCurvature.from_blocks(ggn.blocks(data_size=len(used)), scale)
+        blocks = {name: block.scaled(scale) for name, block in ggn.blocks(data_size=len(used)).items()}
+        curvature = SpectralCurvature.from_blocks(blocks)
     loss = total_loss(model, data, batch_size)
-    return MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data))
+    return MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data), blocks)
 
 
 @torch.no_grad()

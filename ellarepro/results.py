@@ -40,8 +40,10 @@ class RunResult:
 
     Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
     latter None for MAP); `relative_effective_parameters` is percent, {layer: {path: percent}}; `wall_seconds` is
-    seconds. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and `train_accuracy`, one
-    entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor, `prior_precision`.
+    seconds. `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was
+    asked for (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss`
+    and `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
+    `prior_precision`.
     """
 
     run_id: str
@@ -68,6 +70,7 @@ class RunResult:
     config: dict[str, Any]
     hardware: str = ""
     expected_calibration_error: float | None = None
+    linearised: dict[str, float] | None = None
     history: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -4,7 +4,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ellarepro.curvature.memory import FactorsTooLarge, check_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
-from ellarepro.evaluation import evaluate
-from ellarepro.network import LAYERS, Network, build_network
+from ellarepro.evaluation import Scores, evaluate
+from ellarepro.marglik import MarginalLikelihood
+from ellarepro.network import Network, build_network
 from ellarepro.plots import plot_effective_parameters
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
@@ -28,10 +30,9 @@ from ellarepro.results import (
     write_atomically,
     write_result,
 )
+from ellarepro.settings import check, device_of, laplace_settings, weight_settings
 from ellarepro.tracking import make_tracker
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
-
-OBJECTIVES = ("map", "laplace")
+from ellarepro.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,15 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
         say(f"{identity}: finished before, not run again (force=true runs it anew)")
         return Outcome(read_result(folder / "result.json"), folder, was_finished=True)
     trainer, task = _prepare(config)
+    memory = _memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
+    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {_hardware(task)}")
+    if memory:
+        say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
     write_result(result, folder)
     plot_effective_parameters(result, folder / "effective_parameters.png")
@@ -71,21 +76,8 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
 
 def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     """Validate the configuration before anything is written, then load the data and build the network."""
-    _check_choices(config)
-    device = _device(config["device"])
-    try:
-        weights = WeightSettings(
-            epochs=config["epochs"],
-            batch_size=config["batch_size"],
-            optimiser=config["optimiser"]["name"],
-            **{key: config["optimiser"][key] for key in ("lr", "min_lr", "momentum", "relative")},
-        )
-        objective = config["objective"]
-        laplace = None
-        if objective["name"] == "laplace":
-            laplace = LaplaceSettings(**{f.name: objective[f.name] for f in fields(LaplaceSettings)})
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
+    check(config)
+    device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     task = load_task(
@@ -98,22 +90,6 @@ def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     prior = LayerwisePrior(model, config["prior"]["precision"])
     generator = torch.Generator(device).manual_seed(config["seed"])
     return Trainer(model, prior, task, weights, laplace, generator), task
-
-
-def _check_choices(config: Mapping[str, Any]) -> None:
-    objective, prior = config["objective"]["name"], config["prior"]["name"]
-    if objective not in OBJECTIVES:
-        raise UserError(f"objective.name must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
-    if config["layer"]["name"] not in LAYERS:
-        raise UserError(f"layer.name must be one of {', '.join(LAYERS)}; got {config['layer']['name']!r}")
-    if prior != "theta":
-        raise UserError(f"prior.name must be theta for layer={config['layer']['name']}; got {prior!r}")
-    for key, least in (("alpha", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0), ("threads", 1)):
-        value = config[key]
-        if value is None and key == "threads":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key} must be a whole number, at least {least}; got {value!r}")
 
 
 def _network(config: Mapping[str, Any], task: Task) -> Network:
@@ -129,19 +105,18 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
         raise UserError(str(error)) from error
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _memory(trainer: Trainer, task: Task) -> str | None:
+    """What the curvature factors will take, before anything is written; None where none are gathered."""
+    if trainer.laplace is None or trainer.laplace.structure == "full":
+        return None
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        found = torch.cuda.device_count()
-        raise UserError(
-            f"device={name} is not usable here: possible are auto, cpu"
-            + (f" and cuda:0 to cuda:{found - 1}" if found else "; no CUDA device was found")
-        ) from error
-    return device
+        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+    except FactorsTooLarge as error:
+        raise UserError(str(error)) from error
+
+
+def _parameters(trainer: Trainer) -> int:
+    return sum(p.numel() for p in trainer.model.parameters())
 
 
 def _seed(seed: int) -> None:
@@ -156,8 +131,6 @@ def _train(
     config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, folder: Path, say: Callable[[str], None]
 ) -> RunResult:
     checkpoint = folder / "checkpoint.pt"
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    say(f"{identity}: {parameters:,} parameters, {len(task.train):,} training images, on {_hardware(task)}")
     trainer.restore(checkpoint)
     if trainer.epoch:
         say(f"{identity}: continues after epoch {trainer.epoch} of {config['epochs']}")
@@ -200,12 +173,14 @@ def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
     started = time.monotonic()
     scores = evaluate(trainer.model, task.test)
-    evidence, effective = None, {}
+    evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
         marglik = trainer.fit_evidence()
         log_precision = trainer.prior.log_precision.detach()
         evidence = marglik.evidence(log_precision).negative_per_datum
         effective = dict(zip(trainer.prior.names, marglik.effective_parameters(log_precision).tolist(), strict=True))
+        if trainer.laplace.predictive_samples:
+            linearised = asdict(_linearised(trainer, marglik, task))
     return RunResult(
         run_id=identity,
         dataset=config["dataset"]["name"],
@@ -214,12 +189,13 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         objective=config["objective"]["name"],
         budget=config["budget"]["name"],
         seed=config["seed"],
-        n_params=sum(p.numel() for p in trainer.model.parameters()),
+        n_params=_parameters(trainer),
         epochs=config["epochs"],
         train_size=len(task.train),
         test_accuracy=scores.accuracy,
         test_nll=scores.nll,
         expected_calibration_error=scores.calibration_error,
+        linearised=linearised,
         neg_log_marglik_per_datum=evidence,
         prior_precision=trainer.prior.precisions(),
         effective_parameters=effective,
@@ -233,6 +209,18 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         data_fingerprint=task.fingerprint,
         config=dict(config),
     )
+
+
+def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
+    from ellarepro.curvature.kron import BlockKron
+    from ellarepro.predictive import evaluate_linearised, weight_deviations
+
+    log_precision = trainer.prior.log_precision.detach()
+    curvature = BlockKron.from_blocks(marglik.blocks).decompose()
+    precision = curvature + log_precision.exp().to(curvature.deltas)
+    samples = trainer.laplace.predictive_samples
+    deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
+    return evaluate_linearised(trainer.model, deviations, task.test)
 
 
 def relative_effective_parameters(

@@ -13,6 +13,7 @@ from torch import nn
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.ggn import DEFAULT_TOLERANCE
+from ellarepro.curvature.structures import STRUCTURES
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import epoch_batches
 from ellarepro.data.dataset import Task
@@ -55,7 +56,8 @@ class WeightSettings:
 class LaplaceSettings:
     """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
 
-    `structure`, `tolerance`, `batch_size` and `fit_size` are those of `marglik.fit`.
+    `structure`, `tolerance`, `batch_size` and `fit_size` are those of `marglik.fit`; `predictive_samples` functions are
+    drawn for the linearised predictive on the test set after training.
     """
 
     burn_in: int
@@ -66,8 +68,18 @@ class LaplaceSettings:
     fit_size: int | None = None
     structure: str = "kron"
     tolerance: float = DEFAULT_TOLERANCE
+    predictive_samples: int = 0
 
     def __post_init__(self):
+        if self.structure not in (*STRUCTURES, "full"):
+            raise ValueError(
+                f"objective.structure must be one of {', '.join(STRUCTURES)}, full; got {self.structure!r}"
+            )
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"objective.tolerance must be in [0, 1), got {self.tolerance}")
+        if self.predictive_samples < 0 or (self.predictive_samples and self.structure == "full"):
+            got = self.predictive_samples
+            raise ValueError(f"objective.predictive_samples must be at least 0, and 0 for structure=full; got {got}")
         for key in ("burn_in", "frequency", "steps", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"objective.{key} must be at least 1, got {getattr(self, key)}")

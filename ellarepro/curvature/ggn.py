@@ -13,6 +13,7 @@ from copy import copy
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.structures import STRUCTURES, Block, DiagStructure, KronStructure
@@ -39,6 +40,7 @@ class BlockGatherer:
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
         self.model = model
+        self.updated = False
         rules = rules_of(model)
         self.layers = {name: model.get_submodule(name) for name in rules}
         self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
@@ -48,7 +50,13 @@ class BlockGatherer:
         return {self.layers[name]: part for name, part in self.parts.items()}
 
     def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set."""
+        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set.
+
+        Raises:
+            ValueError: no batch has been added yet.
+        """
+        if not self.updated:
+            raise ValueError("blocks() before any update(): there is no curvature yet")
         found = {
             f"{layer}.{parameter}" if layer else parameter: block
             for layer, part in self.parts.items()
@@ -85,20 +93,22 @@ class GGN(BlockGatherer):
         Raises:
             ValueError: a layer is called twice or not at all in the forward pass.
         """
+        self.updated = True
         with _frozen(self.model):
             logits, outputs = self._forward(inputs, with_inputs=True)
             square_root = LambdaSquareRoot(logits.detach(), self.tolerance)
             self._class_passes(inputs, logits, outputs, square_root, first=0)
         return logits.detach()
 
-    def _forward(self, inputs: Tensor, with_inputs: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs: dict[str, Tensor] = {}
+    def _forward(self, inputs: Tensor, with_inputs: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
+        outputs: dict[str, GradientEdge] = {}
 
         def hook(name: str):
             def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
                 if name in outputs:
                     raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
-                outputs[name] = output
+                # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
+                outputs[name] = torch.autograd.graph.get_gradient_edge(output)
                 if with_inputs:
                     with torch.no_grad():
                         self.parts[name].add_inputs(args[0].detach())
@@ -115,7 +125,12 @@ class GGN(BlockGatherer):
         return logits, outputs
 
     def _class_passes(
-        self, inputs: Tensor, logits: Tensor, outputs: dict[str, Tensor], square_root: "LambdaSquareRoot", first: int
+        self,
+        inputs: Tensor,
+        logits: Tensor,
+        outputs: dict[str, GradientEdge],
+        square_root: "LambdaSquareRoot",
+        first: int,
     ) -> None:
         passes = square_root.passes_needed.max().item()
         for index in range(first, passes):

@@ -28,15 +28,15 @@ class SpectralCurvature:
         self.spectra = [spectrum.flatten() for spectrum in spectra]
 
     @classmethod
-    def from_blocks(cls, blocks: dict[str, Block], scale: float = 1.0) -> "SpectralCurvature":
-        """Decompose blocks (eigenvalues only); `scale` multiplies the whole of H.
+    def from_blocks(cls, blocks: dict[str, Block]) -> "SpectralCurvature":
+        """Decompose blocks, eigenvalues only.
 
         Raises:
             CurvatureError: a factor is not finite.
         """
         factors = [block.factors for block in blocks.values()]
         values = each_factor(_double_eigenvalues, factors, list(blocks))
-        return cls([eigenvalue_grid(v) * scale for v in values])
+        return cls([eigenvalue_grid(v) for v in values])
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """Sum over tensors and eigenvalues of log(1 + lambda / delta): exact for large and for small delta."""

@@ -25,6 +25,12 @@ class Block:
     factors: list[Tensor]
     group_axis: int | None = None
 
+    def scaled(self, scale: float) -> "Block":
+        """The block times `scale`, which its last factor takes: the first may be shared with another tensor's block."""
+        if scale == 1:
+            return self
+        return Block([*self.factors[:-1], self.factors[-1] * scale], self.group_axis)
+
 
 class KronStructure:
     """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""

@@ -1,0 +1,75 @@
+"""What the factors of a fit will take, known before it starts."""
+
+import os
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.rule import rules_of
+
+_FLOAT = 4
+
+
+class FactorsTooLarge(MemoryError):
+    """The factors of a fit would not fit into the memory that is free; the message says what to change."""
+
+
+@torch.no_grad()
+def factor_bytes_forecast(model: nn.Module, sample: Tensor, structure: str = "kron") -> dict[str, int]:
+    """Bytes of each layer's float32 factors in a fit, by layer name, from one forward pass of `sample (1, ...)`."""
+    rules = rules_of(model)
+    sizes: dict[str, int] = {}
+
+    def hook(name: str):
+        def measure(module: nn.Module, args: tuple, output: Tensor) -> None:
+            # Rows of a tensor without storage: shapes are all that is asked for.
+            inputs = rules[name].input_rows(args[0].to("meta"))
+            outputs = rules[name].output_rows(output.to("meta"))
+            groups, width_in, width_out = inputs.shape[0], inputs.shape[-1], outputs.shape[-1]
+            bias = getattr(module, "bias", None)
+            bias_width = 0 if bias is None else bias.numel()
+            if structure == "diag":
+                entries = groups * width_in * width_out + bias_width
+            else:
+                output_groups = outputs.shape[0] if structure == "kron_blockwise" else 1
+                entries = groups * width_in**2 + output_groups * width_out**2
+                entries += 0 if rules[name].bias_is_output else bias_width**2
+            sizes[name] = _FLOAT * entries
+
+        return measure
+
+    with ExitStack() as hooks:
+        for name in rules:
+            hooks.callback(model.get_submodule(name).register_forward_hook(hook(name)).remove)
+        model(sample)
+    return sizes
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on `device` now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(model: nn.Module, sample: Tensor, structure: str, free: int | None = None) -> str:
+    """One line on what a fit will take.
+
+    Args:
+        sample: one input `(1, ...)`, on the model's device.
+        free: bytes taken to be free; measured if not given.
+
+    Raises:
+        FactorsTooLarge: twice the factors (their largest is copied to be decomposed) exceed what is free.
+    """
+    sizes = factor_bytes_forecast(model, sample, structure)
+    largest = max(sizes, key=sizes.get)
+    needed = sum(sizes.values()) + sizes[largest]
+    free = free_bytes(sample.device) if free is None else free
+    if needed > free:
+        raise FactorsTooLarge(
+            f"the curvature factors need about {needed / 1e9:.1f} GB ({largest}: {sizes[largest] / 1e9:.1f} GB), "
+            f"{free / 1e9:.1f} GB are free on {sample.device}; lower alpha, take layer=f_fc for fc, or objective=map"
+        )
+    return f"curvature factors {sum(sizes.values()) / 1e6:.0f} MB, {needed / 1e6:.0f} MB at the peak of a fit"

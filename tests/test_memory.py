@@ -1,0 +1,36 @@
+"""What a fit will take is known before it starts, and is what it takes."""
+
+import pytest
+import torch
+from helpers import small_data, small_network
+
+from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast
+from ellarepro.curvature.structures import STRUCTURES, factor_bytes
+from ellarepro.network import LAYERS, build_network
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_forecast_is_what_the_factors_take(layer, structure):
+    images, _ = small_data(2)
+    model = small_network(layer).float()
+    ggn = GGN(model, structure, tolerance=0)
+    ggn.update(images.float())
+    forecast = sum(factor_bytes_forecast(model, images[:1].float(), structure).values())
+    taken = factor_bytes(ggn.blocks(2))
+    assert forecast == taken
+
+
+def test_factored_layers_at_full_width_stay_small():
+    model = build_network("f_fc_conv", in_channels=3, num_classes=10)
+    total = sum(factor_bytes_forecast(model, torch.zeros(1, 3, 32, 32)).values())
+    assert total < 120e6
+    assert 3 * total < 4 * (10 * 1024) ** 2, "the control: the dense factor of block 2 alone"
+
+
+def test_a_network_that_does_not_fit_is_refused_with_what_to_change():
+    model, sample = small_network("fc").float(), small_data(1)[0].float()
+    assert "MB" in check_memory(model, sample, "kron", free=10**9)
+    with pytest.raises(FactorsTooLarge, match=r"need about .* GB .*lower alpha, take layer=f_fc for fc"):
+        check_memory(model, sample, "kron", free=1000)
