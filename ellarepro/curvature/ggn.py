@@ -4,7 +4,7 @@ For softmax cross-entropy the Hessian in the logits is Lambda = diag(p) - p p^T,
 each sample in order of probability, its Cholesky factor is known in closed form (Tanabe and Sagae, 1992): column r
 weighs class r against all less probable ones. So K - 1 passes are exact, and what is left after r passes is a
 covariance with trace at most the probability mass of the classes not yet taken. A sample leaves once that mass falls
-below the tolerance.
+below the tolerance; its last column is lengthened by the trace of what it leaves out, which takes most of the bias.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from ellarepro.curvature.structures import STRUCTURES, Block, DiagStructure, Kro
 
 DEFAULT_TOLERANCE = 1e-3
 _SMALLEST = 1e-300
-_GATHER_BELOW = 0.6
+_GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
 
 
@@ -180,12 +180,20 @@ class LambdaSquareRoot:
         return part
 
     def column(self, index: int) -> Tensor:
-        """`(B, K)`: class `index` of each sample's order against all later ones; sums to zero over classes."""
-        p, rest = self.probabilities[:, index], self.mass[:, index + 1].clamp_min(_SMALLEST)
-        pivot = (p * rest / self.mass[:, index].clamp_min(_SMALLEST)).sqrt()
+        """`(B, K)`: class `index` of each sample's order against all later ones; sums to zero over classes.
+
+        Zero for a sample that needs no more; its last column before is longer, by the trace of what is left out.
+        """
+        p, mass = self.probabilities[:, index], self.mass[:, index].clamp_min(_SMALLEST)
+        rest = self.mass[:, index + 1].clamp_min(_SMALLEST)
+        pivot = (p * rest / mass).sqrt()
         ordered = -self.probabilities / rest[:, None] * pivot[:, None]
         ordered[:, :index] = 0
         ordered[:, index] = pivot
+        needed = self.passes_needed.to(ordered.device)
+        left_out = self.mass[:, index + 1] - self.probabilities[:, index + 1 :].square().sum(1) / rest
+        stretch = (1 + left_out / ordered.square().sum(1).clamp_min(_SMALLEST)).sqrt()
+        ordered *= torch.where(needed == index + 1, stretch, (needed > index).double())[:, None]
         return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from ellarepro.results import git_commit, versions
-from scripts.bench import curvature, factored
+from scripts.bench import curvature, factored, tolerance
 
-BENCHMARKS = {"factored": factored.main, "curvature": curvature.main}
+BENCHMARKS = {"factored": factored.main, "curvature": curvature.main, "tolerance": tolerance.main}
 
 
 def main() -> int:
