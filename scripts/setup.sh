@@ -11,6 +11,6 @@ fi
 echo "Setting up .venv/ (PyTorch with CUDA and the rest: about 6 GB, one to five minutes)..."
 rm -rf .venv
 "$python" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+.venv/bin/pip install -qq --disable-pip-version-check -r requirements.txt
 touch .venv/ready
 echo "Set up: $(.venv/bin/python --version), torch $(.venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))')."

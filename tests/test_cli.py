@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_a_sweep_goes_on_after_a_run_that_fails(tmp_path):
     assert done.returncode == 2 and "alpha must be a whole number, at least 1; got 0" in done.stderr
     assert len(results(tmp_path)) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_continues_to_the_same_bits(tmp_path):
+    options = [*SMOKE, "layer=conv", "epochs=40", "checkpoint_seconds=0", "objective.frequency=3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert command(*options, f"output_dir={whole}").returncode == 0
+    arguments = [sys.executable, "-W", "ignore", "-m", "ellarepro", *options, f"output_dir={killed}"]
+    process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(killed.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert not results(killed)
+    again = command(*options, f"output_dir={killed}")
+    assert again.returncode == 0 and "continues after epoch" in again.stdout
+    ((_, first),), ((_, second),) = results(whole).items(), results(killed).items()
+    for key in ("test_nll", "test_accuracy", "neg_log_marglik_per_datum", "prior_precision", "history"):
+        assert first[key] == second[key]
 
 
 def test_a_map_run_has_no_evidence(tmp_path):

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import factor_bytes
+from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
+from ellarepro.prior import LayerwisePrior
 from scripts.bench.timing import alternate, matrix_rate, row
 
 BATCH, CLASSES, ALPHA, CHANNELS = 128, 10, 10, 3
 FLOOR_PASSES = 10
+HYPER_STEPS, DATA_SIZE = 20, 50_000
 
 
 def main(rounds: int) -> Iterator[str]:
@@ -26,6 +29,7 @@ def main(rounds: int) -> Iterator[str]:
     yield from _peers(images, labels, rounds)
     yield from _floors(images, rounds)
     yield from _decomposition(images)
+    yield from _hyper_steps(images)
 
 
 def _network(layer: str) -> Network:
@@ -159,3 +163,24 @@ def _decomposition(images: Tensor) -> Iterator[str]:
     yield "\neigenvalues of all f_fc_conv factors, alpha 10"
     yield row("blocks, measured, s", f"{seconds['blocks']:.2f}")
     yield row("dense, extrapolated from one of 2048, s", f"{extrapolated:.0f}")
+
+
+def _hyper_steps(images: Tensor) -> Iterator[str]:
+    """Twenty hyper-steps beside the fit of 50,000 images that they follow, extrapolated from that of one batch."""
+    yield f"\n{HYPER_STEPS} hyper-steps, alpha {ALPHA}; a fit of {DATA_SIZE:,} images is extrapolated from one batch"
+    yield row("", "steps, s", "fit, s", "share")
+    for layer in ("conv", "f_fc", "f_fc_conv"):
+        network = _network(layer)
+        ggn = GGN(network, tolerance=0.0)
+        ggn.update(images)
+        prior = LayerwisePrior(network)
+        curvature = SpectralCurvature.from_blocks(ggn.blocks(BATCH))
+        evidence = MarginalLikelihood(curvature, 1.0, prior.squared_norms(), BATCH)
+        optimiser = torch.optim.Adam([prior.log_precision], lr=0.1)
+
+        def steps(evidence=evidence, prior=prior, optimiser=optimiser) -> None:
+            evidence.ascend(prior.log_precision, optimiser, HYPER_STEPS)
+
+        seconds = alternate({"steps": steps, "batch": lambda ggn=ggn: ggn.update(images)}, rounds=3)
+        fit = seconds["batch"] * DATA_SIZE / BATCH
+        yield row(layer, f"{seconds['steps']:.2f}", f"{fit:.0f}", f"{100 * seconds['steps'] / fit:.2f}%")
