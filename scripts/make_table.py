@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time, to {options.runs}")
     failed = _run_all(cells, jobs)
     print()
-    page = Path(options.runs).parent / f"{options.table}-{options.budget}.md"
+    page = Path(options.runs) / f"{options.table}-{options.budget}.md"
     table = io.StringIO()
     with redirect_stdout(table):
         print_tables([options.table, "--runs", options.runs, "--budget", options.budget])
