@@ -4,11 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
 from ellarepro.layers.subsample import keep_largest_phase, largest_phase, take_phase
 
 KERNEL = 3
+_SMALL_MAP = 64
+"""Positions of a map below which its few patches are cheaper written out than avoided."""
 
 
 class Conv(SpatialLayer):
@@ -84,9 +87,10 @@ class ConvRule(ConvolutionRule):
         return F.unfold(padded, KERNEL).transpose(1, 2)[None]
 
     def input_factor(self, inputs: Tensor) -> Tensor:
-        if self.layer.padding_mode == "circular":
-            return circular_patch_moment(inputs)
-        return super().input_factor(inputs)
+        if inputs[0, 0].numel() < _SMALL_MAP:
+            return super().input_factor(inputs)
+        moment = circular_patch_moment if self.layer.padding_mode == "circular" else zero_padded_patch_moment
+        return moment(inputs)
 
     def matched_input_rows(self, inputs: Tensor) -> Tensor:
         rows = self.input_rows(inputs)
@@ -105,13 +109,18 @@ def circular_patch_moment(inputs: Tensor) -> Tensor:
     apart are 25, of which 13 suffice by symmetry: 13 C^2 products a position instead of 81 C^2, and no patches.
     """
     channels, height, width = inputs.shape[1:]
-    flat = inputs.transpose(0, 1).reshape(channels, -1)
+    # On rows four pixels longer, a shift of the map is an offset in its flat memory, a view that needs no copy; the
+    # four pixels are zero on one side of the product, and the last row is there for the views to end in.
+    still = F.pad(inputs, (0, 4)).flatten(2)
+    rows, columns = (torch.arange(-2, size + 2, device=inputs.device) % size for size in (height, width))
+    wrapped = F.pad(inputs[:, :, rows][..., columns], (0, 0, 0, 1)).flatten(2)
     moments = {}
     for row in range(3):
         for column in range(-2, 3):
             if row > 0 or column >= 0:
-                shifted = inputs.roll((-row, -column), (2, 3)).transpose(0, 1).reshape(channels, -1)
-                moments[row, column] = flat @ shifted.T
+                offset = (2 + row) * (width + 4) + 2 + column
+                moved = wrapped[:, :, offset : offset + still.shape[2]]
+                moments[row, column] = torch.bmm(still, moved.mT).sum(0)
                 moments[-row, -column] = moments[row, column].T
     pixels = [(row, column) for row in range(KERNEL) for column in range(KERNEL)]
     factor = inputs.new_empty(channels, KERNEL**2, channels, KERNEL**2)
@@ -119,6 +128,27 @@ def circular_patch_moment(inputs: Tensor) -> Tensor:
         for j, (row_j, column_j) in enumerate(pixels):
             factor[:, i, :, j] = moments[row_j - row_i, column_j - column_i]
     return factor.view(1, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
+
+
+def zero_padded_patch_moment(inputs: Tensor) -> Tensor:
+    """As `circular_patch_moment`, for zero padding: that of the zero-padded map, less the patches around its border.
+
+    A patch around the zero border sees one line of pixels on one of its sides, so these are moments of 1 x 3 patches.
+    """
+    channels, height, width = inputs.shape[1:]
+    total = circular_patch_moment(F.pad(inputs, (1, 1, 1, 1))) * ((height + 2) * (width + 2))
+    sides = total.view(channels, KERNEL, KERNEL, channels, KERNEL, KERNEL)
+    sides[:, 2, :, :, 2, :] -= _line_moment(inputs[:, :, 0], border=2)
+    sides[:, 0, :, :, 0, :] -= _line_moment(inputs[:, :, -1], border=2)
+    sides[:, :, 2, :, :, 2] -= _line_moment(inputs[..., 0], border=1)
+    sides[:, :, 0, :, :, 0] -= _line_moment(inputs[..., -1], border=1)
+    return total / (height * width)
+
+
+def _line_moment(line: Tensor, border: int) -> Tensor:
+    """Sum of p p^T over the patches of three of `line (N, C, L)` between `border` zeros: `(C, 3, C, 3)`."""
+    patches = F.pad(line, (border, border)).unfold(2, KERNEL, 1).transpose(1, 2).flatten(2)
+    return second_moment(patches[None]).view(line.shape[1], KERNEL, line.shape[1], KERNEL)
 
 
 @register(nn.Conv2d)

@@ -38,7 +38,12 @@ def main(rounds: int) -> Iterator[str]:
     ratio = seconds["default"] / seconds["exact"]
     yield row("seconds a fit", f"{seconds['exact']:.2f}", f"{seconds['default']:.2f}", f"{ratio:.2f}")
     relative = abs(log_dets[DEFAULT_TOLERANCE] / log_dets[0.0] - 1)
-    yield row("log-determinant ratio", f"{log_dets[0.0]:.1f}", f"{log_dets[DEFAULT_TOLERANCE]:.1f}", f"{relative:.1e}")
+    sizes = torch.tensor([p.numel() for p in trainer.prior.parameters], dtype=torch.float64)
+    prior = (sizes * start).sum().item()
+    total = abs(log_dets[DEFAULT_TOLERANCE] - log_dets[0.0]) / abs(prior + log_dets[0.0])
+    exact, default = (f"{log_dets[t]:.1f}" for t in (0.0, DEFAULT_TOLERANCE))
+    yield row("log|I + H/delta|, relative change", exact, default, f"{relative:.1e}")
+    yield row("log|H + diag(delta)|, relative change", f"{prior + log_dets[0.0]:.0f}", "", f"{total:.1e}")
     yield row(f"largest change of a precision, {HYPER_STEPS} steps", "", "", f"{100 * apart:.2f}%")
 
 
