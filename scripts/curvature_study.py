@@ -98,7 +98,7 @@ def _structures(trainer: Trainer, task: Task) -> Iterator[str]:
         shares = _conv_shares(trainer, evidence, learned[name])
         yield f"| {name} | {log_det:.0f} | {value:.3f} | {difference:.2f} | {shares[0]:.0f} | {shares[1]:.0f} |"
     yield ""
-    yield "| tensor | " + " | ".join(f"delta, {s}" for s in STRUCTURES) + " | "
+    yield "| tensor | " + " | ".join(f"delta, {s}" for s in STRUCTURES) + " |"
     yield "| --- |" + " --- |" * len(STRUCTURES)
     for index, tensor in enumerate(prior.names):
         yield f"| {tensor} | " + " | ".join(f"{learned[s][index].exp():.3g}" for s in STRUCTURES) + " |"
