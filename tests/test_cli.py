@@ -75,6 +75,14 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
         assert first[key] == second[key]
 
 
+def test_the_linearised_predictive_is_an_option(tmp_path):
+    done = command(*SMOKE, "layer=conv", "objective.predictive_samples=5", f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    ((_, result),) = results(tmp_path).items()
+    assert set(result["linearised"]) == {"nll", "accuracy", "calibration_error"}
+    assert result["linearised"]["nll"] != result["test_nll"]
+
+
 def test_a_map_run_has_no_evidence(tmp_path):
     assert command(*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}").returncode == 0
     ((_, result),) = results(tmp_path).items()
