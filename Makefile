@@ -19,7 +19,7 @@ demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes o
 test: .venv/ready  ## all tests
 	@$(PY) -m pytest
 
-table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes
+table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes
 	@$(TABLE) table1 --budget $(BUDGET)
 
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)

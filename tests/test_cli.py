@@ -126,6 +126,7 @@ def test_every_experiment_composes():
     experiments = sorted((REPOSITORY / "configs" / "experiment").rglob("*.yaml"))
     assert experiments
     for path in experiments:
-        check_command_line([f"experiment={path.parent.name}/{path.stem}"])
+        for budget in (REPOSITORY / "configs" / "budget").glob("*.yaml"):
+            check_command_line([f"experiment={path.parent.name}/{path.stem}", f"budget={budget.stem}"])
     with pytest.raises(UserError, match="experiment"):
         check_command_line(["experiment=table1/none"])

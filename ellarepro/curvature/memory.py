@@ -72,4 +72,4 @@ def check_memory(model: nn.Module, sample: Tensor, structure: str, free: int | N
             f"the curvature factors need about {needed / 1e9:.1f} GB ({largest}: {sizes[largest] / 1e9:.1f} GB), "
             f"{free / 1e9:.1f} GB are free on {sample.device}; lower alpha, take layer=f_fc for fc, or objective=map"
         )
-    return f"curvature factors {sum(sizes.values()) / 1e6:.0f} MB, {needed / 1e6:.0f} MB at the peak of a fit"
+    return f"curvature factors {sum(sizes.values()) / 1e6:.1f} MB, {needed / 1e6:.1f} MB at the peak of a fit"
