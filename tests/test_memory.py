@@ -5,7 +5,7 @@ import torch
 from helpers import small_data, small_network
 
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast
+from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
 from ellarepro.network import LAYERS, build_network
 
@@ -20,6 +20,15 @@ def test_the_forecast_is_what_the_factors_take(layer, structure):
     forecast = sum(factor_bytes_forecast(model, images[:1].float(), structure).values())
     taken = factor_bytes(ggn.blocks(2))
     assert forecast == taken
+
+
+def test_free_memory_counts_the_file_cache(tmp_path, monkeypatch):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  100 kB\nMemFree:  1 kB\nMemAvailable:  60 kB\n")
+    monkeypatch.setattr("ellarepro.curvature.memory._MEMINFO", meminfo)
+    assert free_bytes(torch.device("cpu")) == 60 * 1024
+    monkeypatch.setattr("ellarepro.curvature.memory._MEMINFO", tmp_path / "none")
+    assert free_bytes(torch.device("cpu")) > 10**8
 
 
 def test_factored_layers_at_full_width_stay_small():

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.rule import rules_of
 
 _FLOAT = 4
+_MEMINFO = Path("/proc/meminfo")
 
 
 class FactorsTooLarge(MemoryError):
@@ -47,10 +49,14 @@ def factor_bytes_forecast(model: nn.Module, sample: Tensor, structure: str = "kr
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on `device` now."""
+    """Memory that can be had on `device` now; on systems that do not tell, all that is built in."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if _MEMINFO.exists():
+        # Not the free pages: those leave out the file cache, which gives way when memory is asked for.
+        fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_memory(model: nn.Module, sample: Tensor, structure: str, free: int | None = None) -> str:
