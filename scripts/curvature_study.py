@@ -25,6 +25,7 @@ from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import Network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
+from ellarepro.run import relative_effective_parameters
 from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")
@@ -113,11 +114,8 @@ def _ascended(evidence: MarginalLikelihood, start: Tensor) -> Tensor:
 
 def _conv_shares(trainer: Trainer, evidence: MarginalLikelihood, log_precision: Tensor) -> list[float]:
     effective = dict(zip(trainer.prior.names, evidence.effective_parameters(log_precision).tolist(), strict=True))
-    shares = []
-    for paths in trainer.model.path_weights().values():
-        sums = {path: sum(effective[name] for name in names) for path, names in paths.items()}
-        shares.append(100 * sums["conv"] / sum(sums.values()))
-    return shares
+    shares = relative_effective_parameters(effective, trainer.model.path_weights())
+    return [paths["conv"] for paths in shares.values()]
 
 
 def _by_layer(trainer: Trainer, task: Task) -> Iterator[str]:
