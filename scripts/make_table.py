@@ -4,13 +4,11 @@ Cells are those of configs/experiment/<table>/*.yaml; each is the same run as `p
 """
 
 import argparse
-import io
 import itertools
 import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ellarepro.__main__ import CONFIGS, check_command_line
 from ellarepro.errors import RunFailure, UserError
+from ellarepro.rendering import RENDERERS
 from ellarepro.results import write_atomically
-from ellarepro.tables import main as print_tables
+from ellarepro.tables import build_grids, load_runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,14 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     jobs = min(options.jobs or _default_jobs(), len(cells))
     print(f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time, to {options.runs}")
+    Path(options.runs).mkdir(parents=True, exist_ok=True)
     failed = _run_all(cells, jobs)
     print()
     page = Path(options.runs) / f"{options.table}-{options.budget}.md"
-    table = io.StringIO()
-    with redirect_stdout(table):
-        print_tables([options.table, "--runs", options.runs, "--budget", options.budget])
-    write_atomically(page, table.getvalue().encode())
-    print(table.getvalue())
+    grids = build_grids(options.table, load_runs(options.table, [Path(options.runs)]), options.budget)
+    table = RENDERERS["md"](grids)
+    write_atomically(page, table.encode())
+    print(table)
     print(f"This table as a page: {page}")
     print(f"Each run's result.json, resolved config.yaml and effective_parameters.png: {options.runs}/<run_id>/")
     for label, message in failed:
