@@ -3,15 +3,16 @@
 One stage table and one head serve all layer types; a layer is the mean of the paths that its name lists.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from ellarepro.layers.anchors import Anchored, AnchorSettings
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
+from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
@@ -20,12 +21,29 @@ STRIDES = (1, 2, 1, 2, 1, 2, 2, 2)
 HEAD_WIDTH = 64
 """Hidden width of the head, in units of alpha."""
 IMAGE_SIZES = (8, 16, 32)
+PRIORS = ("theta", "u", "omega")
+"""Where the learned prior is placed (Section 3.2): weights, anchor values, or inverse lengthscales."""
 RELAXATION = 0.1
 """Scale at which a path that is not equivariant starts beside one that is."""
 
-PATHS: dict[str, Callable[..., SpatialLayer]] = {"fc": Dense, "conv": Conv, "f_fc": FactoredDense}
+PATHS: dict[str, type[SpatialLayer]] = {
+    "fc": Dense,
+    "conv": Conv,
+    "f_fc": FactoredDense,
+    "s_fc": SparseDense,
+    "s_conv": SparseConv,
+}
 """Path name to layer."""
-LAYERS = {"fc": ("fc",), "conv": ("conv",), "fc_conv": ("fc", "conv"), "f_fc": ("f_fc",), "f_fc_conv": ("f_fc", "conv")}
+LAYERS = {
+    "fc": ("fc",),
+    "conv": ("conv",),
+    "fc_conv": ("fc", "conv"),
+    "f_fc": ("f_fc",),
+    "f_fc_conv": ("f_fc", "conv"),
+    "s_fc": ("s_fc",),
+    "s_conv": ("s_conv",),
+    "s_fc_s_conv": ("s_fc", "s_conv"),
+}
 """`layer=` name to the names of its paths."""
 
 
@@ -56,8 +74,25 @@ class Network(nn.Module):
             }
         return names
 
+    def anchor_values(self) -> set[str]:
+        """Names of the tensors u of sparse layers, whose prior `prior=omega` leaves as it is."""
+        return {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Anchored)}
 
-def build_network(layer: str, *, in_channels: int, num_classes: int, alpha: int = 10, image_size: int = 32) -> Network:
+
+def priors_of(layer: str) -> tuple[str, ...]:
+    """The `prior=` choices that have a meaning for every path of `layer=`."""
+    return tuple(prior for prior in PRIORS if all(prior in PATHS[path].priors for path in LAYERS[layer]))
+
+
+def build_network(
+    layer: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    alpha: int = 10,
+    image_size: int = 32,
+    anchors: AnchorSettings | None = None,
+) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
     Args:
@@ -66,6 +101,7 @@ def build_network(layer: str, *, in_channels: int, num_classes: int, alpha: int 
         num_classes: K.
         alpha: width; layers have alpha times `CHANNELS` output channels.
         image_size: S: 32, or a smaller one of `IMAGE_SIZES`, which skips the halvings that are left at one pixel.
+        anchors: of sparse layers; the default settings if not given.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -82,9 +118,12 @@ def build_network(layer: str, *, in_channels: int, num_classes: int, alpha: int 
     gains = _gains(path_names)
     channels = [in_channels, *(alpha * width for width in CHANNELS)]
     sizes = _map_sizes(image_size)
+    given = {"anchors": anchors}
+    options = {name: {key: given[key] for key in PATHS[name].options} for name in path_names}
     blocks = []
     for (c_in, c_out), (s_in, s_out) in zip(pairwise(channels), pairwise(sizes), strict=True):
-        paths = {name: PATHS[name](c_in, c_out, (s_in, s_in), (s_out, s_out), gain=gains[name]) for name in path_names}
+        shapes = (s_in, s_in), (s_out, s_out)
+        paths = {name: PATHS[name](c_in, c_out, *shapes, gain=gains[name], **options[name]) for name in path_names}
         blocks.append(PathMean(paths))
     return Network(blocks, _head(channels[-1], alpha * HEAD_WIDTH, num_classes))
 

@@ -30,7 +30,7 @@ from ellarepro.results import (
     write_atomically,
     write_result,
 )
-from ellarepro.settings import check, device_of, laplace_settings, weight_settings
+from ellarepro.settings import anchor_settings, check, device_of, laplace_settings, weight_settings
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -87,7 +87,8 @@ def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     ).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
-    prior = LayerwisePrior(model, config["prior"]["precision"])
+    fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
+    prior = LayerwisePrior(model, config["prior"]["precision"], fixed)
     generator = torch.Generator(device).manual_seed(config["seed"])
     return Trainer(model, prior, task, weights, laplace, generator), task
 
@@ -100,6 +101,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             num_classes=task.num_classes,
             alpha=config["alpha"],
             image_size=task.image_size,
+            anchors=anchor_settings(config),
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from ellarepro.errors import UserError
-from ellarepro.network import LAYERS
+from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.network import LAYERS, PRIORS, priors_of
 from ellarepro.training import LaplaceSettings, WeightSettings
 
 OBJECTIVES = ("map", "laplace")
-PRIORS = ("theta",)
 
 # Whole numbers and the least that each may be; None stands for "not set" where the configuration allows it.
 _WHOLE = {"alpha": 1, "epochs": 1, "batch_size": 1, "seed": 0, "threads": 1}
@@ -39,6 +39,39 @@ def check(config: Mapping[str, Any]) -> None:
             _check_number(f"{group}.{name}", config[group].get(name, 0.0))
     if not config["prior"]["precision"] > 0:
         raise UserError(f"prior.precision must be positive; got {config['prior']['precision']}")
+    _check_pair(config["layer"]["name"], config["prior"]["name"])
+
+
+def _check_pair(layer: str, prior: str) -> None:
+    if prior in priors_of(layer):
+        return
+    reason = {
+        "theta": "its parameters are not weights theta but values u at anchors and inverse lengthscales omega",
+        "u": "it has no anchors, its parameters are the weights theta themselves",
+        "omega": "it has no basis functions, so no inverse lengthscales omega",
+    }[prior]
+    others = ", ".join(name for name in LAYERS if prior in priors_of(name))
+    raise UserError(
+        f"prior={prior} is not possible with layer={layer}: {reason}; layer={layer} takes "
+        f"prior={' or '.join(priors_of(layer))}, and prior={prior} is for layer={others}"
+    )
+
+
+def anchor_settings(config: Mapping[str, Any]) -> AnchorSettings | None:
+    """How sparse layers are anchored; None where the layer has no anchors.
+
+    Raises:
+        UserError: an impossible value.
+    """
+    if (anchors := config.get("anchors")) is None:
+        return None
+    for key in ("omega", "noise", "share"):
+        _check_number(f"anchors.{key}", anchors[key])
+    _check_whole("anchors.per_filter", anchors["per_filter"], 1)
+    try:
+        return AnchorSettings(**anchors, learn_omega=config["prior"]["name"] == "omega")
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _check_whole(key: str, value: Any, least: int) -> None:

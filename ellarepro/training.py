@@ -28,9 +28,9 @@ OPTIMISERS = ("sgd", "adam")
 class WeightSettings:
     """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
 
-    `relative` multiplies it by each layer's root mean square weight at initialisation. Adam moves every weight by
-    about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are up to thirty
-    times smaller than those of a convolution, would otherwise change that much faster and fit the data first.
+    `relative` multiplies it by each tensor's root mean square at initialisation (a bias by its weight's). Adam moves
+    every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
+    up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
     """
 
     epochs: int
@@ -266,13 +266,13 @@ class Trainer:
 
 
 def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
-    """One group for all tensors, or with `relative` one a layer with its learning-rate scale."""
+    """One group for all tensors, or with `relative` one a tensor with its learning-rate scale."""
     if not relative:
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
     groups = []
     for module in model.modules():
         tensors = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if tensors:
-            weight = max(tensors, key=torch.Tensor.numel)
-            groups.append({"params": tensors, "lr_scale": weight.detach().square().mean().sqrt().item()})
+        scales = [p.detach().square().mean().sqrt().item() for p in tensors]
+        # A bias starts at zero and has no scale of its own: it takes that of its layer's weight, the first tensor.
+        groups += [{"params": [p], "lr_scale": scale or scales[0]} for p, scale in zip(tensors, scales, strict=True)]
     return groups

@@ -21,7 +21,9 @@ CASES = list(product(PATHS, (1, 2)))
 def make(path: str, stride: int = 1, channels=(2, 3), shape=(4, 4), **options) -> nn.Module:
     torch.manual_seed(0)
     layer = PATHS[path](*channels, shape, (shape[0] // stride, shape[1] // stride), **options).double()
-    nn.init.normal_(layer.theta1.bias if path == "f_fc" else layer.bias)
+    for name, p in layer.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(p)
     return layer
 
 

@@ -47,6 +47,7 @@ class _RuleOperation(Operation):
     @torch.no_grad()
     def forward_post_process(self, in_data: Tensor, out_data: Tensor) -> None:
         self.part.add_inputs(in_data)
+        self.part.keep_inputs(in_data)
 
     @torch.no_grad()
     def backward_pre_process(self, out_grads: Tensor, vector: Tensor | None = None) -> None:

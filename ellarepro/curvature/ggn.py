@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from ellarepro.curvature.rule import rules_of
-from ellarepro.curvature.structures import STRUCTURES, Block, DiagStructure, KronStructure
+from ellarepro.curvature.structures import STRUCTURES, Block, Structure
 
 DEFAULT_TOLERANCE = 1e-3
 _SMALLEST = 1e-300
@@ -45,7 +45,7 @@ class BlockGatherer:
         self.layers = {name: model.get_submodule(name) for name in rules}
         self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
 
-    def parts_by_layer(self) -> dict[nn.Module, KronStructure | DiagStructure]:
+    def parts_by_layer(self) -> dict[nn.Module, Structure]:
         """The gathering structure of each layer."""
         return {self.layers[name]: part for name, part in self.parts.items()}
 
@@ -85,7 +85,6 @@ class GGN(BlockGatherer):
         self.tolerance = tolerance
         self.class_passes = 0
         """Backward passes so far, counted a sample."""
-        self.can_gather = structure != "diag"
 
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached.
@@ -95,12 +94,12 @@ class GGN(BlockGatherer):
         """
         self.updated = True
         with _frozen(self.model):
-            logits, outputs = self._forward(inputs, with_inputs=True)
+            logits, outputs = self._forward(inputs, first_time=True)
             square_root = LambdaSquareRoot(logits.detach(), self.tolerance)
             self._class_passes(inputs, logits, outputs, square_root, first=0)
         return logits.detach()
 
-    def _forward(self, inputs: Tensor, with_inputs: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
+    def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
         outputs: dict[str, GradientEdge] = {}
 
         def hook(name: str):
@@ -109,9 +108,10 @@ class GGN(BlockGatherer):
                     raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
                 # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
                 outputs[name] = torch.autograd.graph.get_gradient_edge(output)
-                if with_inputs:
-                    with torch.no_grad():
+                with torch.no_grad():
+                    if first_time:
                         self.parts[name].add_inputs(args[0].detach())
+                    self.parts[name].keep_inputs(args[0].detach())
 
             return keep
 
@@ -135,7 +135,7 @@ class GGN(BlockGatherer):
         passes = square_root.passes_needed.max().item()
         for index in range(first, passes):
             unfinished = square_root.passes_needed > index
-            if index > first and self.can_gather and unfinished.sum() <= _GATHER_BELOW * len(unfinished):
+            if index > first and unfinished.sum() <= _GATHER_BELOW * len(unfinished):
                 self._gather(inputs, square_root, unfinished, index)
                 return
             column = square_root.column(index).to(logits.dtype)
@@ -148,7 +148,7 @@ class GGN(BlockGatherer):
     def _gather(self, inputs: Tensor, square_root: "LambdaSquareRoot", unfinished: Tensor, index: int) -> None:
         """Go on from class pass `index` with the unfinished samples alone, in a graph of their own."""
         kept = unfinished.to(inputs.device)
-        logits, outputs = self._forward(inputs[kept], with_inputs=False)
+        logits, outputs = self._forward(inputs[kept], first_time=False)
         self._class_passes(inputs[kept], logits, outputs, square_root.subset(unfinished), first=index)
 
 

@@ -32,11 +32,13 @@ class CurvatureRule:
             `(first, G, second)`, None without groups.
         input_first: whether the input features come before the output features in the weight.
         bias_is_output: whether the bias is the layer's output, so that the output factor is its exact block.
+        scalars: names of parameters of one entry, whose blocks are exact by `tangent`.
     """
 
     group_axis: ClassVar[int | None] = None
     input_first: ClassVar[bool] = False
     bias_is_output: ClassVar[bool] = False
+    scalars: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layer: nn.Module):
         self.layer = layer
@@ -51,6 +53,10 @@ class CurvatureRule:
 
     def bias_rows(self, gradients: Tensor) -> Tensor:
         """`(N, P)`: the exact gradient of each sample with respect to the bias."""
+        raise NotImplementedError
+
+    def tangent(self, inputs: Tensor, name: str) -> Tensor:
+        """The derivative of the layer's output in its parameter `name` of one entry; of the output's shape."""
         raise NotImplementedError
 
     def matched_input_rows(self, inputs: Tensor) -> Tensor:
@@ -104,7 +110,7 @@ def rules_of(model: nn.Module) -> dict[str, CurvatureRule]:
                 raise UnclaimedParameterError(f"{full_name} is the same tensor as {owners[parameter]}: tied weights")
             owners[parameter] = full_name
             rule = rules.get(name) or rule_for(module)
-            if rule is None or parameter_name not in ("weight", "bias"):
+            if rule is None or parameter_name not in ("weight", "bias", *rule.scalars):
                 raise UnclaimedParameterError(
                     f"no curvature rule claims the trainable parameter {full_name} of {type(module).__name__}; "
                     f"rules exist for the weight and bias of {sorted(t.__name__ for t in _RULES)}: "

@@ -4,7 +4,7 @@ Every weight block approximates H = sum over n of J_n^T Lambda_n J_n by (sum of 
 factor) / N. A class factor (`weighted` below) is g = J v for one column v of a square root of Lambda_n.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -32,12 +32,42 @@ class Block:
         return Block([*self.factors[:-1], self.factors[-1] * scale], self.group_axis)
 
 
-class KronStructure:
-    """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""
+class Structure:
+    """What is gathered of one layer: the base keeps its scalar parameters, whose blocks are exact in all structures.
+
+    A batch comes in this order: `add_inputs` once, then `keep_inputs` and class passes by `add_gradients`, and the
+    last two again for every part of the batch that goes on by itself.
+    """
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         self.rule = rule
         self.trainable = trainable
+        self.tangents: dict[str, Tensor] = {}
+        self.scalars: dict[str, Tensor] = {}
+
+    def add_inputs(self, inputs: Tensor) -> None:
+        """Add the part of a batch that its inputs alone give."""
+
+    def keep_inputs(self, inputs: Tensor) -> None:
+        """Keep what the class passes of these inputs need."""
+        self.tangents = {name: self.rule.tangent(inputs, name) for name in self.rule.scalars if name in self.trainable}
+
+    def add_gradients(self, gradients: Tensor) -> None:
+        """Add one class pass: `gradients` of `weighted` logits with respect to the layer's output."""
+        for name, tangent in self.tangents.items():
+            jacobian = (gradients * tangent).flatten(1).sum(1)
+            self.scalars[name] = _plus(self.scalars.get(name), jacobian.square().sum().view(1, 1, 1))
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
+        return {name: Block([entry]) for name, entry in self.scalars.items()}
+
+
+class KronStructure(Structure):
+    """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""
+
+    def __init__(self, rule: CurvatureRule, trainable: set[str]):
+        super().__init__(rule, trainable)
         self.input_factor: Tensor | None = None
         self.output_factor: Tensor | None = None
         self.bias: Tensor | None = None
@@ -48,7 +78,7 @@ class KronStructure:
             self.input_factor = _plus(self.input_factor, self.rule.input_factor(inputs))
 
     def add_gradients(self, gradients: Tensor) -> None:
-        """Add one class pass: `gradients` of `weighted` logits with respect to the layer's output."""
+        super().add_gradients(gradients)
         if "weight" in self.trainable:
             rows = self.rule.output_rows(gradients)
             if self.output_factor is None:
@@ -61,8 +91,7 @@ class KronStructure:
             add_second_moment_(self.bias, bias_rows)
 
     def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
-        blocks = {}
+        blocks = super().blocks(data_size)
         if "weight" in self.trainable:
             scaled = self.input_factor / (data_size * self._sharing_groups())
             factors = [scaled, self.output_factor] if self.rule.input_first else [self.output_factor, scaled]
@@ -91,30 +120,30 @@ class KronBlockwiseStructure(KronStructure):
         return 1
 
 
-@dataclass
-class DiagStructure:
+class DiagStructure(Structure):
     """The exact diagonal of the GGN, kept as as many groups of one entry as the tensor has."""
 
-    rule: CurvatureRule
-    trainable: set[str]
-    diagonals: dict[str, Tensor] = field(default_factory=dict)
-    inputs: Tensor | None = None
+    def __init__(self, rule: CurvatureRule, trainable: set[str]):
+        super().__init__(rule, trainable)
+        self.diagonals: dict[str, Tensor] = {}
+        self.inputs: Tensor | None = None
 
-    def add_inputs(self, inputs: Tensor) -> None:
-        """Keep the rows of a batch for its class passes."""
+    def keep_inputs(self, inputs: Tensor) -> None:
+        super().keep_inputs(inputs)
         if "weight" in self.trainable:
             self.inputs = _with_positions(self.rule.matched_input_rows(inputs))
 
     def add_gradients(self, gradients: Tensor) -> None:
-        """Add the squares of each sample's gradient in one class pass."""
+        super().add_gradients(gradients)
         if "weight" in self.trainable:
             self._add("weight", self._squared_weight_gradients(_with_positions(self.rule.output_rows(gradients))))
         if "bias" in self.trainable:
             self._add("bias", self.rule.bias_rows(gradients).square().sum(0))
 
     def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name; the sum over data is exact, so `data_size` plays no part."""
-        return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.diagonals.items()}
+        # The sum over data is exact, so the data's size plays no part.
+        entries = {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.diagonals.items()}
+        return super().blocks(data_size) | entries
 
     def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
         if rows.shape[2] == 1:

@@ -53,9 +53,14 @@ class Conv(SpatialLayer):
 
     def full_resolution(self, features: Tensor) -> Tensor:
         """The convolution before subsampling, `(B, D, H, W)`."""
-        if self.padding_mode == "zeros":
-            return F.conv2d(features, self.weight, self.bias, padding=1)
-        return F.conv2d(pad_circular(features), self.weight, self.bias)
+        return convolve(features, self.weight, self.bias, self.padding_mode)
+
+
+def convolve(features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular") -> Tensor:
+    """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`."""
+    if padding_mode == "zeros":
+        return F.conv2d(features, filters, bias, padding=1)
+    return F.conv2d(pad_circular(features), filters, bias)
 
 
 def pad_circular(features: Tensor) -> Tensor:
@@ -83,12 +88,20 @@ class ConvRule(ConvolutionRule):
     """
 
     def input_rows(self, inputs: Tensor) -> Tensor:
+        return self.patches(inputs)
+
+    def input_factor(self, inputs: Tensor) -> Tensor:
+        return self.patch_factor(inputs)
+
+    def patches(self, inputs: Tensor) -> Tensor:
+        """The 3 x 3 patch around every position, `(1, N, T, 9C)`."""
         padded = pad_circular(inputs) if self.layer.padding_mode == "circular" else F.pad(inputs, (1, 1, 1, 1))
         return F.unfold(padded, KERNEL).transpose(1, 2)[None]
 
-    def input_factor(self, inputs: Tensor) -> Tensor:
+    def patch_factor(self, inputs: Tensor) -> Tensor:
+        """Sum over samples, mean over positions, of p p^T for all patches p: `(1, 9C, 9C)`."""
         if inputs[0, 0].numel() < _SMALL_MAP:
-            return super().input_factor(inputs)
+            return second_moment(self.patches(inputs)) / inputs[0, 0].numel()
         moment = circular_patch_moment if self.layer.padding_mode == "circular" else zero_padded_patch_moment
         return moment(inputs)
 

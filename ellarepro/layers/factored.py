@@ -20,8 +20,7 @@ class SpatialSum(nn.Module):
         self.weight = normal_parameter(out_channels, in_channels, *in_shape, std=prod(in_shape) ** -0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        per_channel = torch.bmm(features.flatten(2).transpose(0, 1), self.weight.flatten(2).permute(1, 2, 0))
-        return _ReversedCopy.apply(per_channel).transpose(0, 1)
+        return spatial_sum(features, self.weight)
 
 
 class ChannelSum(nn.Module):
@@ -36,8 +35,7 @@ class ChannelSum(nn.Module):
         self.bias = zero_bias(out_channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        per_output = torch.baddbmm(self.bias[:, None, None], hidden.transpose(0, 1), self.weight.flatten(2))
-        return per_output.transpose(0, 1).unflatten(2, self.weight.shape[2:])
+        return channel_sum(hidden, self.weight, self.bias)
 
 
 class FactoredDense(SpatialLayer):
@@ -50,6 +48,18 @@ class FactoredDense(SpatialLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.theta1(self.theta2(features))
+
+
+def spatial_sum(features: Tensor, theta2: Tensor) -> Tensor:
+    """h[b, d, c] = sum over x of theta2[d, c, x] x[b, c, x] for `(B, C, H, W)` and `(D, C, H, W)`: `(B, D, C)`."""
+    per_channel = torch.bmm(features.flatten(2).transpose(0, 1), theta2.flatten(2).permute(1, 2, 0))
+    return _ReversedCopy.apply(per_channel).transpose(0, 1)
+
+
+def channel_sum(hidden: Tensor, theta1: Tensor, bias: Tensor) -> Tensor:
+    """y[b, d, y] = sum over c of theta1[d, c, y] h[b, d, c] + bias[d] for `(B, D, C)`: `(B, D, H', W')`."""
+    per_output = torch.baddbmm(bias[:, None, None], hidden.transpose(0, 1), theta1.flatten(2))
+    return per_output.transpose(0, 1).unflatten(2, theta1.shape[2:])
 
 
 class _ReversedCopy(torch.autograd.Function):

@@ -26,6 +26,10 @@ class SpatialLayer(nn.Module):
 
     equivariant_to: frozenset[str] = frozenset()
     """Transformations of the input, among `translation` and `rotation`, with which the layer commutes exactly."""
+    options: frozenset[str] = frozenset()
+    """Keyword arguments that the layer takes beside these, by the names that `build_network` has for them."""
+    priors: tuple[str, ...] = ("theta",)
+    """`prior=` choices that have a meaning for its parameters (Section 3.2)."""
 
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape):
         super().__init__()

@@ -1,0 +1,185 @@
+"""Anchors (Section 3.1): filters given by values u at a few positions z and a basis around them, theta = u Psi(omega).
+
+One class serves all sparse layers: it holds the values, the positions and the basis; what is done with the filters is
+the subclass's `response`. Positions are measured in pixels, so omega is in units of 1 / pixel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.rule import CurvatureRule
+from ellarepro.layers.spatial import Shape, zero_bias
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """How the sparse layers of a network are anchored.
+
+    Args:
+        basis: one of `BASES`.
+        omega: inverse lengthscale at the start, in 1 / pixel.
+        learn_omega: whether omega is a parameter, one a basis (`prior=omega`), or stays fixed.
+        noise: variance of the values, for `posterior_mean`; 0 reads them off exactly.
+        share: anchors of a map as a share of its positions.
+        per_filter: anchors of a 3 x 3 filter.
+
+    Raises:
+        ValueError: an impossible value.
+    """
+
+    basis: str = "rbf"
+    omega: float = 1.0
+    learn_omega: bool = False
+    noise: float = 1e-3
+    share: float = 0.5
+    per_filter: int = 4
+
+    def __post_init__(self):
+        if self.basis not in BASES:
+            raise ValueError(f"anchors.basis must be one of {', '.join(BASES)}; got {self.basis!r}")
+        if not self.omega > 0:
+            raise ValueError(f"anchors.omega must be positive, got {self.omega}")
+        if self.noise < 0 or (self.noise == 0 and self.learn_omega and self.basis == "posterior_mean"):
+            raise ValueError(
+                "anchors.noise must be at least 0, and positive where posterior_mean meets a learned omega "
+                f"(towards omega = 0 all anchors say the same); got {self.noise}"
+            )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"anchors.share must be in (0, 1], got {self.share}")
+        if not 1 <= self.per_filter <= 9:
+            raise ValueError(f"anchors.per_filter must be from 1 to 9, got {self.per_filter}")
+
+    def count(self, grid: Shape) -> int:
+        """Anchors of a map of this shape; at least one."""
+        return max(round(self.share * prod(grid)), 1)
+
+
+def rbf(anchors: Tensor, positions: Tensor, omega: Tensor, noise: float) -> Tensor:
+    """Psi[p, x] = exp(-omega^2 |x - z_p|^2), `(P, X)` from `(P, 2)` and `(X, 2)`; `noise` plays no part."""
+    return torch.exp(-omega.square() * squared_distances(anchors, positions))
+
+
+def posterior_mean(anchors: Tensor, positions: Tensor, omega: Tensor, noise: float) -> Tensor:
+    """Psi = (K_zz + noise I)^-1 K_zx with the kernel of `rbf`: u Psi is the mean of the Gaussian process seen at u.
+
+    Computed in float64: towards small omega the kernel matrix is nearly singular.
+    """
+    anchors, positions, omega_double = anchors.double(), positions.double(), omega.double()
+    kernel = rbf(anchors, anchors, omega_double, noise)
+    jittered = kernel + noise * torch.eye(len(anchors), dtype=kernel.dtype, device=kernel.device)
+    return torch.linalg.solve(jittered, rbf(anchors, positions, omega_double, noise)).to(omega.dtype)
+
+
+BASES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
+"""`anchors.basis=` name to Psi of (anchors, positions, omega, noise)."""
+
+
+def squared_distances(first: Tensor, second: Tensor) -> Tensor:
+    """|a - b|^2 of all pairs, `(P, X)` from `(P, 2)` and `(X, 2)`."""
+    return (first[:, None] - second[None]).square().sum(2)
+
+
+def grid_positions(shape: Shape) -> Tensor:
+    """Row and column of every pixel in row-major order, `(X, 2)`, float."""
+    rows, columns = (torch.arange(size, dtype=torch.get_default_dtype()) for size in shape)
+    return torch.cartesian_prod(rows, columns)
+
+
+class Anchored(nn.Module):
+    """A leaf layer with weight `theta = u Psi`, for u `(D, C, P)` and P of the pixels of a grid as anchors.
+
+    The anchors are drawn without replacement, shared by the channels and kept with the layer's state; they are all
+    pixels in their order at P = X. Where omega is fixed, Psi is computed once and kept; where it is learned, once a
+    forward pass.
+
+    Parameters: `weight (D, C, P)`, `bias (D)` if asked for, `omega (1)` if learned. Buffers: `anchors (P, 2)`, and
+    where omega is fixed `omega (1)` and `psi (P, X)`.
+
+    Args:
+        channels: D and C.
+        grid: shape of the filters.
+        count: P.
+        settings: basis and lengthscale; `share` and `per_filter` are the caller's.
+        std: that a filter's entries have at the start where theta = u: what the entries are scaled to.
+        bias: whether there is one for each d.
+    """
+
+    sums_over_positions = True
+    """Whether the filters are summed over the grid (u, u2) or spread over it (u1)."""
+
+    def __init__(
+        self, channels: tuple[int, int], grid: Shape, count: int, settings: AnchorSettings, std: float, bias: bool
+    ):
+        super().__init__()
+        self.grid = tuple(grid)
+        self.settings = settings
+        positions = grid_positions(grid)
+        # One draw of the global generator whatever P is: other layers start alike for every setting of the anchors.
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        drawn = torch.randperm(len(positions), generator=generator)[:count].sort().values
+        self.register_buffer("anchors", positions[drawn])
+        self.register_buffer("positions", positions, persistent=False)
+        omega = torch.full((1,), settings.omega)
+        psi = self._psi(omega)
+        self.weight = nn.Parameter(torch.randn(*channels, count) * std / self._amplification(psi))
+        if bias:
+            self.bias = zero_bias(channels[0])
+        if settings.learn_omega:
+            self.omega = nn.Parameter(omega)
+        else:
+            self.register_buffer("omega", omega)
+            self.register_buffer("psi", psi)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.response(inputs, self.basis())
+
+    def response(self, inputs: Tensor, basis: Tensor) -> Tensor:
+        """The layer's output with the given `basis (P, X)` in place of its own."""
+        raise NotImplementedError
+
+    def basis(self, omega: Tensor | None = None) -> Tensor:
+        """Psi `(P, X)`, at the layer's own omega if none is given."""
+        if omega is None and not self.settings.learn_omega:
+            return self.psi
+        return self._psi(self.omega if omega is None else omega)
+
+    def filters(self, basis: Tensor) -> Tensor:
+        """theta = u Psi, `(D, C, *grid)`."""
+        return (self.weight @ basis).unflatten(2, self.grid)
+
+    def _amplification(self, psi: Tensor) -> Tensor:
+        """By how much the layer's output grows when filters u become u Psi, for random u.
+
+        A sum over positions is taken of maps that hardly vary over the reach of a basis function, as images do.
+        """
+        entries = psi.sum(1) if self.sums_over_positions else psi
+        return (entries.square().sum() / psi.shape[1]).sqrt()
+
+    def _psi(self, omega: Tensor) -> Tensor:
+        return BASES[self.settings.basis](self.anchors, self.positions, omega, self.settings.noise)
+
+    def extra_repr(self) -> str:
+        out_channels, in_channels, count = self.weight.shape
+        learned = ", omega learned" if self.settings.learn_omega else ""
+        return f"{in_channels}, {out_channels}, {count} anchors on {self.grid}, {self.settings.basis}{learned}"
+
+
+class AnchoredRule(CurvatureRule):
+    """What the sparse layers' rules add to those of the layers they stand for: projection onto anchors, and omega."""
+
+    scalars = ("omega",)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Rows over positions `(..., X)` to rows over anchors `(..., P)` (Section 5.2, chain rule): rows Psi^T."""
+        return rows @ self.layer.basis().detach().to(rows).T
+
+    def tangent(self, inputs: Tensor, name: str) -> Tensor:
+        return torch.func.jvp(
+            lambda omega: self.layer.response(inputs, self.layer.basis(omega)),
+            (self.layer.omega.detach(),),
+            (torch.ones_like(self.layer.omega),),
+        )[1]

@@ -1,0 +1,130 @@
+"""S-CONV (eq. 6), S-FC (eq. 7): filters and factors by their values at anchors, and their curvature (Section 5.2)."""
+
+from math import prod
+
+from torch import Tensor
+
+from ellarepro.curvature.rule import register
+from ellarepro.layers.anchors import Anchored, AnchoredRule, AnchorSettings
+from ellarepro.layers.conv import KERNEL, ConvRule, convolve
+from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
+from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
+from ellarepro.layers.subsample import keep_largest_phase
+
+
+class SparseSpatialSum(Anchored):
+    """As `SpatialSum` with theta2 = u2 Psi2: `(B, C, H, W)` to `(B, D, C)`."""
+
+    def response(self, features: Tensor, basis: Tensor) -> Tensor:
+        return spatial_sum(features, self.filters(basis))
+
+
+class SparseChannelSum(Anchored):
+    """As `ChannelSum` with theta1 = u1 Psi1: `(B, D, C)` to `(B, D, H', W')`."""
+
+    sums_over_positions = False
+
+    def response(self, hidden: Tensor, basis: Tensor) -> Tensor:
+        return channel_sum(hidden, self.filters(basis), self.bias)
+
+
+class SparseFilters(Anchored):
+    """As `Conv` with filters u Psi: `(B, C, H, W)` to `(B, D, H', W')`, circular."""
+
+    padding_mode = "circular"
+    subsamples = False
+
+    def response(self, features: Tensor, basis: Tensor) -> Tensor:
+        full = self.full_resolution(features, basis)
+        return keep_largest_phase(full) if self.subsamples else full
+
+    def full_resolution(self, features: Tensor, basis: Tensor | None = None) -> Tensor:
+        """The convolution before subsampling, `(B, D, H, W)`."""
+        filters = self.filters(self.basis() if basis is None else basis)
+        return convolve(features, filters, self.bias, self.padding_mode)
+
+
+class SparseDense(SpatialLayer):
+    """S-FC (eq. 7): F-FC with both factors by their values at half of the positions. Commutes with no transformation.
+
+    With a lengthscale that goes to infinity (omega -> 0) both factors become constant over positions: the output then
+    is the same everywhere and depends on the mean of the input only.
+    """
+
+    options = frozenset({"anchors"})
+    priors = ("u", "omega")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_shape: Shape,
+        out_shape: Shape,
+        gain: float = RELU_GAIN,
+        anchors: AnchorSettings | None = None,
+    ):
+        super().__init__(in_channels, out_channels, in_shape, out_shape)
+        anchors = anchors or AnchorSettings()
+        channels = (out_channels, in_channels)
+        std2, std1 = prod(in_shape) ** -0.5, gain * in_channels**-0.5
+        self.u2 = SparseSpatialSum(channels, in_shape, anchors.count(in_shape), anchors, std2, bias=False)
+        self.u1 = SparseChannelSum(channels, out_shape, anchors.count(out_shape), anchors, std1, bias=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.u1(self.u2(features))
+
+
+class SparseConv(SpatialLayer):
+    """S-CONV (eq. 6): CONV with 3 x 3 filters by their values at four anchors. Commutes with translations, as CONV."""
+
+    equivariant_to = frozenset({"translation"})
+    options = frozenset({"anchors"})
+    priors = ("u", "omega")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_shape: Shape,
+        out_shape: Shape,
+        gain: float = RELU_GAIN,
+        anchors: AnchorSettings | None = None,
+    ):
+        super().__init__(in_channels, out_channels, in_shape, out_shape)
+        anchors = anchors or AnchorSettings()
+        std = gain * (in_channels * KERNEL**2) ** -0.5
+        grid = (KERNEL, KERNEL)
+        self.u = SparseFilters((out_channels, in_channels), grid, anchors.per_filter, anchors, std, bias=True)
+        self.u.subsamples = self.subsamples
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.u(features)
+
+
+@register(SparseSpatialSum)
+class SparseSpatialSumRule(AnchoredRule, SpatialSumRule):
+    """u2: `(D, D)` kron C blocks Psi2 A_c Psi2^T `(P, P)`."""
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        return self.project(super().input_rows(inputs))
+
+
+@register(SparseChannelSum)
+class SparseChannelSumRule(AnchoredRule, ChannelSumRule):
+    """u1: D blocks `(C, C)` kron Psi1 B Psi1^T `(P, P)`."""
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        return self.project(super().output_rows(gradients))
+
+
+@register(SparseFilters)
+class SparseFiltersRule(AnchoredRule, ConvRule):
+    """u: `(D, D)` kron (I_C kron Psi) A (I_C kron Psi)^T `(C P, C P)`, A the input factor of CONV."""
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        return self.project(self.patches(inputs).unflatten(-1, (-1, KERNEL**2))).flatten(-2)
+
+    def input_factor(self, inputs: Tensor) -> Tensor:
+        factor = self.patch_factor(inputs)[0]
+        half = self.project(factor.unflatten(-1, (-1, KERNEL**2))).flatten(-2)
+        return self.project(half.T.unflatten(-1, (-1, KERNEL**2))).flatten(-2)[None]
