@@ -22,8 +22,8 @@ def assert_close(got: Tensor, wanted: Tensor, tolerance: float = 1e-10) -> None:
 def perturb_biases(model: nn.Module, std: float = 0.3) -> nn.Module:
     """Biases away from their initial zero, so that a test can see them; returns the model."""
     with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim == 1:
+        for name, p in model.named_parameters():
+            if name.rpartition(".")[2] == "bias":
                 p.normal_(std=std)
     return model
 

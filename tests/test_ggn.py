@@ -12,6 +12,7 @@ from ellarepro.curvature.exact import exact_ggn, softmax_hessian
 from ellarepro.curvature.ggn import GGN, LambdaSquareRoot
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.rule import UnclaimedParameterError
+from ellarepro.layers.anchors import AnchorSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]
 
@@ -92,7 +93,7 @@ def truncated_curvature(model, x, tolerance):
         ggn = GGN(model, "kron", tolerance=0)
         ggn.update(image[None])
         for part in ggn.parts.values():
-            part.output_factor, part.bias = None, None
+            part.output_factor, part.bias, part.scalars = None, None, {}
         logits, outputs = logits_and_layer_outputs(model, ggn.layers, image[None])
         p, order = logits.detach().softmax(1)[0].sort(descending=True)
         passes = sum(p[r:].sum() >= tolerance for r in range(len(p) - 1))
@@ -105,13 +106,15 @@ def truncated_curvature(model, x, tolerance):
     return total
 
 
-@pytest.fixture
-def confident():
+@pytest.fixture(params=["f_fc_conv", "s_fc_s_conv"])
+def confident(request):
     """A network whose predictions differ in how sure they are, so that samples leave at different passes."""
-    model = small_network("f_fc_conv", num_classes=6)
+    model = small_network(request.param, num_classes=6, anchors=AnchorSettings(learn_omega=True))
+    images = small_data(12)[0] * torch.linspace(0.2, 3, 12, dtype=torch.float64)[:, None, None, None]
     with torch.no_grad():
-        model.head[2].weight.mul_(12)
-    return model, small_data(12)[0] * torch.linspace(0.2, 3, 12, dtype=torch.float64)[:, None, None, None]
+        model.head[2].weight.mul_(5 / model(images).std(0).mean())
+        model.head[2].bias.sub_(model(images).mean(0))
+    return model, images
 
 
 def test_tolerance_with_gathering_is_the_truncation_sample_by_sample(confident, monkeypatch):

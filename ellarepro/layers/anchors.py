@@ -119,8 +119,8 @@ class Anchored(nn.Module):
         self.settings = settings
         positions = grid_positions(grid)
         # One draw of the global generator whatever P is: other layers start alike for every setting of the anchors.
-        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        drawn = torch.randperm(len(positions), generator=generator)[:count].sort().values
+        generator = torch.Generator().manual_seed(torch.randint(2**31, (), device="cpu").item())
+        drawn = torch.randperm(len(positions), generator=generator, device="cpu")[:count].sort().values
         self.register_buffer("anchors", positions[drawn])
         self.register_buffer("positions", positions, persistent=False)
         omega = torch.full((1,), settings.omega)
