@@ -57,8 +57,8 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     if (folder / "result.json").exists() and not config["force"]:
         say(f"{identity}: finished before, not run again (force=true runs it anew)")
         return Outcome(read_result(folder / "result.json"), folder, was_finished=True)
-    trainer, task = _prepare(config)
-    memory = _memory(trainer, task)
+    trainer, task = prepare(config)
+    memory = check_fit_memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
     checkpoint = folder / "checkpoint.pt"
@@ -74,8 +74,12 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     return Outcome(result, folder, was_finished=False)
 
 
-def _prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
-    """Validate the configuration before anything is written, then load the data and build the network."""
+def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
+    """What `run` trains and on what: validates the configuration, loads the data, builds the network; writes nothing.
+
+    Raises:
+        UserError: the configuration or the data is unusable.
+    """
     check(config)
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
@@ -107,8 +111,12 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
         raise UserError(str(error)) from error
 
 
-def _memory(trainer: Trainer, task: Task) -> str | None:
-    """What the curvature factors will take, before anything is written; None where none are gathered."""
+def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
+    """What the curvature factors will take, as a line; None where none are gathered.
+
+    Raises:
+        UserError: more than is free.
+    """
     if trainer.laplace is None or trainer.laplace.structure == "full":
         return None
     try:

