@@ -124,7 +124,7 @@ def _longest_first(pool: Executor, cells: list[DictConfig], jobs: int) -> list[D
     Longest first, so that no long run is left alone at the end.
 
     Raises:
-        UserError: a cell can not be run, data that is missing say: better now than after hours.
+        UserError: a cell cannot run, for want of its data say: better now than after hours.
     """
     left = [cell for cell in cells if not _is_finished(cell)]
     futures = [pool.submit(run_seconds, _plain(cell, jobs)) for cell in left]
@@ -133,6 +133,9 @@ def _longest_first(pool: Executor, cells: list[DictConfig], jobs: int) -> list[D
     except UserError:
         pool.shutdown(cancel_futures=True)
         raise
+    if not left:
+        print("all finished before")
+        return cells
     finished = f"{len(cells) - len(left)} finished before; " if len(left) < len(cells) else ""
     total = max(sum(seconds.values()) / jobs, max(seconds.values(), default=0.0))
     print(f"{finished}estimated time for {len(left)} runs: {as_text(total)} (give the same command again to go on)")

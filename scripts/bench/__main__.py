@@ -7,9 +7,14 @@ from pathlib import Path
 import torch
 
 from ellarepro.results import git_commit, versions
-from scripts.bench import curvature, factored, tolerance
+from scripts.bench import curvature, factored, layers, tolerance
 
-BENCHMARKS = {"factored": factored.main, "curvature": curvature.main, "tolerance": tolerance.main}
+BENCHMARKS = {
+    "factored": factored.main,
+    "curvature": curvature.main,
+    "layers": layers.main,
+    "tolerance": tolerance.main,
+}
 
 
 def main() -> int:

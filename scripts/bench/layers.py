@@ -1,0 +1,100 @@
+"""Every layer type beside CONV at alpha 10, batch 128: what learning the symmetry costs, which the paper leaves open.
+
+A step is forward, backward and SGD with momentum. Memory is what a step holds at its peak, counted: parameters with
+gradients and momenta, and all tensors kept for the backward pass. A fit is exact (all class passes) on one batch.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.structures import factor_bytes
+from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.network import LAYERS, Network, build_network
+from scripts.bench.timing import alternate, row
+
+BATCH, CLASSES, CHANNELS = 128, 10, 3
+LEARNED = "omega learned"
+WITHOUT_FIT = ("fc", "fc_conv")
+"""Their factors are up to 20480 x 20480 at alpha 10: gigabytes, and hours a decomposition."""
+_WIDTHS = (28, 12, 10, 9, 13, 10, 9, 12)
+
+
+def main(rounds: int) -> Iterator[str]:
+    """Lines of the report."""
+    images, labels = torch.randn(BATCH, CHANNELS, 32, 32), torch.randint(CLASSES, (BATCH,))
+    contenders = [(layer, False) for layer in LAYERS]
+    contenders += [(layer, True) for layer in LAYERS if layer.startswith("s_")]
+    networks = {_label(layer, learned): _network(layer, learned) for layer, learned in contenders}
+    yield f"\nevery layer type beside CONV, batch {BATCH}, {CLASSES} classes"
+    yield row("", "params (M)", "step, ms", "/ CONV", "memory, MB", "fit, s", "/ CONV", "factors, MB", widths=_WIDTHS)
+    steps = alternate({name: _step(net, images, labels) for name, net in networks.items()}, rounds)
+    factors: dict[str, float] = {}
+    fitted = {name: net for name, net in networks.items() if name not in WITHOUT_FIT}
+    fits = alternate({name: _fit(name, net, images, factors) for name, net in fitted.items()}, max(rounds // 2, 1))
+    for name, network in networks.items():
+        parameters = sum(p.numel() for p in network.parameters())
+        cells = [f"{parameters / 1e6:.2f}", f"{1e3 * steps[name]:.0f}", f"{steps[name] / steps['conv']:.2f}"]
+        cells.append(f"{_step_bytes(network, images, labels) / 1e6:.0f}")
+        cells += _fit_cells(name, fits, factors)
+        yield row(name, *cells, widths=_WIDTHS)
+
+
+def _label(layer: str, learned: bool) -> str:
+    return f"{layer}, {LEARNED}" if learned else layer
+
+
+def _network(layer: str, learned: bool) -> Network:
+    anchors = AnchorSettings(learn_omega=learned)
+    return build_network(layer, in_channels=CHANNELS, num_classes=CLASSES, alpha=_alpha(layer), anchors=anchors)
+
+
+def _alpha(layer: str) -> int:
+    return 2 if "gconv" in layer.split("_") else 10
+
+
+def _step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+
+    def call() -> None:
+        loss = nn.functional.cross_entropy(network(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return call
+
+
+def _step_bytes(network: Network, images: Tensor, labels: Tensor) -> int:
+    """Bytes of parameters, gradients and momenta, and of distinct storages that the backward pass needs."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = nn.functional.cross_entropy(network(images), labels)
+    # The graph is alive, so no two of its storages have shared an address.
+    activations = sum(size for address, size in kept.items() if address not in own)
+    del loss
+    return activations + 3 * sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def _fit(name: str, network: Network, images: Tensor, factors: dict[str, float]) -> Callable[[], None]:
+    def call() -> None:
+        ggn = GGN(network, tolerance=0.0)
+        ggn.update(images)
+        factors[name] = factor_bytes(ggn.blocks(BATCH)) / 1e6
+
+    return call
+
+
+def _fit_cells(name: str, fits: dict[str, float], factors: dict[str, float]) -> list[str]:
+    if name not in fits:
+        return ["–", "–", "–"]
+    return [f"{fits[name]:.2f}", f"{fits[name] / fits['conv']:.2f}", f"{factors[name]:.0f}"]

