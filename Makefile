@@ -8,7 +8,7 @@ PY := .venv/bin/python -W ignore::FutureWarning
 TABLE := $(PY) -m scripts.make_table --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root $(ROOT)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test bench report table1 table2 lint
+.PHONY: help demo test bench report table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,11 +26,14 @@ table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=7
 table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpeg for the JPEG copy, AUGMENT=true|false
 	@$(TABLE) table2 --budget $(BUDGET)
 
+table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
+	@$(TABLE) table3 --budget $(BUDGET)
+
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
 	@$(PY) -m scripts.bench
 
 report: .venv/ready  ## the tables of all finished runs, as Markdown
-	@for table in table1 table2; do $(PY) -m ellarepro.tables $$table; done
+	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
 lint: .venv/ready  ## style checks
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

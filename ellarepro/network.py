@@ -11,6 +11,8 @@ from ellarepro.layers.anchors import Anchored, AnchorSettings
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
+from ellarepro.layers.gconv import GroupConv
+from ellarepro.layers.groups import GROUPS
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
@@ -32,6 +34,7 @@ PATHS: dict[str, type[SpatialLayer]] = {
     "f_fc": FactoredDense,
     "s_fc": SparseDense,
     "s_conv": SparseConv,
+    "gconv": GroupConv,
 }
 """Path name to layer."""
 LAYERS = {
@@ -43,6 +46,9 @@ LAYERS = {
     "s_fc": ("s_fc",),
     "s_conv": ("s_conv",),
     "s_fc_s_conv": ("s_fc", "s_conv"),
+    "gconv": ("gconv",),
+    "conv_gconv": ("conv", "gconv"),
+    "f_fc_conv_gconv": ("f_fc", "conv", "gconv"),
 }
 """`layer=` name to the names of its paths."""
 
@@ -50,19 +56,26 @@ LAYERS = {
 class Network(nn.Module):
     """Blocks of (mean of paths, ReLU) down to a map of one pixel, then linear, ReLU, linear.
 
-    Maps `(B, C, S, S)` to logits `(B, K)`. Parameters are named `blocks.<index>.paths.<path>.…` and `head.…`.
+    Maps `(B, C, S, S)` to logits `(B, K)`. Parameters are named `blocks.<index>.paths.<path>.…` and `head.…`. With
+    group features, folded into the channels, the head sees the largest over the group.
     """
 
-    def __init__(self, blocks: list[PathMean], head: nn.Sequential):
+    def __init__(self, blocks: list[PathMean], head: nn.Sequential, group_order: int = 1):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.head = head
+        self.group_order = group_order
 
     def forward(self, images: Tensor) -> Tensor:
         features = images
         for block in self.blocks:
             features = block(features).relu()
-        return self.head(features.flatten(1))
+        return self.head(self.pool(features))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The features of the head, `(B, D)`, from maps `(B, D*|G|, 1, 1)`: the largest over the group."""
+        flat = features.flatten(1)
+        return flat.unflatten(1, (-1, self.group_order)).amax(2) if self.group_order > 1 else flat
 
     def path_weights(self) -> dict[str, dict[str, list[str]]]:
         """Names of the weight tensors (no biases) of each path of each layer; layers are numbered from "1"."""
@@ -92,6 +105,7 @@ def build_network(
     alpha: int = 10,
     image_size: int = 32,
     anchors: AnchorSettings | None = None,
+    group: str = "c4",
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
@@ -99,9 +113,11 @@ def build_network(
         layer: one of `LAYERS`.
         in_channels: C of the images.
         num_classes: K.
-        alpha: width; layers have alpha times `CHANNELS` output channels.
+        alpha: width; layers have alpha times `CHANNELS` output channels, and with a `gconv` path as many for each
+            element of the group: all paths then see and make group features.
         image_size: S: 32, or a smaller one of `IMAGE_SIZES`, which skips the halvings that are left at one pixel.
         anchors: of sparse layers; the default settings if not given.
+        group: of `gconv` paths, one of `GROUPS`.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -114,18 +130,30 @@ def build_network(
         raise ValueError(
             f"need in_channels >= 1, alpha >= 1, num_classes >= 2; got {in_channels}, {alpha}, {num_classes}"
         )
+    if group not in GROUPS:
+        raise ValueError(f"group must be one of {', '.join(GROUPS)}; got {group!r}")
     path_names = LAYERS[layer]
-    gains = _gains(path_names)
-    channels = [in_channels, *(alpha * width for width in CHANNELS)]
+    order = GROUPS[group].order if any("group" in PATHS[name].options for name in path_names) else 1
+    channels = [in_channels, *(alpha * width * order for width in CHANNELS)]
     sizes = _map_sizes(image_size)
-    given = {"anchors": anchors}
-    options = {name: {key: given[key] for key in PATHS[name].options} for name in path_names}
     blocks = []
-    for (c_in, c_out), (s_in, s_out) in zip(pairwise(channels), pairwise(sizes), strict=True):
-        shapes = (s_in, s_in), (s_out, s_out)
-        paths = {name: PATHS[name](c_in, c_out, *shapes, gain=gains[name], **options[name]) for name in path_names}
-        blocks.append(PathMean(paths))
-    return Network(blocks, _head(channels[-1], alpha * HEAD_WIDTH, num_classes))
+    for index, (sides, widths) in enumerate(zip(pairwise(sizes), pairwise(channels), strict=True)):
+        given = {"anchors": anchors, "group": group, "lifting": index == 0}
+        blocks.append(_layer(path_names, widths, sides, given))
+    return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes), order)
+
+
+def _layer(path_names: tuple[str, ...], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
+    """One layer: its paths, of `widths` channels and maps of `sides` pixels (input, output)."""
+    gains = _gains(path_names)
+    strict = [name for name in path_names if PATHS[name].equivariant_to]
+    together = strict if len(strict) > 1 and sides[0] != sides[1] else []
+    paths = {}
+    for name in path_names:
+        out_side = sides[0] if name in together else sides[1]
+        options = {key: given[key] for key in PATHS[name].options}
+        paths[name] = PATHS[name](*widths, (sides[0],) * 2, (out_side,) * 2, gain=gains[name], **options)
+    return PathMean(paths, subsampled=together)
 
 
 def _gains(path_names: tuple[str, ...]) -> dict[str, float]:

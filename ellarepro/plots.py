@@ -5,7 +5,6 @@ python -m ellarepro.plots RUN_DIR_OR_RESULT_JSON [--out FILE.png]
 
 import argparse
 import io
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ellarepro.errors import UserError
-from ellarepro.results import RESULT_FILE, RunResult, read_result, write_atomically
+from ellarepro.inspection import HEAD, PathRow, by_path, heading, result_file
+from ellarepro.results import RunResult, read_result, write_atomically
 
 # Name and colour (Okabe and Ito's palette, told apart by colour-blind readers) of each path.
 PATHS = {
@@ -24,122 +24,146 @@ PATHS = {
     "conv": ("CONV", "#0072B2"),
     "s_conv": ("S-CONV", "#56B4E9"),
     "gconv": ("GCONV", "#009E73"),
+    HEAD: ("head", "#000000"),
 }
-HEAD_COLOUR = "#000000"
-MARKERS = {"weight": "o", "theta1": "^", "theta2": "v", "u": "o", "u1": "^", "u2": "v", "omega": "D"}
-
-TENSOR = re.compile(r"blocks\.(?P<block>\d+)\.paths\.(?P<path>\w+)\.(?P<rest>.+)")
+MARKERS = {
+    **{"weight": "o", "theta1": "^", "theta2": "v", "u": "o", "u1": "^", "u2": "v"},
+    **{"omega": "D", "omega1": "<", "omega2": ">", "head.0": "o", "head.2": "s"},
+}
+NO_CURVATURE = "no curvature was fitted"
+FLOOR = 1e-3
+"""Effective numbers of parameters below this are drawn here: nothing is left of the path, on a scale without a zero."""
 
 
 def plot_effective_parameters(result: RunResult, path: Path) -> None:
-    """Draw `result` as a PNG at `path`: effective parameters and precisions by layer and path, loss and evidence.
+    """Draw `result` as a PNG at `path`: precisions and effective parameters by layer and path, loss and evidence.
+
+    Raises:
+        OSError: `path` cannot be written.
+    """
+    save(draw(result), path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `figure` as a PNG at `path`, atomically.
 
     Raises:
         OSError: `path` cannot be written.
     """
     stream = io.BytesIO()
-    draw(result).savefig(stream, format="png", dpi=150)
+    figure.savefig(stream, format="png", dpi=150)
     write_atomically(path, stream.getvalue())
 
 
 def draw(result: RunResult) -> Figure:
     """Return the figure of `result`; a panel without data says so."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    shares, precisions, curves = figure.subplots(1, 3)
-    figure.suptitle(f"{result.dataset} · {result.layer} · {result.objective} · budget {result.budget}")
-    _draw_shares(shares, result)
-    _draw_precisions(precisions, result)
+    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
+    figure.suptitle(heading(result))
+    (precisions, effective), (shares, curves) = figure.subplots(2, 2)
+    rows = by_path(result)
+    _draw_precisions(precisions, rows)
+    _draw_effective(effective, rows)
+    draw_shares(shares, rows)
+    _legend_beside(shares)
     _draw_curves(curves, result)
     return figure
 
 
-def _draw_shares(axes: Axes, result: RunResult) -> None:
-    layers = sorted(result.relative_effective_parameters, key=_natural)
-    axes.set(title="relative effective parameters", xlabel="layer", ylabel="share of the layer (%)", ylim=(0, 100))
-    if not layers:
-        _say(axes, "no curvature was fitted")
+def draw_shares(axes: Axes, rows: Sequence[PathRow]) -> None:
+    """Draw a bar a layer, stacked of its paths' shares in the effective number of weights; no legend."""
+    axes.set(title="relative effective number of parameters", xlabel="layer", ylabel="share of the layer (%)")
+    axes.set_ylim(0, 100)
+    shared = [row for row in rows if row.share is not None]
+    if not shared:
+        say(axes, NO_CURVATURE)
         return
-    bottoms = [0.0] * len(layers)
-    used = {path for shares in result.relative_effective_parameters.values() for path in shares}
-    for path in sorted(used, key=_order):
-        heights = [result.relative_effective_parameters[layer].get(path) or 0.0 for layer in layers]
-        name, colour = _style(path)
-        axes.bar(layers, heights, bottom=bottoms, label=name, color=colour, width=0.8)
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    _legend_below(axes)
+    layers = list(dict.fromkeys(row.layer for row in shared))
+    bottoms = dict.fromkeys(layers, 0.0)
+    for path in sorted({row.path for row in shared}, key=path_order):
+        own = {row.layer: row.share for row in shared if row.path == path}
+        name, colour = path_style(path)
+        axes.bar(own.keys(), own.values(), bottom=[bottoms[layer] for layer in own], label=name, color=colour)
+        bottoms |= {layer: bottoms[layer] + share for layer, share in own.items()}
+    axes.set_xlim(-0.5, len(layers) - 0.5)
 
 
-def _draw_precisions(axes: Axes, result: RunResult) -> None:
-    axes.set(title="prior precision of the weights", xlabel="layer", ylabel="precision", yscale="log")
-    points = [
-        (*place, value) for tensor, value in result.prior_precision.items() if value and (place := _place(tensor))
-    ]
-    layers = sorted({layer for layer, *_ in points}, key=_natural)
-    series = sorted({(path, part) for _, path, part, _ in points}, key=lambda s: (_order(s[0]), s[1]))
+def path_order(path: str) -> int:
+    """Return where `path` stands among others, in legends and stacks."""
+    return list(PATHS).index(path) if path in PATHS else len(PATHS)
+
+
+def path_style(path: str) -> tuple[str, str]:
+    """Return the name and the colour of `path`; grey for one that `PATHS` does not know."""
+    return PATHS.get(path, (path, "#999999"))
+
+
+def say(axes: Axes, message: str) -> None:
+    """Write `message` where the data would be."""
+    axes.set_xticks([])
+    # A shared axis shows the others' scale.
+    axes.yaxis.set_visible(len(axes.get_shared_y_axes().get_siblings(axes)) > 1)
+    axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color="#666666")
+
+
+def _draw_precisions(axes: Axes, rows: Sequence[PathRow]) -> None:
+    axes.set(title="prior precision, without biases", xlabel="layer", ylabel="precision")
+    points = [(row.layer, row.path, part, value) for row in rows for part, value in row.precisions.items() if value]
+    _draw_points(axes, points, "no precisions")
+
+
+def _draw_effective(axes: Axes, rows: Sequence[PathRow]) -> None:
+    axes.set(title="effective number of parameters of the weights", xlabel="layer", ylabel="number")
+    numbered = [row for row in rows if row.effective is not None]
+    if any(row.effective < FLOOR for row in numbered):
+        axes.set_ylabel(f"number ({FLOOR:g}: this or less)")
+    points = [(row.layer, row.path, "weight", max(row.effective, FLOOR)) for row in numbered]
+    _draw_points(axes, points, NO_CURVATURE)
+
+
+def _draw_points(axes: Axes, points: Sequence[tuple[str, str, str, float]], without: str) -> None:
+    """Draw (layer, path, part, value) on a log scale: a colour a path, a marker a part; say `without` if none."""
     if not points:
-        _say(axes, "no precisions")
+        say(axes, without)
         return
-    paths = list(dict.fromkeys(path for path, _ in series if path != "head"))
+    axes.set_yscale("log")
+    layers = list(dict.fromkeys(layer for layer, *_ in points))
+    series = sorted(dict.fromkeys((path, part) for _, path, part, _ in points), key=lambda s: (path_order(s[0]), s[1]))
+    paths = list(dict.fromkeys(path for path, _ in series if path != HEAD))
     for path, part in series:
-        name, colour = ("head", HEAD_COLOUR) if path == "head" else _style(path)
+        name, colour = path_style(path)
         # Paths stand side by side within a layer: where they agree, their points would hide each other.
-        shift = 0.0 if path == "head" else 0.22 * (paths.index(path) - (len(paths) - 1) / 2)
+        shift = 0.0 if path == HEAD else 0.22 * (paths.index(path) - (len(paths) - 1) / 2)
         own = [(layers.index(layer) + shift, value) for layer, *key, value in points if tuple(key) == (path, part)]
-        label = name if part == "weight" else f"{name} {part}"
+        label = name if part == "weight" else part if path == HEAD else f"{name} {part}"
         axes.plot(*zip(*own, strict=True), MARKERS.get(part, "s"), color=colour, label=label, markersize=6, alpha=0.9)
     for index in range(0, len(layers), 2):
         axes.axvspan(index - 0.5, index + 0.5, color="#f0f0f0", zorder=0)
     axes.set_xticks(range(len(layers)), layers)
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.grid(axis="y", alpha=0.3)
-    _legend_below(axes)
+    _legend_beside(axes)
 
 
 def _draw_curves(axes: Axes, result: RunResult) -> None:
     axes.set(title="training", xlabel="epoch", ylabel="nats per datum")
     history = result.history
     if not history.get("epoch"):
-        _say(axes, "no history")
+        say(axes, "no history")
         return
-    axes.plot(history["epoch"], history["loss"], color="#0072B2", label="train loss")
+    axes.plot(history["epoch"], history["loss"], color="#999999", label="train loss")
     if history.get("fit_epoch"):
         evidence = history["neg_log_marglik_per_datum"]
-        axes.plot(history["fit_epoch"], evidence, "o-", markersize=3, color="#D55E00", label="−log marginal likelihood")
+        label = "−log marginal\nlikelihood"
+        axes.plot(history["fit_epoch"], evidence, "o-", markersize=3, color="#000000", label=label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.grid(alpha=0.3)
-    _legend_below(axes)
+    _legend_beside(axes)
 
 
-def _place(tensor: str) -> tuple[str, str, str] | None:
-    """Return (layer, path, part) of a weight tensor's name, None for a bias and what is in no layer."""
-    if tensor.endswith("bias"):
-        return None
-    if tensor.startswith("head."):
-        return "head", "head", "weight"
-    if found := TENSOR.fullmatch(tensor):
-        return str(int(found["block"]) + 1), found["path"], found["rest"].removesuffix(".weight")
-    return None
-
-
-def _natural(layer: str) -> tuple[int, str]:
-    return (int(layer), "") if layer.isdecimal() else (sys.maxsize, layer)
-
-
-def _order(path: str) -> int:
-    return list(PATHS).index(path) if path in PATHS else len(PATHS)
-
-
-def _style(path: str) -> tuple[str, str]:
-    return PATHS.get(path, (path, "#999999"))
-
-
-def _legend_below(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
-
-
-def _say(axes: Axes, message: str) -> None:
-    axes.set_xticks([])
-    axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color="#666666")
+def _legend_beside(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run's folder or its result.json")
     parser.add_argument("--out", type=Path, help="default: effective_parameters.png beside the result")
     options = parser.parse_args(arguments)
-    source = options.run / RESULT_FILE if options.run.is_dir() else options.run
+    source = result_file(options.run)
     target = options.out or source.with_name("effective_parameters.png")
     try:
         plot_effective_parameters(read_result(source), target)

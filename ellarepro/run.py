@@ -106,6 +106,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
+            group=config.get("group", "c1"),
         )
     except ValueError as error:
         raise UserError(str(error)) from error

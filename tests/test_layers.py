@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
+from ellarepro.layers.groups import GROUPS
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.subsample import keep_largest_phase, largest_phase, take_phase
 from ellarepro.network import LAYERS, PATHS, build_network
@@ -22,6 +23,8 @@ DENSE_CASES = list(product(("fc", "conv", "f_fc"), (1, 2)))
 
 def make(path: str, stride: int = 1, channels=(2, 3), shape=(4, 4), **options) -> nn.Module:
     torch.manual_seed(0)
+    if path == "gconv":
+        options = {"group": "c1"} | options  # three channels are no group features; test_gconv.py has the groups
     layer = PATHS[path](*channels, shape, (shape[0] // stride, shape[1] // stride), **options).double()
     for name, p in layer.named_parameters():
         if name.endswith("bias"):
@@ -116,9 +119,46 @@ def test_zero_padding_breaks_translation_and_claims_nothing(stride):
     )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.no_grad()
+def test_two_equivariant_paths_keep_the_same_phase(stride):
+    """Each by itself keeps the phase that is largest for it: one then moves under an odd shift and the other not."""
+    sides, x = (8, 8), images(8, 2, 8, 8)
+    own = {path: make(path, stride, shape=sides) for path in ("conv", "gconv")}
+    own["gconv"].weight.copy_(torch.randn_like(own["gconv"].weight))
+    whole = {path: make(path, 1, shape=sides) for path in own}
+    for path, layer in own.items():
+        whole[path].load_state_dict(layer.state_dict())
+    together = PathMean(whole, subsampled=whole if stride == 2 else ())
+    assert shift_error(together, x, stride) < 1e-12
+    if stride == 2:
+        assert shift_error(PathMean(own), x, stride) > 0.1, "the control: each its own phase"
+        with pytest.raises(ValueError, match="subsampled must name paths among conv, gconv; got fc"):
+            PathMean(whole, subsampled=["fc"])
+
+
+@pytest.mark.parametrize("group", ["c2", "c4", "d4"])
+@torch.no_grad()
+def test_networks_with_group_convolutions_are_invariant_to_what_they_claim(group):
+    x, errors = images(2, 1, 16, 16).float(), {}
+    shifted = [x.roll((row, column), (2, 3)) for row, column in product((0, 1, 5), (0, 2, 7))]
+    turned = [GROUPS[group].transform_image(x, element) for element in range(GROUPS[group].order)]
+    for name in ("gconv", "conv_gconv", "f_fc_conv_gconv"):
+        torch.manual_seed(0)
+        network = build_network(name, in_channels=1, num_classes=5, alpha=2, image_size=16, group=group)
+        logits = network(x)
+        for kind, moved in (("shift", shifted), ("turn", turned)):
+            difference = max((network(other) - logits).abs().max() for other in moved)
+            errors[name, kind] = (difference / logits.abs().max()).item()
+    assert errors["gconv", "shift"] < 1e-4 and errors["gconv", "turn"] < 1e-4
+    assert errors["conv_gconv", "shift"] < 1e-4, "the two paths of a layer keep the same phase"
+    assert errors["conv_gconv", "turn"] > 1e-2, "the control: CONV does not turn"
+    assert min(errors["f_fc_conv_gconv", kind] for kind in ("shift", "turn")) > 1e-2, "the control: nor does F-FC"
+
+
 def test_convolutions_are_the_only_translation_equivariant_paths():
     claims = {path: make(path).equivariant_to for path in PATHS}
-    assert {path for path, claim in claims.items() if "translation" in claim} == {"conv", "s_conv"}
+    assert {path for path, claim in claims.items() if "translation" in claim} == {"conv", "s_conv", "gconv"}
 
 
 @torch.no_grad()
@@ -185,30 +225,35 @@ PUBLISHED = {
     ("fc", 1, 10): 112.7,
     ("conv", 1, 40): 0.36,
     ("f_fc_conv", 1, 40): 1.75,
+    ("f_fc_conv_gconv", 1, 10): 1.1,
+    ("f_fc_conv_gconv", 3, 10): 1.1,
 }
-"""Millions, as the paper prints them, but for S-FC+S-CONV: it prints 1.0, the sum of rounded parts."""
+"""Millions, as the paper prints them, but for S-FC+S-CONV, where it prints 1.0, and the three paths, where 1.2."""
 
 
-def counted_by_hand(layer: str, in_channels: int, classes: int, alpha: int = 10) -> int:
-    channels = [in_channels, *(alpha * width for width in (1, 2, 2, 4, 4, 8, 8, 16))]
+def counted_by_hand(layer: str, in_channels: int, classes: int, alpha: int) -> int:
+    order = 4 if "gconv" in layer else 1
+    channels = [in_channels, *(order * alpha * width for width in (1, 2, 2, 4, 4, 8, 8, 16))]
     pixels = [size**2 for size in (32, 32, 16, 16, 8, 8, 4, 2, 1)]
     count = (16 * alpha + 1) * 64 * alpha + (64 * alpha + 1) * classes
     for c, d, x, y in zip(channels, channels[1:], pixels, pixels[1:], strict=False):
         by_path = {"fc": (c * x + 1) * d * y, "conv": (9 * c + 1) * d, "f_fc": d * c * (x + y) + d}
         by_path |= {"s_fc": d * c * (max(x // 2, 1) + max(y // 2, 1)) + d, "s_conv": (4 * c + 1) * d}
+        by_path["gconv"] = (9 * c + 1) * d // order
         count += sum(by_path[path] for path in LAYERS[layer])
     return count
 
 
 @pytest.mark.parametrize(("layer", "channels", "classes"), PUBLISHED)
 def test_parameter_counts(layer, channels, classes):
+    alpha = 2 if "gconv" in layer else 10
     with torch.device("meta"):
-        network = build_network(layer, in_channels=channels, num_classes=classes)
+        network = build_network(layer, in_channels=channels, num_classes=classes, alpha=alpha)
     count, key = sum(p.numel() for p in network.parameters()), (layer, channels, classes)
-    assert count == RELEASED.get(key, count) == counted_by_hand(*key)
+    assert count == RELEASED.get(key, count) == counted_by_hand(*key, alpha)
     decimals = len(str(PUBLISHED[key]).partition(".")[2])
     assert round(count / 1e6, decimals) == PUBLISHED[key]
-    assert count != counted_by_hand(*key, alpha=9)
+    assert count != counted_by_hand(*key, alpha - 1)
 
 
 def scales(layer: str, factor: float = 1.0) -> list[float]:

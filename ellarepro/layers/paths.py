@@ -1,29 +1,46 @@
 """A layer that is the mean of its paths (eq. 4, with a mean in place of the sum)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
+
+from ellarepro.layers.subsample import keep_largest_phase
 
 
 class PathMean(nn.Module):
     """Mean over named paths that share input and output shapes; a single path is passed through.
 
+    Two equivariant paths that subsampled each by itself could keep different phases: a shift of the input by one pixel
+    would then shift one of them and not the other, and their sum would not be equivariant. Such paths are left at
+    full resolution, and their sum is subsampled.
+
     Args:
         paths: name to layer, in the order in which they are added.
+        subsampled: names of paths with an output map of the input's size, whose sum is halved to that of the others.
 
     Raises:
-        ValueError: no path is given.
+        ValueError: no path is given, or a name that is no path's.
     """
 
-    def __init__(self, paths: Mapping[str, nn.Module]):
+    def __init__(self, paths: Mapping[str, nn.Module], subsampled: Collection[str] = ()):
         super().__init__()
         if not paths:
             raise ValueError("a layer needs at least one path")
+        if strays := sorted(set(subsampled) - set(paths)):
+            raise ValueError(f"subsampled must name paths among {', '.join(paths)}; got {', '.join(strays)}")
         self.paths = nn.ModuleDict(paths)
+        self.subsampled = frozenset(subsampled)
 
     def forward(self, features: Tensor) -> Tensor:
-        outputs = [path(features) for path in self.paths.values()]
-        total = outputs[0]
-        for output in outputs[1:]:
-            total = total + output
-        return total / len(outputs) if len(outputs) > 1 else total
+        whole = [path(features) for name, path in self.paths.items() if name in self.subsampled]
+        halves = [path(features) for name, path in self.paths.items() if name not in self.subsampled]
+        if whole:
+            halves.append(keep_largest_phase(_sum(whole)))
+        return _sum(halves) / len(self.paths) if len(self.paths) > 1 else halves[0]
+
+
+def _sum(outputs: list[Tensor]) -> Tensor:
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = total + output
+    return total

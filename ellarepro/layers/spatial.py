@@ -25,7 +25,7 @@ class SpatialLayer(nn.Module):
     """
 
     equivariant_to: frozenset[str] = frozenset()
-    """Transformations of the input, among `translation` and `rotation`, with which the layer commutes exactly."""
+    """Of `translation`, `rotation` (by 90 degrees) and `reflection`, what the layer commutes with, exactly."""
     options: frozenset[str] = frozenset()
     """Keyword arguments that the layer takes beside these, by the names that `build_network` has for them."""
     priors: tuple[str, ...] = ("theta",)

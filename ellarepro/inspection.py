@@ -1,0 +1,229 @@
+"""What a run learned, by layer and path: prior precisions and effective numbers of parameters (Appendix D).
+
+python -m ellarepro.inspection RUN_DIR_OR_RESULT_JSON [--format md|csv]
+"""
+
+import argparse
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ellarepro.errors import UserError
+from ellarepro.results import RESULT_FILE, RunResult, read_result
+
+HEAD = "head"
+EQUIVARIANT = ("conv", "s_conv", "gconv")
+"""Paths that a layer's other paths are measured against; the first of these that the layer has."""
+TENSOR = re.compile(r"blocks\.(?P<block>\d+)\.paths\.(?P<path>\w+)\.(?P<name>.+)")
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class PathRow:
+    """What one path of one layer learned; the head is a layer of its own with the one path "head".
+
+    Attributes:
+        layer: "1", "2", … from the image on, then "head".
+        path: as in `layer=`: "f_fc", "conv", …
+        precisions: prior precision by tensor, without biases: "weight"; "theta1", "theta2"; "u", "u1", "u2" and, where
+            learned, "omega", "omega1", "omega2"; "head.0", "head.2". None: not recorded, or not finite.
+        effective: sum over the weights of lambda / (lambda + delta); None without curvature.
+        share: of the layer's effective number of weights, in percent; None without curvature and for the head.
+        ratio: `precision` over that of the layer's equivariant path; None for that path itself, where there is none,
+            and where the precisions of the weights were not learned.
+    """
+
+    layer: str
+    path: str
+    precisions: dict[str, float | None]
+    effective: float | None
+    share: float | None
+    ratio: float | None
+
+    @property
+    def precision(self) -> float | None:
+        """Largest precision of the weights (not omega): a product is switched off when one of its factors is."""
+        return _largest([value for part, value in self.precisions.items() if not _is_omega(part)])
+
+
+def by_path(result: RunResult) -> list[PathRow]:
+    """Return a row for each layer and path of `result`: layers in order, paths in the network's order, then the head.
+
+    A run without curvature (MAP) has rows too, with its fixed precisions.
+    """
+    rows = []
+    for (layer, path), tensors in _places([*result.prior_precision, *result.effective_parameters]).items():
+        weights = [result.effective_parameters.get(name) for part, name in tensors.items() if not _is_omega(part)]
+        parts = sorted(tensors, key=lambda part: (_is_omega(part), part))
+        precisions = {part: result.prior_precision.get(tensors[part]) for part in parts}
+        effective = None if None in weights else sum(weights)
+        share = result.relative_effective_parameters.get(layer, {}).get(path)
+        rows.append(PathRow(layer, path, precisions, effective, share, ratio=None))
+    if not has_curvature(result) or result.prior == "omega":
+        return rows
+    return [replace(row, ratio=_ratio(row, rows)) for row in rows]
+
+
+def has_curvature(result: RunResult) -> bool:
+    """Return whether the run fitted a curvature, so that it has effective numbers of parameters; MAP runs do not."""
+    return bool(result.effective_parameters)
+
+
+def precision_curves(result: RunResult) -> dict[tuple[str, str], list[float | None]]:
+    """Return {(layer, path): precision at each of `history["fit_epoch"]`}, the head left out.
+
+    The largest over the tensors whose precisions are learned: the path's weights, or with `prior=omega` its
+    lengthscales. None where one was not finite.
+    """
+    history = result.history.get("prior_precision") or {}
+    curves = {}
+    for (layer, path), tensors in _places(history).items():
+        learned = [history[name] for part, name in tensors.items() if _is_omega(part) == (result.prior == "omega")]
+        if layer != HEAD and learned:
+            curves[layer, path] = [_largest(values) for values in zip(*learned, strict=True)]
+    return curves
+
+
+def heading(result: RunResult) -> str:
+    """Return one line that names the run and its test accuracy."""
+    return (
+        f"{result.dataset} · {result.layer} · prior {result.prior} · {result.objective} · budget {result.budget} · "
+        f"seed {result.seed} · test accuracy {100 * result.test_accuracy:.1f} %"
+    )
+
+
+def result_file(run: Path) -> Path:
+    """Return the result file of `run`, a run's folder or the file itself."""
+    return run / RESULT_FILE if run.is_dir() else run
+
+
+def markdown(result: RunResult) -> str:
+    """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
+    headers = ["layer", "path", "prior precision", "effective number", "share (%)", "precision ratio"]
+    lines = [headers, *(_texts(row) for row in by_path(result))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    aligned = [[f"{text:{'<' if i < 3 else '>'}{widths[i]}}" for i, text in enumerate(line)] for line in lines]
+    aligned.insert(1, ["-" * width if i < 3 else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in aligned)
+    notes = "\n".join(f"- {note}" for note in _notes(result))
+    return f"## {heading(result)}\n\n{table}\n\n{notes}\n"
+
+
+def comma_separated(result: RunResult) -> str:
+    """Return the table of `result` as CSV: a line a layer and path, a column `precision.<tensor>` for each kind."""
+    rows = by_path(result)
+    parts = list(dict.fromkeys(part for row in rows for part in row.precisions))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    named = [f"precision.{part}" for part in parts]
+    writer.writerow(["run_id", "layer", "path", *named, "effective_number", "share_percent", "precision_ratio"])
+    for row in rows:
+        numbers = [*(row.precisions.get(part) for part in parts), row.effective, row.share, row.ratio]
+        writer.writerow([result.run_id, row.layer, row.path, *("" if n is None else f"{n:.6g}" for n in numbers)])
+    return stream.getvalue()
+
+
+RENDERERS = {"md": markdown, "csv": comma_separated}
+
+
+def _places(tensors: Iterable[str]) -> dict[tuple[str, str], dict[str, str]]:
+    """{(layer, path): {part: tensor}} of parameter names, layers in order; biases and unknown names are left out."""
+    places: dict[tuple[str, str], dict[str, str]] = {}
+    for tensor in tensors:
+        if found := _place(tensor):
+            *place, part = found
+            places.setdefault(tuple(place), {})[part] = tensor
+    return dict(sorted(places.items(), key=lambda item: sys.maxsize if item[0][0] == HEAD else int(item[0][0])))
+
+
+def _place(tensor: str) -> tuple[str, str, str] | None:
+    """(layer, path, part) of a tensor's name, None for a bias and what is in no layer."""
+    if tensor.endswith("bias"):
+        return None
+    if tensor.startswith(f"{HEAD}."):
+        return HEAD, HEAD, tensor.removesuffix(".weight")
+    if not (found := TENSOR.fullmatch(tensor)):
+        return None
+    stage, _, kind = found["name"].rpartition(".")
+    part = {"weight": stage or "weight", "omega": f"omega{stage.removeprefix('u')}"}.get(kind, found["name"])
+    return str(int(found["block"]) + 1), found["path"], part
+
+
+def _ratio(row: PathRow, rows: Sequence[PathRow]) -> float | None:
+    """Precision of `row` over that of its layer's equivariant path, None for that path itself and without one."""
+    layer = {other.path: other.precision for other in rows if other.layer == row.layer}
+    reference = next((path for path in EQUIVARIANT if path in layer), row.path)
+    known = row.path != reference and row.precision and layer[reference]
+    return row.precision / layer[reference] if known else None
+
+
+def _is_omega(part: str) -> bool:
+    return part.startswith("omega")
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    return None if None in values or not values else max(values)
+
+
+def _texts(row: PathRow) -> list[str]:
+    precisions = {part: MISSING if value is None else f"{value:.1e}" for part, value in row.precisions.items()}
+    return [
+        row.layer,
+        row.path,
+        precisions["weight"] if list(precisions) == ["weight"] else ", ".join(map(" ".join, precisions.items())),
+        _number(row.effective, 1),
+        _number(row.share, 1),
+        _number(row.ratio, 2),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    """`value` with `digits` decimals, in scientific notation where that shows nothing of it or too much."""
+    if value is None:
+        return MISSING
+    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= value < 1e6 else f"{value:.1e}"
+
+
+def _notes(result: RunResult) -> list[str]:
+    if not has_curvature(result):
+        return [
+            f"objective={result.objective}: no curvature was fitted. The precisions are fixed, not learned, and there "
+            "are no effective numbers of parameters."
+        ]
+    notes = [
+        "Weights only; biases are left out.",
+        "effective number: sum of lambda / (lambda + precision) over the curvature's eigenvalues lambda; share: of the "
+        "layer's.",
+    ]
+    if result.prior == "omega":
+        return [*notes, "prior=omega: the precisions of u are fixed, those of omega are learned; so there is no ratio."]
+    return [
+        *notes,
+        f"precision ratio: over the layer's equivariant path (the first it has of {', '.join(EQUIVARIANT)}). Of a path "
+        "with two factors the larger precision counts: a product is switched off when one of its factors is.",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what a run learned; return the exit status (2 and one message for a user's mistake)."""
+    parser = argparse.ArgumentParser(prog="python -m ellarepro.inspection", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="a run's folder or its result.json")
+    parser.add_argument("--format", choices=RENDERERS, default="md")
+    options = parser.parse_args(arguments)
+    try:
+        result = read_result(result_file(options.run))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(RENDERERS[options.format](result), end="")
+    if options.format != "md" and not has_curvature(result):
+        print(*_notes(result), sep="\n", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
