@@ -65,7 +65,7 @@ def check_command_line(arguments: list[str]) -> None:
     overrides = [a for a in arguments if not a.startswith("-") and "=" in a or a.startswith("~")]
     strays = [a for a in arguments if not a.startswith(("-", "~")) and "=" not in a]
     if strays and not any(a.startswith("-") for a in arguments):
-        raise UserError(f"arguments are written key=value, got {strays[0]!r}; keys are {', '.join(_keys())}")
+        raise UserError(f"arguments are written key=value, got {strays[0]!r}; {_keys()}")
     try:
         for combination in _combinations(OverridesParser.create().parse_overrides(overrides)):
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -94,8 +94,8 @@ def _explain(error: Exception) -> str:
         return f"{group}={got} is not possible; {group} is one of: {', '.join(_options(group))}"
     if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = found.group(1) or found.group(2)
-        parent, _, last = key.rpartition(".")
-        return f"there is no key {key}; {f'{parent} has' if parent else 'keys are'} {', '.join(_keys(parent))}"
+        parent = key.rpartition(".")[0]
+        return f"there is no key {key}; {_keys(parent)}"
     return text
 
 
@@ -104,10 +104,15 @@ def _options(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
-def _keys(parent: str = "") -> list[str]:
+def _keys(parent: str = "") -> str:
+    """The keys that there are below `parent`, or at the top, as part of a message."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        node = OmegaConf.select(compose("config"), parent) if parent else compose("config")
-    return sorted(map(str, node)) if isinstance(node, DictConfig) else ["no keys of its own"]
+        config = compose("config")
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        parent, node = "", config
+    names = ", ".join(sorted(map(str, node)))
+    return f"{parent} has {names}" if parent else f"keys are {names}, with sparse layers anchors, with gconv group"
 
 
 def _complain(message: object, status: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ellarepro.errors import UserError
+from ellarepro.rendering import markdown_table
 from ellarepro.results import RESULT_FILE, RunResult, read_result
 
 HEAD = "head"
@@ -104,11 +105,7 @@ def result_file(run: Path) -> Path:
 def markdown(result: RunResult) -> str:
     """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
     headers = ["layer", "path", "prior precision", "effective number", "share (%)", "precision ratio"]
-    lines = [headers, *(_texts(row) for row in by_path(result))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
-    aligned = [[f"{text:{'<' if i < 3 else '>'}{widths[i]}}" for i, text in enumerate(line)] for line in lines]
-    aligned.insert(1, ["-" * width if i < 3 else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in aligned)
+    table = markdown_table([headers, *(_texts(row) for row in by_path(result))], labels=3)
     notes = "\n".join(f"- {note}" for note in _notes(result))
     return f"## {heading(result)}\n\n{table}\n\n{notes}\n"
 

@@ -136,14 +136,20 @@ def _lines(grid: Grid) -> list[list[str]]:
 
 
 def _markdown(grid: Grid) -> str:
-    lines = [list(grid.headers), *_lines(grid)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(grid.headers))]
-    labels = len(grid.rows[0].labels)
-    rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    padded = [[f"{text:{'<' if i < labels else '>'}{widths[i]}}" for i, text in enumerate(line)] for line in lines]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+    table = markdown_table([list(grid.headers), *_lines(grid)], labels=len(grid.rows[0].labels))
     notes = "\n".join(f"- {note}" for note in grid.notes)
     return f"## {grid.title}\n\n{table}\n\n{notes}"
+
+
+def markdown_table(lines: Sequence[Sequence[str]], labels: int) -> str:
+    """Return `lines`, the first of which holds the headers, as a Markdown table, padded so that it reads well as it is.
+
+    The first `labels` columns are aligned to the left, the others to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [[f"{text:{'<' if i < labels else '>'}{widths[i]}}" for i, text in enumerate(line)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
 
 
 def _latex(grid: Grid) -> str:

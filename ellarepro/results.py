@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from ellarepro.errors import UserError
 
@@ -82,7 +83,7 @@ class RunResult:
         """Return the record in `text`; keys this version does not know are ignored.
 
         Raises:
-            UserError: not JSON, not an object, or keys are missing (they are named).
+            UserError: not JSON, not an object, keys are missing, or one holds the wrong kind of value; named.
         """
         try:
             record = json.loads(text)
@@ -95,6 +96,10 @@ class RunResult:
         missing = [name for name in required if name not in record]
         if missing:
             raise UserError(f"missing keys: {', '.join(missing)}")
+        for f in fields:
+            if f.name in record and not _fits(record[f.name], f.type):
+                kind = getattr(f.type, "__name__", f.type)
+                raise UserError(f"{f.name} must be {kind}, got {type(record[f.name]).__name__}")
         return cls(**{f.name: record[f.name] for f in fields if f.name in record})
 
 
@@ -210,6 +215,13 @@ def versions() -> dict[str, str]:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether `value` is of the annotated kind, entries of containers apart; whole numbers are floats, too."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = {get_origin(option) or option for option in options}
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def _name(group: Any) -> str:

@@ -7,6 +7,7 @@ from helpers import small_data, small_network
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
+from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import LAYERS, build_network
 
 
@@ -14,7 +15,7 @@ from ellarepro.network import LAYERS, build_network
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_forecast_is_what_the_factors_take(layer, structure):
     images, _ = small_data(2)
-    model = small_network(layer).float()
+    model = small_network(layer, anchors=AnchorSettings(learn_omega=True)).float()
     ggn = GGN(model, structure, tolerance=0)
     ggn.update(images.float())
     forecast = sum(factor_bytes_forecast(model, images[:1].float(), structure).values())

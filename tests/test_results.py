@@ -73,6 +73,23 @@ def test_unknown_keys_are_ignored_and_missing_ones_named():
         RunResult.from_json(json.dumps(record))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("prior_precision", [1.0], "prior_precision must be dict, got list"),
+        ("seed", "1", "seed must be int, got str"),
+        ("seed", True, "seed must be int, got bool"),
+        ("test_accuracy", None, "test_accuracy must be float, got NoneType"),
+        ("test_nll", "low", r"test_nll must be float \| None, got str"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(key, value, said):
+    record = json.loads(make_result().to_json())
+    with pytest.raises(UserError, match=said):
+        RunResult.from_json(json.dumps({**record, key: value}))
+    assert RunResult.from_json(json.dumps({**record, "test_nll": None, "wall_seconds": 3})).wall_seconds == 3
+
+
 @pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "run" / "result.json"

@@ -8,13 +8,14 @@ below the tolerance; its last column is lengthened by the trace of what it leave
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import copy
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from ellarepro.curvature.hooks import forward_hooks
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure
 
@@ -102,22 +103,17 @@ class GGN(BlockGatherer):
     def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
         outputs: dict[str, GradientEdge] = {}
 
-        def hook(name: str):
-            def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-                if name in outputs:
-                    raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
-                # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
-                outputs[name] = torch.autograd.graph.get_gradient_edge(output)
-                with torch.no_grad():
-                    if first_time:
-                        self.parts[name].add_inputs(args[0].detach())
-                    self.parts[name].keep_inputs(args[0].detach())
+        def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+            if name in outputs:
+                raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
+            # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
+            outputs[name] = torch.autograd.graph.get_gradient_edge(output)
+            with torch.no_grad():
+                if first_time:
+                    self.parts[name].add_inputs(layer_inputs.detach())
+                self.parts[name].keep_inputs(layer_inputs.detach())
 
-            return keep
-
-        with ExitStack() as hooks, torch.enable_grad():
-            for name, layer in self.layers.items():
-                hooks.callback(layer.register_forward_hook(hook(name)).remove)
+        with forward_hooks(self.layers, keep), torch.enable_grad():
             logits = self.model(inputs.detach().requires_grad_())
         missing = self.layers.keys() - outputs.keys()
         if missing:

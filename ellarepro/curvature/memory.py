@@ -1,12 +1,12 @@
 """What the factors of a fit will take, known before it starts."""
 
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.hooks import forward_hooks
 from ellarepro.curvature.rule import rules_of
 
 _FLOAT = 4
@@ -21,29 +21,26 @@ class FactorsTooLarge(MemoryError):
 def factor_bytes_forecast(model: nn.Module, sample: Tensor, structure: str = "kron") -> dict[str, int]:
     """Bytes of each layer's float32 factors in a fit, by layer name, from one forward pass of `sample (1, ...)`."""
     rules = rules_of(model)
+    layers = {name: model.get_submodule(name) for name in rules}
     sizes: dict[str, int] = {}
 
-    def hook(name: str):
-        def measure(module: nn.Module, args: tuple, output: Tensor) -> None:
-            # Rows of a tensor without storage: shapes are all that is asked for.
-            inputs = rules[name].input_rows(args[0].to("meta"))
-            outputs = rules[name].output_rows(output.to("meta"))
-            groups, width_in, width_out = inputs.shape[0], inputs.shape[-1], outputs.shape[-1]
-            bias = getattr(module, "bias", None)
-            bias_width = 0 if bias is None else bias.numel()
-            if structure == "diag":
-                entries = groups * width_in * width_out + bias_width
-            else:
-                output_groups = outputs.shape[0] if structure == "kron_blockwise" else 1
-                entries = groups * width_in**2 + output_groups * width_out**2
-                entries += 0 if rules[name].bias_is_output else bias_width**2
-            sizes[name] = _FLOAT * entries
+    def measure(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+        # Rows of a tensor without storage: shapes are all that is asked for.
+        inputs = rules[name].input_rows(layer_inputs.to("meta"))
+        outputs = rules[name].output_rows(output.to("meta"))
+        groups, width_in, width_out = inputs.shape[0], inputs.shape[-1], outputs.shape[-1]
+        bias = getattr(layers[name], "bias", None)
+        bias_width = 0 if bias is None else bias.numel()
+        entries = sum(getattr(layers[name], scalar).requires_grad for scalar in rules[name].scalars)
+        if structure == "diag":
+            entries += groups * width_in * width_out + bias_width
+        else:
+            output_groups = outputs.shape[0] if structure == "kron_blockwise" else 1
+            entries += groups * width_in**2 + output_groups * width_out**2
+            entries += 0 if rules[name].bias_is_output else bias_width**2
+        sizes[name] = _FLOAT * entries
 
-        return measure
-
-    with ExitStack() as hooks:
-        for name in rules:
-            hooks.callback(model.get_submodule(name).register_forward_hook(hook(name)).remove)
+    with forward_hooks(layers, measure):
         model(sample)
     return sizes
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.hooks import forward_hooks
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.marglik import MarginalLikelihood
@@ -126,18 +127,12 @@ def factor_multiplications(network: Network, images: Tensor) -> float:
     total = 0.0
     shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
 
-    def hook(name: str):
-        def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-            rule = ggn.parts[name].rule
-            shapes[name] = rule.input_rows(args[0]).shape, rule.output_rows(output).shape
+    def keep(name: str, inputs: Tensor, output: Tensor) -> None:
+        rule = ggn.parts[name].rule
+        shapes[name] = rule.input_rows(inputs).shape, rule.output_rows(output).shape
 
-        return keep
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in ggn.layers.items()]
-    with torch.no_grad():
+    with forward_hooks(ggn.layers, keep), torch.no_grad():
         network(images)
-    for handle in handles:
-        handle.remove()
     for inputs, outputs in shapes.values():
         total += inputs.numel() * inputs[-1] + FLOOR_PASSES * outputs.numel() * outputs[-1]
     return total
