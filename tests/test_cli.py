@@ -83,6 +83,26 @@ def test_the_linearised_predictive_is_an_option(tmp_path):
     assert result["linearised"]["nll"] != result["test_nll"]
 
 
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        (["layer=f_fc_conv_gconv", "group=c2"], {"f_fc", "conv", "gconv"}),
+        (["layer=s_fc_s_conv", "prior=omega", "anchors.basis=posterior_mean"], {"s_fc", "s_conv"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_groups_and_lengthscales_are_learned_from_the_command_line(options, paths, tmp_path):
+    done = command(*SMOKE, *options, f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    ((_, result),) = results(tmp_path).items()
+    assert all(set(shares) == paths for shares in result["relative_effective_parameters"].values())
+    kept = {name for name, precision in result["prior_precision"].items() if abs(precision - 1) < 1e-9}
+    values = {name for name in result["prior_precision"] if name.endswith((".u.weight", ".u1.weight", ".u2.weight"))}
+    assert kept == values
+    omegas = sum(name.endswith("omega") for name in result["prior_precision"])
+    assert omegas == (3 * 8 if "prior=omega" in options else 0)
+
+
 def test_a_map_run_has_no_evidence(tmp_path):
     assert command(*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}").returncode == 0
     ((_, result),) = results(tmp_path).items()

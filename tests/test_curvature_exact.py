@@ -80,7 +80,7 @@ def test_conv_is_exact_on_one_pixel_and_not_on_more():
     assert relative_error(*wider["layer.weight"]) > 0.05
 
 
-@pytest.mark.parametrize("layer", ["fc", "conv", "f_fc", "f_fc_conv"])
+@pytest.mark.parametrize("layer", ["fc", "conv", "f_fc", "f_fc_conv", "s_fc_s_conv"])
 def test_bias_blocks_are_exact_in_whole_networks(layer):
     model, x = small_network(layer), small_data(3)[0]
     exact = exact_ggn(model, x)
@@ -93,7 +93,7 @@ def test_bias_blocks_are_exact_in_whole_networks(layer):
             assert_close(ours, exact[parameter_slices(model)[name]][:, parameter_slices(model)[name]], 1e-9)
 
 
-@pytest.mark.parametrize("layer", ["fc", "conv", "fc_conv", "f_fc", "f_fc_conv"])
+@pytest.mark.parametrize("layer", ["fc", "conv", "fc_conv", "f_fc", "f_fc_conv", "s_fc_s_conv"])
 def test_diag_is_the_exact_diagonal_in_whole_networks(layer):
     model, x = small_network(layer), small_data(3)[0]
     exact = exact_ggn(model, x).diagonal()

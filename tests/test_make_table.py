@@ -29,6 +29,12 @@ def test_a_table_is_made_of_one_run_a_cell(table):
     assert len(filled) == len(found), "no run is there twice"
 
 
+def test_an_experiment_sets_the_width_that_its_budget_has_for_group_features():
+    assert {cell.alpha for cell in cells("table3")} == {2}
+    assert {cell.alpha for cell in cells("table3", "--budget", "cpu")} == {1}
+    assert {cell.alpha for cell in cells("table1")} == {10}
+
+
 def test_copies_of_cifar_and_augmentation_are_options():
     plain, other = cells("table2"), cells("table2", "--cifar", "jpeg", "--augment", "false")
     assert {(c.dataset.name, c.dataset.augment) for c in plain} == {("cifar10", True)}
