@@ -13,8 +13,9 @@ from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.spectra import SpectralCurvature
+from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.marglik import MarginalLikelihood
-from ellarepro.network import build_network
+from ellarepro.network import LAYERS, build_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Laplace.*:UserWarning")
 
@@ -134,9 +135,9 @@ def test_decomposed_algebra_with_a_precision_for_each_tensor():
 
 
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag"])
-@pytest.mark.parametrize("layer", ["fc_conv", "f_fc_conv"])
+@pytest.mark.parametrize("layer", ["fc_conv", "f_fc_conv", "s_fc_s_conv"])
 def test_kron_contract_of_the_backend(layer, structure):
-    model, (x, y) = small_network(layer), small_data(4)
+    model, (x, y) = small_network(layer, anchors=AnchorSettings(learn_omega=True)), small_data(4)
     loss, kron = EllaGGN(model, "classification", structure=structure).kron(x, y, 40)
     assert_close(loss, torch.nn.functional.cross_entropy(model(x), y, reduction="sum").detach())
     assert kron.names == [name for name, _ in model.named_parameters()]
@@ -203,18 +204,32 @@ def fitted():
     return la, model, x, y
 
 
-def test_evidence_is_that_of_the_objective(fitted):
-    la, model, x, y = fitted
+def evidence_of_the_objective(model, x, y, precisions):
     ggn = GGN(model, "kron", tolerance=0)
     for batch in x.split(4):
         ggn.update(batch)
     norms = torch.stack([p.detach().square().sum() for p in model.parameters()])
     nll = torch.nn.functional.cross_entropy(model(x), y, reduction="sum").item()
-    objective = MarginalLikelihood(SpectralCurvature.from_blocks(ggn.blocks(10)), nll, norms, 10)
-    evidence = objective.evidence(precisions_of(model).log())
+    objective = MarginalLikelihood(SpectralCurvature.from_blocks(ggn.blocks(len(x))), nll, norms, len(x))
+    return objective.evidence(precisions.log())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_laplace_torch_fits_every_network(layer):
+    model, (x, y) = small_network(layer, anchors=AnchorSettings(learn_omega=True), group="c2"), small_data(6)
+    la = BlockKronLaplace(model, "classification", prior_precision=precisions_of(model))
+    la.fit(loader(x, y))
+    evidence = evidence_of_the_objective(model, x, y, precisions_of(model)).value
+    assert_close(la.log_marginal_likelihood(), evidence, 1e-9)
+    assert relative_error(la.log_marginal_likelihood(2 * precisions_of(model)), evidence) > 1e-3, "the control"
+
+
+def test_evidence_is_that_of_the_objective(fitted):
+    la, model, x, y = fitted
+    evidence = evidence_of_the_objective(model, x, y, precisions_of(model))
     assert_close(la.log_marginal_likelihood(), evidence.value)
     assert la.neg_log_marglik_per_datum() == pytest.approx(evidence.negative_per_datum, rel=1e-10)
-    moved = objective.evidence(precisions_of(model).flip(0).log()).value
+    moved = evidence_of_the_objective(model, x, y, precisions_of(model).flip(0)).value
     assert relative_error(la.log_marginal_likelihood(), moved) > 1e-3
 
 
