@@ -135,6 +135,7 @@ SPECS = {
         "Table 3: F-FC+CONV+GCONV; FC, CONV, GCONV are relative effective parameters in %, mean (min–max) of layers",
         ("dataset",),
         {
+            "n_params": Line(("params (M)",), {}, "n_params"),
             **_SCORES,
             **{f"laplace/{path}": Line((path.upper(),), {"objective": ("laplace",)}, path) for path in SHARE_KEYS},
         },

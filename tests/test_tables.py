@@ -130,6 +130,7 @@ def test_table3_shows_shares_over_layers_and_names_the_copy_of_the_data():
     (grid,) = build_grids("table3", [jpeg, digits])
     assert cell(grid, "cifar10_jpeg", "laplace/conv").text() == "65 (30–100) [44 (0–99)]"
     assert cell(grid, "mnist", "laplace/fc").text() == "5 (0–10) [10 (0–46)]"
+    assert cell(grid, "mnist", "n_params").text().endswith("[1.2]")
     assert "rotated_cifar10" in [row.labels[0] for row in grid.rows]
 
 
