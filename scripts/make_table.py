@@ -138,7 +138,8 @@ def _longest_first(pool: Executor, cells: list[DictConfig], jobs: int) -> list[D
         return cells
     finished = f"{len(cells) - len(left)} finished before; " if len(left) < len(cells) else ""
     total = max(sum(seconds.values()) / jobs, max(seconds.values(), default=0.0))
-    print(f"{finished}estimated time for {len(left)} runs: {as_text(total)} (give the same command again to go on)")
+    advice = "the same command, given again, goes on"
+    print(f"{finished}estimated time for {len(left)} runs: up to {as_text(total)} ({advice})", flush=True)
     return sorted(cells, key=lambda cell: seconds.get(id(cell), 0.0), reverse=True)
 
 
