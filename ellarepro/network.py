@@ -12,7 +12,7 @@ from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.gconv import GroupConv
-from ellarepro.layers.groups import GROUPS
+from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
@@ -117,7 +117,7 @@ def build_network(
             element of the group: all paths then see and make group features.
         image_size: S: 32, or a smaller one of `IMAGE_SIZES`, which skips the halvings that are left at one pixel.
         anchors: of sparse layers; the default settings if not given.
-        group: of `gconv` paths, one of `GROUPS`.
+        group: of `gconv` paths, one of `groups.GROUPS`.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -130,10 +130,9 @@ def build_network(
         raise ValueError(
             f"need in_channels >= 1, alpha >= 1, num_classes >= 2; got {in_channels}, {alpha}, {num_classes}"
         )
-    if group not in GROUPS:
-        raise ValueError(f"group must be one of {', '.join(GROUPS)}; got {group!r}")
+    symmetry = group_of(group)
     path_names = LAYERS[layer]
-    order = GROUPS[group].order if any("group" in PATHS[name].options for name in path_names) else 1
+    order = symmetry.order if any("group" in PATHS[name].options for name in path_names) else 1
     channels = [in_channels, *(alpha * width * order for width in CHANNELS)]
     sizes = _map_sizes(image_size)
     blocks = []
@@ -146,7 +145,7 @@ def build_network(
 def _layer(path_names: tuple[str, ...], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
     """One layer: its paths, of `widths` channels and maps of `sides` pixels (input, output)."""
     gains = _gains(path_names)
-    strict = [name for name in path_names if PATHS[name].equivariant_to]
+    strict = _equivariant(path_names)
     together = strict if len(strict) > 1 and sides[0] != sides[1] else []
     paths = {}
     for name in path_names:
@@ -156,13 +155,17 @@ def _layer(path_names: tuple[str, ...], widths: tuple[int, int], sides: tuple[in
     return PathMean(paths, subsampled=together)
 
 
+def _equivariant(path_names: tuple[str, ...]) -> list[str]:
+    return [name for name in path_names if PATHS[name].equivariant_to]
+
+
 def _gains(path_names: tuple[str, ...]) -> dict[str, float]:
     """Initial gain of each path, such that the mean of the paths keeps the scale of the signal.
 
     Beside an equivariant path, the others start at `RELAXATION` of its scale: a relaxed layer starts near strict
     equivariance and must find reasons in the data to leave it.
     """
-    strict = [name for name in path_names if PATHS[name].equivariant_to]
+    strict = _equivariant(path_names)
     scale = {name: RELAXATION if strict and name not in strict else 1.0 for name in path_names}
     norm = sum(value**2 for value in scale.values()) ** 0.5
     return {name: RELU_GAIN * len(path_names) * value / norm for name, value in scale.items()}

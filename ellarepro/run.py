@@ -64,7 +64,7 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
-    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {_hardware(task)}")
+    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {hardware(task)}")
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
@@ -214,7 +214,7 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
-        hardware=_hardware(task),
+        hardware=hardware(task),
         versions=versions(),
         git_commit=git_commit(),
         data_fingerprint=task.fingerprint,
@@ -245,13 +245,19 @@ def relative_effective_parameters(
     """
     shares = {}
     for layer, paths in path_weights.items() if effective else ():
-        sums = {path: sum(effective[name] for name in names) for path, names in paths.items()}
+        sums = effective_by_path(effective, paths)
         total = sum(sums.values()) or 1.0
         shares[layer] = {path: 100 * value / total for path, value in sums.items()}
     return shares
 
 
-def _hardware(task: Task) -> str:
+def effective_by_path(effective: Mapping[str, float], paths: Mapping[str, list[str]]) -> dict[str, float]:
+    """Effective number of weights of each path of a layer: {path: number}, given {path: names of its tensors}."""
+    return {path: sum(effective[name] for name in names) for path, names in paths.items()}
+
+
+def hardware(task: Task) -> str:
+    """What the task's data lie on, and so what a run computes on: the GPU's name, or the CPU and its threads."""
     device = task.train.labels.device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

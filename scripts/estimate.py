@@ -15,6 +15,7 @@ from ellarepro.curvature.structures import Block
 from ellarepro.data.batches import ordered_batches
 from ellarepro.run import check_fit_memory, prepare
 from ellarepro.training import Trainer
+from scripts.bench.timing import alternate
 
 _STEPS = 3
 _DENSE = 512
@@ -64,8 +65,9 @@ def _fit_seconds(trainer: Trainer) -> float:
     ggn = GGN(trainer.model, settings.structure, settings.tolerance)
     update = _seconds(lambda: ggn.update(images))
     used = settings.fit_size or len(data)
-    small = {name: block for name, block in ggn.blocks(len(images)).items() if _width(block) <= _DENSE}
-    large = [f for name, block in ggn.blocks(1).items() if name not in small for f in block.factors]
+    blocks = ggn.blocks(len(images))
+    small = {name: block for name, block in blocks.items() if _width(block) <= _DENSE}
+    large = [f for name, block in blocks.items() if name not in small for f in block.factors]
     decompose = _seconds(lambda: SpectralCurvature.from_blocks(small))
     if large:
         matrix = torch.randn(_DENSE, _DENSE, device=images.device)
@@ -80,14 +82,7 @@ def _width(block: Block) -> int:
 
 def _seconds(call: Callable[[], object]) -> float:
     """Seconds of the second of two calls: the first one warms up."""
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return alternate({"call": call}, rounds=1)["call"]
 
 
 def as_text(seconds: float) -> str:

@@ -21,7 +21,6 @@ python -m scripts.symmetry_study [--size full|smoke] [--seeds 711,712] [--out FO
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +44,7 @@ from ellarepro.network import build_network
 from ellarepro.plots import path_style, save
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit, versions, write_atomically
-from ellarepro.run import relative_effective_parameters
+from ellarepro.run import effective_by_path, hardware, relative_effective_parameters
 from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
@@ -164,14 +163,11 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
         "test_accuracy": evaluate(network, task.test).accuracy,
         "neg_log_marglik_per_datum": marglik.evidence(log_precision).negative_per_datum,
         "shares": relative_effective_parameters(effective, paths),
-        "effective": {
-            layer: {path: sum(effective[name] for name in names) for path, names in own.items()}
-            for layer, own in paths.items()
-        },
+        "effective": {layer: effective_by_path(effective, own) for layer, own in paths.items()},
         "seconds": round(time.monotonic() - started, 1),
         "data_fingerprint": task.fingerprint,
         "git_commit": git_commit(),
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "hardware": hardware(task),
         "versions": versions(),
     }
 

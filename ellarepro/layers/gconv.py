@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ellarepro.curvature.rule import register
 from ellarepro.layers.conv import KERNEL, ConvolutionRule, ConvRule, convolve
-from ellarepro.layers.groups import GROUPS, REFLECTION, ROTATION, PointGroup
+from ellarepro.layers.groups import REFLECTION, ROTATION, PointGroup, group_of
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
 from ellarepro.layers.subsample import keep_largest_phase
 
@@ -45,9 +45,7 @@ class GroupConv(SpatialLayer):
         lifting: bool = False,
     ):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
-        if group not in GROUPS:
-            raise ValueError(f"group must be one of {', '.join(GROUPS)}; got {group!r}")
-        self.group = GROUPS[group]
+        self.group = group_of(group)
         self.lifting = lifting
         self.equivariant_to = _claims(self.group, in_shape)
         channels = _unfolded("in_channels", in_channels, 1 if lifting else self.group.order)

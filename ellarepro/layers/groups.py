@@ -143,3 +143,14 @@ GROUPS = {
     )
 }
 """Group name to group: `c<n>` of n rotations, `d4` of four rotations and four reflections."""
+
+
+def group_of(name: str) -> PointGroup:
+    """The group of this name.
+
+    Raises:
+        ValueError: a name that is not in `GROUPS`.
+    """
+    if name not in GROUPS:
+        raise ValueError(f"group must be one of {', '.join(GROUPS)}; got {name!r}")
+    return GROUPS[name]

@@ -44,12 +44,8 @@ class SparseFilters(Anchored):
         return convolve(features, filters, self.bias, self.padding_mode)
 
 
-class SparseDense(SpatialLayer):
-    """S-FC (eq. 7): F-FC with both factors by their values at half of the positions. Commutes with no transformation.
-
-    With a lengthscale that goes to infinity (omega -> 0) both factors become constant over positions: the output then
-    is the same everywhere and depends on the mean of the input only.
-    """
+class SparseLayer(SpatialLayer):
+    """What S-FC and S-CONV are built from: `anchors`, the default settings if not given, beside a layer's arguments."""
 
     options = frozenset({"anchors"})
     priors = ("u", "omega")
@@ -64,9 +60,23 @@ class SparseDense(SpatialLayer):
         anchors: AnchorSettings | None = None,
     ):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
-        anchors = anchors or AnchorSettings()
-        channels = (out_channels, in_channels)
-        std2, std1 = prod(in_shape) ** -0.5, gain * in_channels**-0.5
+        self.add_leaves((out_channels, in_channels), gain, anchors or AnchorSettings())
+
+    def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
+        """Make the anchored leaf modules, of `channels` D and C."""
+        raise NotImplementedError
+
+
+class SparseDense(SparseLayer):
+    """S-FC (eq. 7): F-FC with both factors by their values at half of the positions. Commutes with no transformation.
+
+    With a lengthscale that goes to infinity (omega -> 0) both factors become constant over positions: the output then
+    is the same everywhere and depends on the mean of the input only.
+    """
+
+    def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
+        in_shape, out_shape = self.in_shape, self.out_shape
+        std2, std1 = prod(in_shape) ** -0.5, gain * self.in_channels**-0.5
         self.u2 = SparseSpatialSum(channels, in_shape, anchors.count(in_shape), anchors, std2, bias=False)
         self.u1 = SparseChannelSum(channels, out_shape, anchors.count(out_shape), anchors, std1, bias=True)
 
@@ -74,27 +84,14 @@ class SparseDense(SpatialLayer):
         return self.u1(self.u2(features))
 
 
-class SparseConv(SpatialLayer):
+class SparseConv(SparseLayer):
     """S-CONV (eq. 6): CONV with 3 x 3 filters by their values at four anchors. Commutes with translations, as CONV."""
 
     equivariant_to = frozenset({"translation"})
-    options = frozenset({"anchors"})
-    priors = ("u", "omega")
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        in_shape: Shape,
-        out_shape: Shape,
-        gain: float = RELU_GAIN,
-        anchors: AnchorSettings | None = None,
-    ):
-        super().__init__(in_channels, out_channels, in_shape, out_shape)
-        anchors = anchors or AnchorSettings()
-        std = gain * (in_channels * KERNEL**2) ** -0.5
-        grid = (KERNEL, KERNEL)
-        self.u = SparseFilters((out_channels, in_channels), grid, anchors.per_filter, anchors, std, bias=True)
+    def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
+        std = gain * (self.in_channels * KERNEL**2) ** -0.5
+        self.u = SparseFilters(channels, (KERNEL, KERNEL), anchors.per_filter, anchors, std, bias=True)
         self.u.subsamples = self.subsamples
 
     def forward(self, features: Tensor) -> Tensor:
@@ -122,9 +119,12 @@ class SparseFiltersRule(AnchoredRule, ConvRule):
     """u: `(D, D)` kron (I_C kron Psi) A (I_C kron Psi)^T `(C P, C P)`, A the input factor of CONV."""
 
     def input_rows(self, inputs: Tensor) -> Tensor:
-        return self.project(self.patches(inputs).unflatten(-1, (-1, KERNEL**2))).flatten(-2)
+        return self.project_patches(self.patches(inputs))
 
     def input_factor(self, inputs: Tensor) -> Tensor:
-        factor = self.patch_factor(inputs)[0]
-        half = self.project(factor.unflatten(-1, (-1, KERNEL**2))).flatten(-2)
-        return self.project(half.T.unflatten(-1, (-1, KERNEL**2))).flatten(-2)[None]
+        half = self.project_patches(self.patch_factor(inputs)[0])
+        return self.project_patches(half.T)[None]
+
+    def project_patches(self, rows: Tensor) -> Tensor:
+        """Rows over patches `(..., 9C)` to rows over anchors `(..., C P)`: rows (I_C kron Psi)^T."""
+        return self.project(rows.unflatten(-1, (-1, KERNEL**2))).flatten(-2)

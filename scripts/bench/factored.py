@@ -9,7 +9,7 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.network import build_network
 from scripts.bench.released import released_network
-from scripts.bench.timing import alternate, row
+from scripts.bench.timing import alternate, row, training_step
 
 BATCH, CLASSES, ALPHA = 128, 10, 10
 
@@ -34,18 +34,8 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 def _steps(ours: nn.Module, theirs: nn.Module, images: Tensor, labels: Tensor, rounds: int) -> Iterator[str]:
-    def step(network: nn.Module):
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-
-        def call() -> None:
-            loss = nn.functional.cross_entropy(network(images), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-
-        return call
-
-    seconds = alternate({"ours": step(ours), "released": step(theirs)}, rounds)
+    contenders = {"ours": ours, "released": theirs}
+    seconds = alternate({name: training_step(net, images, labels) for name, net in contenders.items()}, rounds)
     yield _line("training step, ms", seconds["ours"] * 1e3, seconds["released"] * 1e3)
 
 

@@ -13,7 +13,7 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import LAYERS, Network, build_network
-from scripts.bench.timing import alternate, row
+from scripts.bench.timing import alternate, row, training_step
 
 BATCH, CLASSES, CHANNELS = 128, 10, 3
 LEARNED = "omega learned"
@@ -30,7 +30,7 @@ def main(rounds: int) -> Iterator[str]:
     networks = {_label(layer, learned): _network(layer, learned) for layer, learned in contenders}
     yield f"\nevery layer type beside CONV, batch {BATCH}, {CLASSES} classes"
     yield row("", "params (M)", "step, ms", "/ CONV", "memory, MB", "fit, s", "/ CONV", "factors, MB", widths=_WIDTHS)
-    steps = alternate({name: _step(net, images, labels) for name, net in networks.items()}, rounds)
+    steps = alternate({name: training_step(net, images, labels) for name, net in networks.items()}, rounds)
     factors: dict[str, float] = {}
     fitted = {name: net for name, net in networks.items() if name not in WITHOUT_FIT}
     fits = alternate({name: _fit(name, net, images, factors) for name, net in fitted.items()}, max(rounds // 2, 1))
@@ -53,18 +53,6 @@ def _network(layer: str, learned: bool) -> Network:
 
 def _alpha(layer: str) -> int:
     return 2 if "gconv" in layer.split("_") else 10
-
-
-def _step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-
-    def call() -> None:
-        loss = nn.functional.cross_entropy(network(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return call
 
 
 def _step_bytes(network: Network, images: Tensor, labels: Tensor) -> int:
