@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
-from ellarepro.curvature.ggn import DEFAULT_TOLERANCE, GGN
+from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.spectra import Curvature, FullCurvature, SpectralCurvature
 from ellarepro.curvature.structures import Block
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.prior import LayerwisePrior
+from ellarepro.settings import DEFAULT_TOLERANCE
 
 FULL_LIMIT = 6000
 """Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ellarepro.layers.anchors import Anchored, AnchorSettings
+from ellarepro.layers.anchors import Anchored
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
@@ -16,6 +16,7 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
+from ellarepro.settings import AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -95,6 +96,11 @@ class Network(nn.Module):
 def priors_of(layer: str) -> tuple[str, ...]:
     """The `prior=` choices that have a meaning for every path of `layer=`."""
     return tuple(prior for prior in PRIORS if all(prior in PATHS[path].priors for path in LAYERS[layer]))
+
+
+def options_of(layer: str) -> frozenset[str]:
+    """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
+    return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
 
 
 def build_network(

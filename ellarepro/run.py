@@ -12,6 +12,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ellarepro.config.resolve import (
+    anchor_settings,
+    check_combination,
+    device_of,
+    laplace_settings,
+    weight_settings,
+)
 from ellarepro.curvature.memory import FactorsTooLarge, check_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
@@ -30,7 +37,6 @@ from ellarepro.results import (
     write_atomically,
     write_result,
 )
-from ellarepro.settings import anchor_settings, check, device_of, laplace_settings, weight_settings
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -80,7 +86,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     Raises:
         UserError: the configuration or the data is unusable.
     """
-    check(config)
+    check_combination(config)
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
@@ -106,7 +112,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
-            group=config.get("group", "c1"),
+            group=config["group"] or "c1",
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -118,10 +124,10 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     Raises:
         UserError: more than is free.
     """
-    if trainer.laplace is None or trainer.laplace.structure == "full":
+    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
         return None
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
 

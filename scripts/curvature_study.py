@@ -26,7 +26,8 @@ from ellarepro.network import Network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
 from ellarepro.run import relative_effective_parameters
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.training import Trainer
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")
 HYPER_STEPS = 300
@@ -72,7 +73,7 @@ def _learned_network() -> Network:
 
 def _trained(network: Network, task: Task) -> Trainer:
     weights = WeightSettings(40, 50, "adam", 0.03, 0.0, 0.0, relative=True)
-    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, tolerance=0.0)
+    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, fit=FitSettings(tolerance=0.0))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(0))
     trainer.run()
     return trainer

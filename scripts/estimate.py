@@ -58,7 +58,7 @@ def _step_seconds(trainer: Trainer) -> float:
 
 
 def _fit_seconds(trainer: Trainer) -> float:
-    settings, data = trainer.laplace, trainer.task.train
+    settings, data = trainer.laplace.fit, trainer.task.train
     if settings.structure == "full":
         return 0.0  # small networks only
     images, _ = next(ordered_batches(data, settings.batch_size))

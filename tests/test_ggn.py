@@ -12,7 +12,7 @@ from ellarepro.curvature.exact import exact_ggn, softmax_hessian
 from ellarepro.curvature.ggn import GGN, LambdaSquareRoot
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.rule import UnclaimedParameterError
-from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.settings import AnchorSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]
 

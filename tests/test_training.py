@@ -11,9 +11,10 @@ from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.training import Trainer
 
-LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, batch_size=16)
+LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
 
 
 def task(size: int = 24) -> Task:

@@ -18,8 +18,8 @@ from torch.autograd.graph import GradientEdge
 from ellarepro.curvature.hooks import forward_hooks
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure
+from ellarepro.settings import DEFAULT_TOLERANCE
 
-DEFAULT_TOLERANCE = 1e-3
 _SMALLEST = 1e-300
 _GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
