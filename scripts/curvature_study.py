@@ -25,7 +25,7 @@ from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import Network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
-from ellarepro.run import relative_effective_parameters
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ellarepro.__main__ import CONFIGS, check_command_line
 from ellarepro.errors import RunFailure, UserError
-from ellarepro.rendering import RENDERERS
-from ellarepro.results import RESULT_FILE, run_id, write_atomically
-from ellarepro.tables import build_grids, load_runs
+from ellarepro.files import write_atomically
+from ellarepro.results import RESULT_FILE, run_id
+from ellarepro.tables import RENDERERS, build_grids, load_runs
 from scripts.estimate import as_text, run_seconds
 
 
