@@ -1,6 +1,5 @@
 """One run, from configuration to result: the only reader of Hydra's configuration."""
 
-import platform
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -23,20 +22,14 @@ from ellarepro.curvature.memory import FactorsTooLarge, check_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
+from ellarepro.figures import draw_run, save
+from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
-from ellarepro.plots import plot_effective_parameters
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
-from ellarepro.results import (
-    RunResult,
-    git_commit,
-    read_result,
-    run_id,
-    versions,
-    write_atomically,
-    write_result,
-)
+from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -70,12 +63,13 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
-    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {hardware(task)}")
+    machine = hardware(task.train.labels.device)
+    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
     write_result(result, folder)
-    plot_effective_parameters(result, folder / "effective_parameters.png")
+    save(draw_run(result), folder / "effective_parameters.png")
     checkpoint.unlink(missing_ok=True)
     return Outcome(result, folder, was_finished=False)
 
@@ -220,7 +214,7 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
-        hardware=hardware(task),
+        hardware=hardware(task.train.labels.device),
         versions=versions(),
         git_commit=git_commit(),
         data_fingerprint=task.fingerprint,
@@ -238,33 +232,3 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)
-
-
-def relative_effective_parameters(
-    effective: Mapping[str, float], path_weights: Mapping[str, Mapping[str, list[str]]]
-) -> dict[str, dict[str, float]]:
-    """Share of each path in the effective number of weights of its layer, in percent: {layer: {path: percent}}.
-
-    Args:
-        effective: effective number of parameters of each tensor; empty gives an empty result.
-        path_weights: as `Network.path_weights` gives them.
-    """
-    shares = {}
-    for layer, paths in path_weights.items() if effective else ():
-        sums = effective_by_path(effective, paths)
-        total = sum(sums.values()) or 1.0
-        shares[layer] = {path: 100 * value / total for path, value in sums.items()}
-    return shares
-
-
-def effective_by_path(effective: Mapping[str, float], paths: Mapping[str, list[str]]) -> dict[str, float]:
-    """Effective number of weights of each path of a layer: {path: number}, given {path: names of its tensors}."""
-    return {path: sum(effective[name] for name in names) for path, names in paths.items()}
-
-
-def hardware(task: Task) -> str:
-    """What the task's data lie on, and so what a run computes on: the GPU's name, or the CPU and its threads."""
-    device = task.train.labels.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -25,8 +25,8 @@ from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import Network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
-from ellarepro.run import relative_effective_parameters
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.training import Trainer
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")

