@@ -118,10 +118,10 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     Raises:
         UserError: more than is free.
     """
-    if trainer.laplace is None or trainer.laplace.structure == "full":
+    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
         return None
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.errors import UserError
 from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import LAYERS, PRIORS, priors_of
@@ -71,7 +72,7 @@ def anchor_settings(config: Mapping[str, Any]) -> AnchorSettings | None:
     try:
         return AnchorSettings(**anchors, learn_omega=config["prior"]["name"] == "omega")
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"anchors.{error}") from error
 
 
 def _check_whole(key: str, value: Any, least: int) -> None:
@@ -99,7 +100,7 @@ def weight_settings(config: Mapping[str, Any]) -> WeightSettings:
             **{key: optimiser[key] for key in ("lr", "min_lr", "momentum", "relative")},
         )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"optimiser.{error}".replace("optimiser.optimiser", "optimiser.name")) from error
 
 
 def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
@@ -112,9 +113,11 @@ def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
     if objective["name"] == "map":
         return None
     try:
-        return LaplaceSettings(**{f.name: objective[f.name] for f in fields(LaplaceSettings)})
+        fit = FitSettings(**{f.name: objective[f.name] for f in fields(FitSettings)})
+        own = ("burn_in", "frequency", "steps", "lr", "predictive_samples")
+        return LaplaceSettings(fit=fit, **{key: objective[key] for key in own})
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"objective.{error}") from error
 
 
 def device_of(config: Mapping[str, Any]) -> torch.device:

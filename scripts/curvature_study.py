@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.data import ImageSet, Task, load_task
@@ -72,7 +73,7 @@ def _learned_network() -> Network:
 
 def _trained(network: Network, task: Task) -> Trainer:
     weights = WeightSettings(40, 50, "adam", 0.03, 0.0, 0.0, relative=True)
-    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, tolerance=0.0)
+    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, fit=FitSettings(tolerance=0.0))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(0))
     trainer.run()
     return trainer
@@ -80,7 +81,7 @@ def _trained(network: Network, task: Task) -> Trainer:
 
 def _structures(trainer: Trainer, task: Task) -> Iterator[str]:
     prior = trainer.prior
-    fits = {s: fit(trainer.model, prior, task.train, structure=s, tolerance=0.0) for s in STRUCTURES}
+    fits = {s: fit(trainer.model, prior, task.train, FitSettings(s, tolerance=0.0)) for s in STRUCTURES}
     start = prior.log_precision.detach().clone()
     learned = {name: _ascended(evidence, start) for name, evidence in fits.items()}
     yield "## At the same weights: log-determinant and learned precisions"

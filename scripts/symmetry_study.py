@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.data.dataset import ImageSet, Task, fingerprint
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
@@ -151,7 +152,7 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
     torch.manual_seed(seed)
     network = build_network(LAYER, in_channels=1, num_classes=task.num_classes, alpha=1, image_size=SIDE)
     weights = WeightSettings(size.epochs, size.batch_size, "adam", size.lr, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, lr=0.1, fit_size=size.fit_size)
+    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, lr=0.1, fit=FitSettings(fit_size=size.fit_size))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(seed))
     trainer.run()
     marglik, log_precision = trainer.fit_evidence(), trainer.prior.log_precision.detach()

@@ -9,6 +9,7 @@ from torch import nn
 
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet
 from ellarepro.errors import UserError
@@ -243,7 +244,7 @@ def test_prior_omega_learns_every_precision_but_those_of_anchor_values():
     model = build_network("s_fc_s_conv", **options)
     prior = LayerwisePrior(model, 2.0, fixed=model.anchor_values())
     images_, labels = small_data(12)
-    marglik = fit(model, prior, ImageSet(images_.float(), labels))
+    marglik = fit(model, prior, ImageSet(images_.float(), labels), FitSettings())
     optimiser = torch.optim.Adam([prior.log_precision], lr=0.1)
     before = marglik.evidence(prior.log_precision).value.item()
     marglik.ascend(prior.log_precision, optimiser, 5)
@@ -275,12 +276,12 @@ def test_pairs_without_a_meaning_are_refused_with_the_reason(layer, prior):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"basis": "spline"}, "anchors.basis must be one of rbf, posterior_mean; got 'spline'"),
-        ({"omega": 0.0}, "anchors.omega must be positive, got 0.0"),
-        ({"noise": -1.0}, "anchors.noise must be at least 0"),
-        ({"noise": 0.0, "learn_omega": True, "basis": "posterior_mean"}, "anchors.noise .* got 0.0"),
-        ({"share": 0.0}, r"anchors.share must be in \(0, 1\], got 0.0"),
-        ({"per_filter": 10}, "anchors.per_filter must be from 1 to 9, got 10"),
+        ({"basis": "spline"}, "basis must be one of rbf, posterior_mean; got 'spline'"),
+        ({"omega": 0.0}, "omega must be positive, got 0.0"),
+        ({"noise": -1.0}, "noise must be at least 0"),
+        ({"noise": 0.0, "learn_omega": True, "basis": "posterior_mean"}, "noise .* got 0.0"),
+        ({"share": 0.0}, r"share must be in \(0, 1\], got 0.0"),
+        ({"per_filter": 10}, "per_filter must be from 1 to 9, got 10"),
     ],
 )
 def test_impossible_anchors_are_named(changes, said):

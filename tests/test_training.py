@@ -7,13 +7,14 @@ import torch
 from helpers import small_data
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
 
-LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, batch_size=16)
+LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
 
 
 def task(size: int = 24) -> Task:
@@ -94,7 +95,7 @@ def test_a_diverging_run_stops_and_says_where_and_keeps_its_checkpoint(tmp_path)
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, trainer().state_dict())
     before = path.read_bytes()
-    with pytest.raises(RunFailure, match=r"diverged in epoch 1, step \d of 3.*first tensor.*lower optimiser.lr"):
+    with pytest.raises(RunFailure, match=r"diverged in epoch 1, step \d of 3.*first tensor.*lower lr"):
         run.run(path, checkpoint_seconds=0.0)
     assert path.read_bytes() == before
 

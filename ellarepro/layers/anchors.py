@@ -40,18 +40,18 @@ class AnchorSettings:
 
     def __post_init__(self):
         if self.basis not in BASES:
-            raise ValueError(f"anchors.basis must be one of {', '.join(BASES)}; got {self.basis!r}")
+            raise ValueError(f"basis must be one of {', '.join(BASES)}; got {self.basis!r}")
         if not self.omega > 0:
-            raise ValueError(f"anchors.omega must be positive, got {self.omega}")
+            raise ValueError(f"omega must be positive, got {self.omega}")
         if self.noise < 0 or (self.noise == 0 and self.learn_omega and self.basis == "posterior_mean"):
             raise ValueError(
-                "anchors.noise must be at least 0, and positive where posterior_mean meets a learned omega "
+                "noise must be at least 0, and positive where posterior_mean meets a learned omega "
                 f"(towards omega = 0 all anchors say the same); got {self.noise}"
             )
         if not 0 < self.share <= 1:
-            raise ValueError(f"anchors.share must be in (0, 1], got {self.share}")
+            raise ValueError(f"share must be in (0, 1], got {self.share}")
         if not 1 <= self.per_filter <= 9:
-            raise ValueError(f"anchors.per_filter must be from 1 to 9, got {self.per_filter}")
+            raise ValueError(f"per_filter must be from 1 to 9, got {self.per_filter}")
 
     def count(self, grid: Shape) -> int:
         """Anchors of a map of this shape; at least one."""
