@@ -23,7 +23,7 @@ class LayerwisePrior:
 
     def __init__(self, model: nn.Module, precision: float = 1.0, fixed: Collection[str] = ()):
         if not precision > 0:
-            raise ValueError(f"prior.precision must be positive, got {precision}")
+            raise ValueError(f"precision must be positive, got {precision}")
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]

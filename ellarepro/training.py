@@ -89,17 +89,8 @@ class Trainer:
         Raises:
             RunFailure: the curvature is not finite.
         """
-        settings = self.laplace.fit
         try:
-            return fit(
-                self.model,
-                self.prior,
-                self.task.train,
-                structure=settings.structure,
-                tolerance=settings.tolerance,
-                batch_size=settings.batch_size,
-                fit_size=settings.fit_size,
-            )
+            return fit(self.model, self.prior, self.task.train, self.laplace.fit)
         except CurvatureError as error:
             raise RunFailure(f"epoch {self.epoch}: {error}") from error
 
@@ -156,7 +147,7 @@ class Trainer:
         raise RunFailure(
             f"training diverged in epoch {self.epoch + 1}, {where}: the loss is not finite"
             + (f" and {bad_tensor} is the first tensor with non-finite entries" if bad_tensor else "")
-            + f"; lower optimiser.lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
+            + f"; lower lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
         )
 
     def _record(self, metrics: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.fitting import FitSettings
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.data import ImageSet, Task, load_task
@@ -81,7 +82,7 @@ def _trained(network: Network, task: Task) -> Trainer:
 
 def _structures(trainer: Trainer, task: Task) -> Iterator[str]:
     prior = trainer.prior
-    fits = {s: fit(trainer.model, prior, task.train, structure=s, tolerance=0.0) for s in STRUCTURES}
+    fits = {s: fit(trainer.model, prior, task.train, FitSettings(s, tolerance=0.0)) for s in STRUCTURES}
     start = prior.log_precision.detach().clone()
     learned = {name: _ascended(evidence, start) for name, evidence in fits.items()}
     yield "## At the same weights: log-determinant and learned precisions"

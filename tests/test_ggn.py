@@ -308,5 +308,5 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="'full'"):
         GGN(model, "full")
     for tolerance in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"^tolerance must be in \[0, 1\), got"):
             GGN(model, tolerance=tolerance)

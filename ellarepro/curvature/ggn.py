@@ -81,7 +81,7 @@ class GGN(BlockGatherer):
 
     def __init__(self, model: nn.Module, structure: str = "kron", tolerance: float = DEFAULT_TOLERANCE):
         if not 0 <= tolerance < 1:
-            raise ValueError(f"objective.tolerance must be in [0, 1), got {tolerance}")
+            raise ValueError(f"tolerance must be in [0, 1), got {tolerance}")
         super().__init__(model, structure)
         self.tolerance = tolerance
         self.class_passes = 0

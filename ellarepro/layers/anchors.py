@@ -38,7 +38,7 @@ def posterior_mean(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) ->
 
 
 BASES: dict[str, Callable[[Tensor, Shape, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
-"""`anchors.basis=` name to Psi of (anchors, grid, omega, noise)."""
+"""Name of a basis to Psi of (anchors, grid, omega, noise)."""
 
 
 def grid_positions(shape: Shape) -> Tensor:

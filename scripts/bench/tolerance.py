@@ -22,9 +22,8 @@ def main(rounds: int) -> Iterator[str]:
 
     def call(tolerance: float):
         def timed() -> None:
-            fits[tolerance] = fit(
-                trainer.model, trainer.prior, trainer.task.train, tolerance=tolerance, fit_size=FIT_SIZE
-            )
+            settings = FitSettings(tolerance=tolerance, fit_size=FIT_SIZE)
+            fits[tolerance] = fit(trainer.model, trainer.prior, trainer.task.train, settings)
 
         return timed
 
