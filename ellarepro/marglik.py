@@ -108,6 +108,8 @@ def fit(
     *,
     structure: str = "kron",
     tolerance: float = DEFAULT_TOLERANCE,
+    passes: int | None = None,
+    generator: torch.Generator | None = None,
     batch_size: int = 150,
     fit_size: int | None = None,
 ) -> MarginalLikelihood:
@@ -117,7 +119,9 @@ def fit(
         data: the whole training set, without augmentation.
         structure: `kron`, `kron_blockwise`, `diag`, or `full` for small networks.
         tolerance: see `GGN`.
-        batch_size: samples a forward pass; no part of the result but rounding.
+        passes: see `GGN`; `structure=full` is always exact.
+        generator: of sampled passes, on the data's device.
+        batch_size: samples a forward pass; with exact passes no part of the result but rounding.
         fit_size: take the curvature from the first `fit_size` data, scaled up to all of them; None takes all.
 
     Raises:
@@ -132,7 +136,7 @@ def fit(
     if structure == "full":
         curvature = _full(model, used, batch_size, scale)
     else:
-        ggn = GGN(model, structure, tolerance)
+        ggn = GGN(model, structure, tolerance, passes, generator)
         for images, _ in ordered_batches(used, batch_size):
             ggn.update(images)
         blocks = {name: block.scaled(scale) for name, block in ggn.blocks(data_size=len(used)).items()}

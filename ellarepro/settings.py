@@ -12,6 +12,8 @@ from ellarepro.network import LAYERS, PRIORS, priors_of
 from ellarepro.training import LaplaceSettings, WeightSettings
 
 OBJECTIVES = ("map", "laplace")
+EXACT = "exact"
+"""The `objective.passes=` that is no number of samples."""
 
 # Whole numbers and the least that each may be; None stands for "not set" where the configuration allows it.
 _WHOLE = {"alpha": 1, "epochs": 1, "batch_size": 1, "seed": 0, "threads": 1}
@@ -31,15 +33,24 @@ def check(config: Mapping[str, Any]) -> None:
     for key, least in _WHOLE.items():
         if not (key == "threads" and config[key] is None):
             _check_whole(key, config[key], least)
-    for key in _WHOLE_OBJECTIVE:
-        if config["objective"].get(key) is not None:
-            _check_whole(f"objective.{key}", config["objective"][key], 0 if key == "predictive_samples" else 1)
+    _check_objective(config["objective"])
     for group, names in _NUMBERS.items():
         for name in names:
             _check_number(f"{group}.{name}", config[group].get(name, 0.0))
+    _check_number("relaxation", config["relaxation"])
     if not config["prior"]["precision"] > 0:
         raise UserError(f"prior.precision must be positive; got {config['prior']['precision']}")
     _check_pair(config["layer"]["name"], config["prior"]["name"])
+
+
+def _check_objective(objective: Mapping[str, Any]) -> None:
+    for key in _WHOLE_OBJECTIVE:
+        if objective.get(key) is not None:
+            _check_whole(f"objective.{key}", objective[key], 0 if key == "predictive_samples" else 1)
+    if objective.get("passes", EXACT) != EXACT:
+        _check_whole("objective.passes", objective["passes"], 1, f", or {EXACT}")
+    if not isinstance(tied := objective.get("tied", False), bool):
+        raise UserError(f"objective.tied must be true or false; got {tied!r}")
 
 
 def _check_pair(layer: str, prior: str) -> None:
@@ -74,9 +85,9 @@ def anchor_settings(config: Mapping[str, Any]) -> AnchorSettings | None:
         raise UserError(str(error)) from error
 
 
-def _check_whole(key: str, value: Any, least: int) -> None:
+def _check_whole(key: str, value: Any, least: int, otherwise: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key} must be a whole number, at least {least}; got {value!r}")
+        raise UserError(f"{key} must be a whole number, at least {least}{otherwise}; got {value!r}")
 
 
 def _check_number(key: str, value: Any) -> None:
@@ -111,8 +122,9 @@ def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
     objective = config["objective"]
     if objective["name"] == "map":
         return None
+    given = {f.name: objective[f.name] for f in fields(LaplaceSettings)}
     try:
-        return LaplaceSettings(**{f.name: objective[f.name] for f in fields(LaplaceSettings)})
+        return LaplaceSettings(**given | {"passes": None if given["passes"] == EXACT else given["passes"]})
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -56,8 +56,9 @@ class WeightSettings:
 class LaplaceSettings:
     """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
 
-    `structure`, `tolerance`, `batch_size` and `fit_size` are those of `marglik.fit`; `predictive_samples` functions are
-    drawn for the linearised predictive on the test set after training.
+    `structure`, `tolerance`, `passes`, `batch_size` and `fit_size` are those of `marglik.fit`; `tied` says that the
+    factors of a path share a precision; `predictive_samples` functions are drawn for the linearised predictive on the
+    test set after training.
     """
 
     burn_in: int
@@ -68,6 +69,8 @@ class LaplaceSettings:
     fit_size: int | None = None
     structure: str = "kron"
     tolerance: float = DEFAULT_TOLERANCE
+    passes: int | None = None
+    tied: bool = False
     predictive_samples: int = 0
 
     def __post_init__(self):
@@ -83,8 +86,9 @@ class LaplaceSettings:
         for key in ("burn_in", "frequency", "steps", "batch_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"objective.{key} must be at least 1, got {getattr(self, key)}")
-        if self.fit_size is not None and self.fit_size < 1:
-            raise ValueError(f"objective.fit_size must be at least 1, or null for all, got {self.fit_size}")
+        for key, otherwise in (("fit_size", "null for all"), ("passes", "exact")):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"objective.{key} must be at least 1, or {otherwise}, got {value}")
 
     def due(self, epoch: int) -> bool:
         """Whether the precisions move after `epoch` (from 1)."""
@@ -167,6 +171,8 @@ class Trainer:
                 self.task.train,
                 structure=settings.structure,
                 tolerance=settings.tolerance,
+                passes=settings.passes,
+                generator=self.generator,
                 batch_size=settings.batch_size,
                 fit_size=settings.fit_size,
             )

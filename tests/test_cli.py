@@ -121,6 +121,11 @@ def test_a_map_run_has_no_evidence(tmp_path):
         (["seed=x"], ["seed", "'x'"]),
         (["objective.structure=diagonal"], ["objective.structure", "diagonal", "kron_blockwise"]),
         (["objective.tolerance=2"], ["objective.tolerance", "2"]),
+        (["objective.passes=few"], ["objective.passes", "few", "at least 1", "exact"]),
+        (["objective.passes=0"], ["objective.passes", "0", "exact"]),
+        (["objective.tied=1"], ["objective.tied", "1", "true or false"]),
+        (["relaxation=strong"], ["relaxation", "strong", "number"]),
+        (["relaxation=0"], ["relaxation", "0", "positive"]),
         (["prior.precision=0"], ["prior.precision", "0"]),
         (["device=tpu"], ["device=tpu", "cpu"]),
         (

@@ -1,6 +1,7 @@
 """The loop: determinism, continuing after an interruption, stopping at the first non-finite loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,22 @@ def test_a_continued_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, optimiser
     continued.run(path, checkpoint_seconds=0.0)
     assert same(whole, continued)
     assert {**whole.history} == {**continued.history}
+
+
+def test_a_run_with_sampled_passes_continues_bit_for_bit(tmp_path):
+    """The signs come from the generator of the batches, whose state the checkpoint holds."""
+    laplace, path = replace(LAPLACE, passes=1, frequency=1), tmp_path / "checkpoint.pt"
+    whole = trainer(laplace=laplace)
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(trainer(laplace=laplace), 4).run(path, checkpoint_seconds=0.0)
+    continued = trainer(laplace=laplace, seed=9)
+    continued.restore(path)
+    continued.run()
+    assert same(whole, continued)
+    exact = trainer(laplace=replace(LAPLACE, frequency=1))
+    exact.run()
+    assert not same(whole, exact), "the control: exact passes"
 
 
 @pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])
