@@ -107,11 +107,14 @@ def fit(
     prior: LayerwisePrior,
     data: ImageSet,
     settings: FitSettings,
+    generator: torch.Generator | None = None,
 ) -> MarginalLikelihood:
     """Fit the curvature at the current weights.
 
     Args:
         data: the whole training set, without augmentation.
+        settings: what is gathered, and from how much.
+        generator: of sampled passes, on the data's device.
 
     Raises:
         CurvatureError: the curvature is not finite.
@@ -123,7 +126,7 @@ def fit(
     if settings.structure == "full":
         curvature = _full(model, used, settings.batch_size, scale)
     else:
-        ggn = GGN(model, settings.structure, settings.tolerance)
+        ggn = GGN(model, settings.structure, settings.tolerance, settings.sampled, generator)
         for images, _ in ordered_batches(used, settings.batch_size):
             ggn.update(images)
         blocks = {name: block.scaled(scale) for name, block in ggn.blocks(data_size=len(used)).items()}

@@ -21,21 +21,24 @@ class Range:
     choices: tuple[str, ...] = ()
 
     def __contains__(self, value: Any) -> bool:
-        if self.choices:
+        if isinstance(value, str) or not self._bounded():
             return value in self.choices
         bounds = (self.least, float.__ge__), (self.above, float.__gt__), (self.most, float.__le__)
         bounds = *bounds, (self.below, float.__lt__)
         return all(bound is None or holds(float(value), float(bound)) for bound, holds in bounds)
 
     def __str__(self) -> str:
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return " and ".join(
+        bounds = [
             f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:g}"
             for word, bound in words.items()
             if bound is not None
-        )
+        ]
+        several = f"one of {', '.join(self.choices)}" if len(self.choices) > 1 else "".join(self.choices)
+        return " or ".join(filter(None, [several, " and ".join(bounds)]))
+
+    def _bounded(self) -> bool:
+        return any(bound is not None for bound in (self.least, self.above, self.most, self.below))
 
 
 def setting(meaning: str, default: Any = MISSING, **bounds: Any) -> Any:

@@ -92,7 +92,8 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     _seed(config["seed"])
     model = _network(config, task).to(device)
     fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
-    prior = LayerwisePrior(model, config["prior"]["precision"], fixed)
+    tied = model.factor_groups() if laplace is not None and laplace.tied else ()
+    prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
     return Trainer(model, prior, task, weights, laplace, generator), task
 
@@ -107,6 +108,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             image_size=task.image_size,
             anchors=anchor_settings(config),
             group=config["group"] or "c1",
+            relaxation=config["relaxation"],
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -63,10 +63,18 @@ class FitSettings:
     fit_size: int | None = setting(
         "images it is taken from, scaled up to the training set; null takes all", None, least=1
     )
+    passes: int | str = setting(
+        "exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",)
+    )
     engine: str = setting("who takes the passes: native, or asdl, slower, as a check", "native", choices=ENGINES)
 
     def __post_init__(self):
         refuse_out_of_range(self)
+
+    @property
+    def sampled(self) -> int | None:
+        """How many sampled passes; None for exact ones."""
+        return self.passes if isinstance(self.passes, int) else None
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class LaplaceSettings:
     frequency: int = setting("epochs between fits of the curvature", least=1)
     steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
     lr: float = setting("of these steps", 0.1, above=0, most=10)
+    tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = FitSettings()
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
 

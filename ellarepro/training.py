@@ -90,7 +90,7 @@ class Trainer:
             RunFailure: the curvature is not finite.
         """
         try:
-            return fit(self.model, self.prior, self.task.train, self.laplace.fit)
+            return fit(self.model, self.prior, self.task.train, self.laplace.fit, self.generator)
         except CurvatureError as error:
             raise RunFailure(f"epoch {self.epoch}: {error}") from error
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
-from ellarepro.curvature.fitting import FitSettings
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.data import ImageSet, Task, load_task

@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ellarepro.curvature.fitting import FitSettings
 from ellarepro.data.dataset import ImageSet, Task, fingerprint
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order

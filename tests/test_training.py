@@ -1,13 +1,13 @@
 """The loop: determinism, continuing after an interruption, stopping at the first non-finite loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers import small_data
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
-from ellarepro.curvature.fitting import FitSettings
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.network import build_network
@@ -27,7 +27,13 @@ def task(size: int = 24) -> Task:
 def trainer(optimiser: str = "adam", lr: float = 0.02, laplace=LAPLACE, seed: int = 3, **changes) -> Trainer:
     torch.manual_seed(seed)
     model = build_network("f_fc_conv", in_channels=1, num_classes=3, alpha=1, image_size=8)
-    settings = {"epochs": 6, "batch_size": 8, "min_lr": 0.0, "momentum": 0.9 * (optimiser == "sgd"), "relative": True} | changes
+    settings = {
+        "epochs": 6,
+        "batch_size": 8,
+        "min_lr": 0.0,
+        "momentum": 0.9 * (optimiser == "sgd"),
+        "relative": True,
+    } | changes
     weights = WeightSettings(optimiser=optimiser, lr=lr, **settings)
     return Trainer(model, LayerwisePrior(model), task(), weights, laplace, torch.Generator().manual_seed(seed))
 
@@ -64,6 +70,22 @@ def test_a_continued_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, optimiser
     continued.run(path, checkpoint_seconds=0.0)
     assert same(whole, continued)
     assert {**whole.history} == {**continued.history}
+
+
+def test_a_run_with_sampled_passes_continues_bit_for_bit(tmp_path):
+    """The signs come from the generator of the batches, whose state the checkpoint holds."""
+    laplace, path = replace(LAPLACE, fit=replace(LAPLACE.fit, passes=1), frequency=1), tmp_path / "checkpoint.pt"
+    whole = trainer(laplace=laplace)
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(trainer(laplace=laplace), 4).run(path, checkpoint_seconds=0.0)
+    continued = trainer(laplace=laplace, seed=9)
+    continued.restore(path)
+    continued.run()
+    assert same(whole, continued)
+    exact = trainer(laplace=replace(LAPLACE, frequency=1))
+    exact.run()
+    assert not same(whole, exact), "the control: exact passes"
 
 
 @pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])

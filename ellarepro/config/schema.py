@@ -96,7 +96,9 @@ class Laplace:
     fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.fit_size}")
     structure: str = same_as(FitSettings, "structure")
     tolerance: float = same_as(FitSettings, "tolerance")
+    passes: int | str = same_as(FitSettings, "passes")
     engine: str = same_as(FitSettings, "engine")
+    tied: bool = same_as(LaplaceSettings, "tied")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
 
 
@@ -156,6 +158,12 @@ class Config:
     epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
     batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
     alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
+    relaxation: float = setting(
+        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
+        0.1,
+        above=0,
+        most=1000,
+    )
     train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
     test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)
