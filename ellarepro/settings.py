@@ -63,9 +63,7 @@ class FitSettings:
     fit_size: int | None = setting(
         "images it is taken from, scaled up to the training set; null takes all", None, least=1
     )
-    passes: int | str = setting(
-        "exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",)
-    )
+    passes: int | str = setting("exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",))
     engine: str = setting("who takes the passes: native, or asdl, slower, as a check", "native", choices=ENGINES)
 
     def __post_init__(self):

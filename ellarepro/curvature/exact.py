@@ -6,17 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.hooks import evaluation_mode
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`."""
+    """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`.
+
+    The model is in evaluation mode meanwhile.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
     def logits_of(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = torch.func.functional_call(model, values, (inputs,))
         return logits, logits
 
-    by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
+    with evaluation_mode(model):
+        by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
     return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from ellarepro.curvature.hooks import forward_hooks
+import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure
 from ellarepro.settings import DEFAULT_TOLERANCE
@@ -106,11 +107,14 @@ class GGN(BlockGatherer):
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached.
 
+        The model is in evaluation mode meanwhile, whatever its mode is.
+
         Raises:
-            ValueError: a layer is called twice or not at all in the forward pass.
+            ValueError: a layer that is called twice or not at all, or whose first axis is not that of the samples;
+                batch statistics.
         """
         self.updated = True
-        with _frozen(self.model):
+        with _frozen(self.model), evaluation_mode(self.model):
             logits, outputs = self._forward(inputs, first_time=True)
             square_root = self._square_root(logits.detach())
             self._class_passes(inputs, logits, outputs, square_root, first=0)
@@ -124,18 +128,25 @@ class GGN(BlockGatherer):
     def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
         outputs: dict[str, GradientEdge] = {}
 
-        def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+        def keep(name: str, layer_inputs: Tensor, output: Tensor) -> Tensor:
             if name in outputs:
-                raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
+                raise ValueError(
+                    f"layer {name} is called twice in one forward pass: no rule covers this; make it two layers"
+                )
+            _check_samples(name, layer_inputs, output, len(inputs))
+            if not output.requires_grad:
+                # The output of an embedding, say: a copy, as an activation could not overwrite a leaf of the graph.
+                output = output.requires_grad_().clone()
             # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
             outputs[name] = torch.autograd.graph.get_gradient_edge(output)
             with torch.no_grad():
                 if first_time:
                     self.parts[name].add_inputs(layer_inputs.detach())
                 self.parts[name].keep_inputs(layer_inputs.detach())
+            return output
 
         with forward_hooks(self.layers, keep), torch.enable_grad():
-            logits = self.model(inputs.detach().requires_grad_())
+            logits = self.model(inputs.detach().requires_grad_(inputs.is_floating_point()))
         missing = self.layers.keys() - outputs.keys()
         if missing:
             raise ValueError(f"layers {sorted(missing)} take no part in the forward pass: freeze or remove them")
@@ -246,6 +257,16 @@ class SignedColumns(LambdaSquareRoot):
         ordered[:, :-1] = pivots
         ordered[:, 1:] -= self.probabilities[:, 1:] * (pivots / rest).cumsum(1)
         return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
+
+
+def _check_samples(name: str, layer_inputs: Tensor, output: Tensor, samples: int) -> None:
+    """ValueError unless the first axis of a layer's input and output is that of the samples."""
+    for what, tensor in (("input", layer_inputs), ("output", output)):
+        if tensor.ndim == 0 or tensor.shape[0] != samples:
+            raise ValueError(
+                f"layer {name} has an {what} of shape {tuple(tensor.shape)} for a batch of {samples}: its first axis "
+                "must be that of the samples, as in (samples, positions, features)"
+            )
 
 
 def _trainable(layer: nn.Module) -> set[str]:

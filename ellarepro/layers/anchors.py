@@ -128,7 +128,7 @@ class Anchored(nn.Module):
 class AnchoredRule(CurvatureRule):
     """What the sparse layers' rules add to those of the layers they stand for: projection onto anchors, and omega."""
 
-    scalars = ("omega",)
+    pointwise = ("omega",)
 
     def project(self, rows: Tensor) -> Tensor:
         """Rows over positions `(..., X)` to rows over anchors `(..., P)` (Section 5.2, chain rule): rows Psi^T."""
