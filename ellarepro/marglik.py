@@ -18,7 +18,7 @@ from ellarepro.curvature.structures import Block
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import FitSettings
+from ellarepro.settings import DEFAULT_FIT, FitSettings
 
 FULL_LIMIT = 6000
 """Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
@@ -106,7 +106,7 @@ def fit(
     model: nn.Module,
     prior: LayerwisePrior,
     data: ImageSet,
-    settings: FitSettings,
+    settings: FitSettings = DEFAULT_FIT,
     generator: torch.Generator | None = None,
 ) -> MarginalLikelihood:
     """Fit the curvature at the current weights.

@@ -91,7 +91,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     ).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
-    fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
+    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
     tied = model.factor_groups() if laplace is not None and laplace.tied else ()
     prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])

@@ -32,7 +32,7 @@ class WeightSettings:
     epochs: int = setting("passes over the training set", least=1, most=10**6)
     batch_size: int = setting("training images a step", least=1, most=LARGEST_BATCH)
     optimiser: str = setting("rule of the steps", choices=OPTIMISERS)
-    lr: float = setting("learning rate at the start", above=0, most=1e3)
+    lr: float = setting("learning rate at the start", above=0, most=1e30)
     min_lr: float = setting("learning rate at the end of the cosine", 1e-6, least=0)
     momentum: float = setting("of sgd", 0.0, least=0, below=1)
     relative: bool = setting("whether lr is multiplied by each tensor's root mean square at initialisation", False)
@@ -75,6 +75,9 @@ class FitSettings:
         return self.passes if isinstance(self.passes, int) else None
 
 
+DEFAULT_FIT = FitSettings()
+
+
 @dataclass(frozen=True)
 class LaplaceSettings:
     """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
@@ -88,7 +91,7 @@ class LaplaceSettings:
     steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
     lr: float = setting("of these steps", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
-    fit: FitSettings = FitSettings()
+    fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
 
     def __post_init__(self):

@@ -73,7 +73,7 @@ def test_truth_values_mean_what_they_say():
         (["optimiser=adam", "optimiser.momentum=0.5"], "no key optimiser.momentum; optimiser=sgd has"),
         (["objective=map", "objective.burn_in=3"], "no key objective.burn_in"),
         (["objective.tolerance=2"], "objective.tolerance must be at least 0 and below 1; got 2.0"),
-        (["optimiser.lr=nan"], "optimiser.lr must be above 0 and at most 1000; got nan"),
+        (["optimiser.lr=nan"], "optimiser.lr must be above 0 and at most 1e+30; got nan"),
         (["optimiser.min_lr=1"], "optimiser.min_lr must be at most lr"),
         (["prior.precision=1e300"], "prior.precision must be"),
         (["seed=4294967296"], "seed must be at least 0 and at most 4,294,967,295"),

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "ellarepro"
 RANKS = {
     "errors": 0,
     "files": 0,
+    "ranges": 0,
+    "settings": 1,
     "markdown": 0,
     "shares": 0,
     "curvature.factors": 1,
@@ -32,17 +34,18 @@ RANKS = {
     "predictive": 7,
     "training": 7,
     "data.__main__": 8,
-    "settings": 8,
+    "config": 8,
     "run": 9,
-    "__main__": 10,
+    "launching": 10,
+    "__main__": 11,
 }
 ONLY_IN = {
     "asdl": {"curvature.asdl_hooks"},
     "laplace": {"curvature.backend", "curvature.kron"},
     "wandb": {"tracking"},
     "matplotlib": {"figures"},
-    "hydra": {"__main__"},
-    "omegaconf": {"__main__", "run", "tables"},
+    "hydra": {"__main__", "config", "launching"},
+    "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
 
 

@@ -49,10 +49,18 @@ class Anchors:
 
 @dataclass
 class Prior:
-    """prior=…: the tensors whose precisions are learned (Section 3.2)."""
+    """prior=theta or u: a Gaussian on weights, or on anchor values, with learned precisions (Section 3.2)."""
 
     name: str = MISSING
     precision: float = setting("of every tensor, at the start", 1.0, least=1e-30, most=1e30)
+
+
+@dataclass
+class LengthscalePrior(Prior):
+    """prior=omega: the inverse lengthscales are parameters with a Gaussian of their own (Section 3.2)."""
+
+    name: str = "omega"
+    anchors: str = setting("precision of anchor values: learned, or fixed", "learned", choices=("learned", "fixed"))
 
 
 @dataclass
@@ -150,7 +158,7 @@ class Config:
     group: str | None = setting(
         "symmetry group of gconv paths: c1 (none), c2, c4 (quarter turns), d4 (and reflections)", None
     )
-    prior: Prior = field(default_factory=Prior)
+    prior: Any = MISSING
     optimiser: Any = MISSING
     objective: Any = MISSING
     tracking: Any = MISSING
@@ -176,6 +184,7 @@ class Config:
 
 
 CHOICES: dict[str, dict[str, type]] = {
+    "prior": {"theta": Prior, "u": Prior, "omega": LengthscalePrior},
     "optimiser": {"sgd": Sgd, "adam": Adam},
     "objective": {"map": Map, "laplace": Laplace},
     "tracking": {"none": Untracked, "wandb": Wandb},

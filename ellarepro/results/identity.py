@@ -25,6 +25,7 @@ ADDED_LATER = {
     "objective.engine": "native",
     "objective.passes": "exact",
     "objective.tied": False,
+    "prior.anchors": "fixed",
     "relaxation": 0.1,
 }
 """Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""
