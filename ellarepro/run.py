@@ -1,6 +1,5 @@
 """One run, from configuration to result: the only reader of Hydra's configuration."""
 
-import platform
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -12,25 +11,25 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ellarepro.config.resolve import (
+    anchor_settings,
+    check_combination,
+    device_of,
+    laplace_settings,
+    weight_settings,
+)
 from ellarepro.curvature.memory import FactorsTooLarge, check_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
+from ellarepro.figures import draw_run, save
+from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
-from ellarepro.plots import plot_effective_parameters
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
-from ellarepro.results import (
-    RunResult,
-    git_commit,
-    read_result,
-    run_id,
-    versions,
-    write_atomically,
-    write_result,
-)
-from ellarepro.settings import anchor_settings, check, device_of, laplace_settings, weight_settings
+from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -64,12 +63,13 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
-    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {hardware(task)}")
+    machine = hardware(task.train.labels.device)
+    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
     write_result(result, folder)
-    plot_effective_parameters(result, folder / "effective_parameters.png")
+    save(draw_run(result), folder / "effective_parameters.png")
     checkpoint.unlink(missing_ok=True)
     return Outcome(result, folder, was_finished=False)
 
@@ -80,7 +80,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     Raises:
         UserError: the configuration or the data is unusable.
     """
-    check(config)
+    check_combination(config)
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
@@ -91,8 +91,9 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     ).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
-    fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
-    prior = LayerwisePrior(model, config["prior"]["precision"], fixed)
+    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
+    tied = model.factor_groups() if laplace is not None and laplace.tied else ()
+    prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
     return Trainer(model, prior, task, weights, laplace, generator), task
 
@@ -106,7 +107,8 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
-            group=config.get("group", "c1"),
+            group=config["group"] or "c1",
+            relaxation=config["relaxation"],
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -118,10 +120,10 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     Raises:
         UserError: more than is free.
     """
-    if trainer.laplace is None or trainer.laplace.structure == "full":
+    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
         return None
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
 
@@ -214,7 +216,7 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
-        hardware=hardware(task),
+        hardware=hardware(task.train.labels.device),
         versions=versions(),
         git_commit=git_commit(),
         data_fingerprint=task.fingerprint,
@@ -232,33 +234,3 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)
-
-
-def relative_effective_parameters(
-    effective: Mapping[str, float], path_weights: Mapping[str, Mapping[str, list[str]]]
-) -> dict[str, dict[str, float]]:
-    """Share of each path in the effective number of weights of its layer, in percent: {layer: {path: percent}}.
-
-    Args:
-        effective: effective number of parameters of each tensor; empty gives an empty result.
-        path_weights: as `Network.path_weights` gives them.
-    """
-    shares = {}
-    for layer, paths in path_weights.items() if effective else ():
-        sums = effective_by_path(effective, paths)
-        total = sum(sums.values()) or 1.0
-        shares[layer] = {path: 100 * value / total for path, value in sums.items()}
-    return shares
-
-
-def effective_by_path(effective: Mapping[str, float], paths: Mapping[str, list[str]]) -> dict[str, float]:
-    """Effective number of weights of each path of a layer: {path: number}, given {path: names of its tensors}."""
-    return {path: sum(effective[name] for name in names) for path, names in paths.items()}
-
-
-def hardware(task: Task) -> str:
-    """What the task's data lie on, and so what a run computes on: the GPU's name, or the CPU and its threads."""
-    device = task.train.labels.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ellarepro.figures import draw_shares, path_style
 from ellarepro.inspection import PathRow
-from ellarepro.plots import draw_shares, path_style
 
 PATHS = ("f_fc", "conv", "gconv")
 TRUTHS = {"none": (False, False), "translation": (True, False), "rotation": (False, True), "both": (True, True)}

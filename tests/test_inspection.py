@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from result_factory import make_learned_result, make_map_result
 
-from ellarepro.inspection import by_path, comma_separated, main, markdown, precision_curves
+from ellarepro.inspection import by_path, comma_separated, markdown, precision_curves
+from ellarepro.inspection.__main__ import main
 from ellarepro.network import LAYERS, build_network
 from ellarepro.results import write_result
-from ellarepro.run import relative_effective_parameters
+from ellarepro.shares import relative_effective_parameters
 
 
 def row(result, layer: str, path: str):

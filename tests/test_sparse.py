@@ -5,15 +5,18 @@ from itertools import pairwise, product
 import pytest
 import torch
 from helpers import Probe, assert_close, perturb_biases, relative_error, small_data
+from omegaconf import OmegaConf
 from torch import nn
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.oracle import assert_rule_matches_oracle
 from ellarepro.data import ImageSet
 from ellarepro.errors import UserError
 from ellarepro.layers import anchors
-from ellarepro.layers.anchors import AnchorSettings, grid_positions
+from ellarepro.layers.anchors import grid_positions
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
@@ -21,7 +24,7 @@ from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.marglik import fit
 from ellarepro.network import PATHS, build_network, priors_of
 from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import check
+from ellarepro.settings import AnchorSettings
 
 SPARSE = {"s_fc": SparseDense, "s_conv": SparseConv}
 STANDS_FOR = {"s_fc": FactoredDense, "s_conv": Conv}
@@ -252,26 +255,23 @@ PAIRS = [("conv", "omega"), ("conv", "u"), ("f_fc_conv", "omega"), ("fc", "u"), 
 
 @pytest.mark.parametrize(("layer", "prior"), PAIRS)
 def test_pairs_without_a_meaning_are_refused_with_the_reason(layer, prior):
-    config = {
-        "alpha": 1, "epochs": 1, "batch_size": 1, "seed": 0, "threads": None, "optimiser": {},
-        "objective": {"name": "map"}, "layer": {"name": layer}, "prior": {"name": prior, "precision": 1.0},
-    }  # fmt: skip
+    config = OmegaConf.to_container(compose([f"layer={layer}", f"prior={prior}"]), resolve=True)
     with pytest.raises(UserError, match=rf"prior={prior} is not possible with layer={layer}: its|it has no") as error:
-        check(config)
+        check_combination(config)
     assert f"layer={layer} takes prior={' or '.join(priors_of(layer))}" in str(error.value)
     config["prior"]["name"] = priors_of(layer)[0]
-    check(config)
+    check_combination(config)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"basis": "spline"}, "anchors.basis must be one of rbf, posterior_mean; got 'spline'"),
-        ({"omega": 0.0}, "anchors.omega must be positive, got 0.0"),
-        ({"noise": -1.0}, "anchors.noise must be at least 0"),
-        ({"noise": 0.0, "learn_omega": True, "basis": "posterior_mean"}, "anchors.noise .* got 0.0"),
-        ({"share": 0.0}, r"anchors.share must be in \(0, 1\], got 0.0"),
-        ({"per_filter": 10}, "anchors.per_filter must be from 1 to 9, got 10"),
+        ({"basis": "spline"}, "basis must be one of rbf, posterior_mean; got 'spline'"),
+        ({"omega": 0.0}, "omega must be above 0 and at most 1000; got 0.0"),
+        ({"noise": -1.0}, "noise must be at least 0; got -1.0"),
+        ({"noise": 0.0, "learn_omega": True, "basis": "posterior_mean"}, "noise must be positive .* got 0"),
+        ({"share": 0.0}, "share must be above 0 and at most 1; got 0.0"),
+        ({"per_filter": 10}, "per_filter must be at least 1 and at most 9; got 10"),
     ],
 )
 def test_impossible_anchors_are_named(changes, said):

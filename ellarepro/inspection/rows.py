@@ -1,26 +1,16 @@
-"""What a run learned, by layer and path: prior precisions and effective numbers of parameters (Appendix D).
+"""What a run learned, a row a layer and path, and what its precisions did on the way."""
 
-python -m ellarepro.inspection RUN_DIR_OR_RESULT_JSON [--format md|csv]
-"""
-
-import argparse
-import csv
-import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ellarepro.errors import UserError
-from ellarepro.rendering import markdown_table
-from ellarepro.results import RESULT_FILE, RunResult, read_result
+from ellarepro.results import RunResult
 
 HEAD = "head"
 EQUIVARIANT = ("conv", "s_conv", "gconv")
 """Paths that a layer's other paths are measured against; the first of these that the layer has."""
 TENSOR = re.compile(r"blocks\.(?P<block>\d+)\.paths\.(?P<path>\w+)\.(?P<name>.+)")
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -97,36 +87,6 @@ def heading(result: RunResult) -> str:
     )
 
 
-def result_file(run: Path) -> Path:
-    """Return the result file of `run`, a run's folder or the file itself."""
-    return run / RESULT_FILE if run.is_dir() else run
-
-
-def markdown(result: RunResult) -> str:
-    """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
-    headers = ["layer", "path", "prior precision", "effective number", "share (%)", "precision ratio"]
-    table = markdown_table([headers, *(_texts(row) for row in by_path(result))], labels=3)
-    notes = "\n".join(f"- {note}" for note in _notes(result))
-    return f"## {heading(result)}\n\n{table}\n\n{notes}\n"
-
-
-def comma_separated(result: RunResult) -> str:
-    """Return the table of `result` as CSV: a line a layer and path, a column `precision.<tensor>` for each kind."""
-    rows = by_path(result)
-    parts = list(dict.fromkeys(part for row in rows for part in row.precisions))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    named = [f"precision.{part}" for part in parts]
-    writer.writerow(["run_id", "layer", "path", *named, "effective_number", "share_percent", "precision_ratio"])
-    for row in rows:
-        numbers = [*(row.precisions.get(part) for part in parts), row.effective, row.share, row.ratio]
-        writer.writerow([result.run_id, row.layer, row.path, *("" if n is None else f"{n:.6g}" for n in numbers)])
-    return stream.getvalue()
-
-
-RENDERERS = {"md": markdown, "csv": comma_separated}
-
-
 def _places(tensors: Iterable[str]) -> dict[tuple[str, str], dict[str, str]]:
     """{(layer, path): {part: tensor}} of parameter names, layers in order; biases and unknown names are left out."""
     places: dict[tuple[str, str], dict[str, str]] = {}
@@ -164,63 +124,3 @@ def _is_omega(part: str) -> bool:
 
 def _largest(values: Sequence[float | None]) -> float | None:
     return None if None in values or not values else max(values)
-
-
-def _texts(row: PathRow) -> list[str]:
-    precisions = {part: MISSING if value is None else f"{value:.1e}" for part, value in row.precisions.items()}
-    return [
-        row.layer,
-        row.path,
-        precisions["weight"] if list(precisions) == ["weight"] else ", ".join(map(" ".join, precisions.items())),
-        _number(row.effective, 1),
-        _number(row.share, 1),
-        _number(row.ratio, 2),
-    ]
-
-
-def _number(value: float | None, digits: int) -> str:
-    """`value` with `digits` decimals, in scientific notation where that shows nothing of it or too much."""
-    if value is None:
-        return MISSING
-    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= value < 1e6 else f"{value:.1e}"
-
-
-def _notes(result: RunResult) -> list[str]:
-    if not has_curvature(result):
-        return [
-            f"objective={result.objective}: no curvature was fitted. The precisions are fixed, not learned, and there "
-            "are no effective numbers of parameters."
-        ]
-    notes = [
-        "Weights only; biases are left out.",
-        "effective number: sum of lambda / (lambda + precision) over the curvature's eigenvalues lambda; share: of the "
-        "layer's.",
-    ]
-    if result.prior == "omega":
-        return [*notes, "prior=omega: the precisions of u are fixed, those of omega are learned; so there is no ratio."]
-    return [
-        *notes,
-        f"precision ratio: over the layer's equivariant path (the first it has of {', '.join(EQUIVARIANT)}). Of a path "
-        "with two factors the larger precision counts: a product is switched off when one of its factors is.",
-    ]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what a run learned; return the exit status (2 and one message for a user's mistake)."""
-    parser = argparse.ArgumentParser(prog="python -m ellarepro.inspection", description=__doc__.partition("\n")[0])
-    parser.add_argument("run", type=Path, help="a run's folder or its result.json")
-    parser.add_argument("--format", choices=RENDERERS, default="md")
-    options = parser.parse_args(arguments)
-    try:
-        result = read_result(result_file(options.run))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(RENDERERS[options.format](result), end="")
-    if options.format != "md" and not has_curvature(result):
-        print(*_notes(result), sep="\n", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,7 @@
-"""Runs side by side, a column a run: what each layer uses, how the precisions got there, and the evidence (Figure 3).
+"""Runs side by side, a column a run: what each layer uses, how its precisions got there, the evidence (Figure 3)."""
 
-python -m ellarepro.figures RUN [RUN ...] --out FILE.png
-"""
-
-import argparse
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ellarepro.errors import UserError
-from ellarepro.inspection import by_path, has_curvature, precision_curves, result_file
-from ellarepro.plots import draw_shares, path_order, path_style, save, say
-from ellarepro.results import RESULT_FILE, RunResult, read_result, read_results
+from ellarepro.figures.canvas import path_order, path_style, say
+from ellarepro.figures.shares import draw_shares
+from ellarepro.inspection import by_path, has_curvature, precision_curves
+from ellarepro.results import RunResult
 
 MOST_RUNS = 12
 """What still can be told apart side by side."""
@@ -26,7 +21,7 @@ PALEST = 0.7
 NOT_LEARNED = "nothing was learned before the end"
 
 
-def draw(results: Sequence[RunResult]) -> Figure:
+def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
     """Return the figure of `results`, three panels a column: shares by layer, precisions and evidence over training.
 
     Raises:
@@ -55,24 +50,6 @@ def draw(results: Sequence[RunResult]) -> Figure:
         axes.set_ylabel("")
     _legend(figure, results)
     return figure
-
-
-def load(runs: Sequence[Path]) -> list[RunResult]:
-    """Return the runs that `runs` name: a run's folder, a result file, or a folder of runs for all its Laplace runs.
-
-    Raises:
-        UserError: something is missing or damaged; a folder without a run that fitted a curvature.
-    """
-    results = []
-    for run in runs:
-        if not run.is_dir() or (run / RESULT_FILE).exists():
-            results.append(read_result(result_file(run)))
-            continue
-        found = [result for result in read_results(run) if has_curvature(result)]
-        if not found:
-            raise UserError(f"runs: got the folder {run}, which holds no run with objective=laplace")
-        results += found
-    return results
 
 
 def _draw_precisions(axes: Axes, result: RunResult) -> None:
@@ -127,23 +104,3 @@ def _pale(colour: str, depth: float) -> tuple[float, ...]:
     """`colour` mixed with white: `PALEST` at depth 0, none at depth 1."""
     white = PALEST * (1 - depth)
     return tuple(white + (1 - white) * channel for channel in to_rgb(colour))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the runs that the command line names; return the exit status (2 and one message for a user's mistake)."""
-    parser = argparse.ArgumentParser(prog="python -m ellarepro.figures", description=__doc__.partition("\n")[0])
-    help_text = "a run's folder, its result.json, or a folder of runs (then all its Laplace runs)"
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=help_text)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
-    options = parser.parse_args(arguments)
-    try:
-        save(draw(load(options.runs)), options.out)
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(options.out)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 from result_factory import make_learned_result, make_map_result, make_result
 
-from ellarepro.plots import FLOOR, PATHS, draw, main, plot_effective_parameters
+from ellarepro.figures import draw_run, save
+from ellarepro.figures.__main__ import main
+from ellarepro.figures.canvas import PATHS
+from ellarepro.figures.one_run import FLOOR
 from ellarepro.results import write_result
 
 
@@ -32,7 +35,7 @@ def values(axes) -> list[float]:
 @pytest.mark.parametrize("paths", [("conv",), ("f_fc", "conv"), ("f_fc", "conv", "gconv"), ("s_fc", "s_conv")])
 def test_bars_of_every_layer_add_up_and_wear_their_paths_colour(paths):
     result = make_learned_result(paths=paths)
-    figure = draw(result)
+    figure = draw_run(result)
     shares = panel(figure, "relative")
     assert sorted(bar.get_height() for bar in shares.patches) == pytest.approx(
         sorted(share for layer in result.relative_effective_parameters.values() for share in layer.values())
@@ -47,7 +50,7 @@ def test_precisions_leave_out_biases_and_show_the_head():
     result = make_result(
         prior_precision={"blocks.0.paths.fc.weight": 2.0, "blocks.0.paths.fc.bias": 5.0, "head.0.weight": 3.0}
     )
-    precisions = panel(draw(result), "prior precision")
+    precisions = panel(draw_run(result), "prior precision")
     assert values(precisions) == [2.0, 3.0]
     assert precisions.get_yscale() == "log"
 
@@ -59,16 +62,16 @@ def test_effective_numbers_are_summed_over_the_tensors_of_a_path():
         "blocks.0.paths.f_fc.theta1.bias": 50.0,
         "blocks.0.paths.conv.weight": FLOOR / 100,
     }
-    numbers = panel(draw(make_result(prior_precision={}, effective_parameters=effective)), "effective number")
+    numbers = panel(draw_run(make_result(prior_precision={}, effective_parameters=effective)), "effective number")
     assert values(numbers) == [FLOOR, 5.0]
     assert numbers.get_yscale() == "log" and "this or less" in numbers.get_ylabel()
     del effective["blocks.0.paths.conv.weight"]
-    numbers = panel(draw(make_result(prior_precision={}, effective_parameters=effective)), "effective number")
+    numbers = panel(draw_run(make_result(prior_precision={}, effective_parameters=effective)), "effective number")
     assert values(numbers) == [5.0] and numbers.get_ylabel() == "number"
 
 
 def test_every_tensor_of_a_path_has_its_own_marker():
-    figure = draw(make_learned_result(("s_fc", "s_conv"), prior="omega"))
+    figure = draw_run(make_learned_result(("s_fc", "s_conv"), prior="omega"))
     lines = panel(figure, "prior precision").get_lines()
     markers = {line.get_label(): line.get_marker() for line in lines}
     assert set(markers) == {
@@ -80,7 +83,7 @@ def test_every_tensor_of_a_path_has_its_own_marker():
 
 @pytest.mark.parametrize("paths, prior", [(("f_fc", "conv", "gconv"), "theta"), (("s_fc", "s_conv"), "omega")])
 def test_no_legend_covers_a_panel_or_leaves_the_picture(paths, prior):
-    figure = draw(make_learned_result(paths, prior))
+    figure = draw_run(make_learned_result(paths, prior))
     figure.draw_without_rendering()
     panels = [axes.get_window_extent() for axes in figure.axes]
     legends = [axes.get_legend().get_window_extent() for axes in figure.axes]
@@ -91,20 +94,20 @@ def test_no_legend_covers_a_panel_or_leaves_the_picture(paths, prior):
 
 def test_a_run_without_curvature_or_history_is_drawn_with_a_word_instead():
     result = make_result(relative_effective_parameters={}, effective_parameters={}, prior_precision={}, history={})
-    assert [axes.texts[0].get_text() for axes in draw(result).axes] == [
+    assert [axes.texts[0].get_text() for axes in draw_run(result).axes] == [
         "no precisions",
         "no curvature was fitted",
         "no curvature was fitted",
         "no history",
     ]
-    figure = draw(make_map_result())
+    figure = draw_run(make_map_result())
     assert len(values(panel(figure, "prior precision"))) == 8 * 3 + 2
     assert [len(axes.texts) for axes in figure.axes] == [0, 1, 1, 0]
     assert [axes.yaxis.get_visible() for axes in figure.axes] == [True, False, False, True]
 
 
 def test_the_file_is_a_png_with_something_on_it(tmp_path):
-    plot_effective_parameters(make_result(paths=("f_fc", "conv")), tmp_path / "run.png")
+    save(draw_run(make_result(paths=("f_fc", "conv"))), tmp_path / "run.png")
     with Image.open(tmp_path / "run.png") as image:
         assert image.format == "PNG" and image.width > 1000
         assert rgb("f_fc") in {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}

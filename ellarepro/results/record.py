@@ -1,38 +1,18 @@
-"""One finished run as data: its record, its name, and how it is written to and read from disk."""
+"""The record of one finished run, and how it is written to and read from disk."""
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
-import platform
-import secrets
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from ellarepro.errors import UserError
+from ellarepro.files import write_atomically
 
 RESULT_FILE = "result.json"
-
-# Where a run writes, where its data lie and what it shows on the way do not change what it finds.
-NOT_IN_RUN_ID = (
-    "checkpoint_seconds",
-    "output_dir",
-    "force",
-    "tracking",
-    "device",
-    "progress",
-    "threads",
-    "dataset.root",
-    "dataset.download",
-)
-
-RECORDED_PACKAGES = ("torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core")
 
 
 @dataclass(frozen=True)
@@ -111,6 +91,11 @@ def write_result(result: RunResult, folder: Path) -> Path:
     return path
 
 
+def result_file(run: Path) -> Path:
+    """Return the result file of `run`, a run's folder or the file itself."""
+    return run / RESULT_FILE if run.is_dir() else run
+
+
 def read_result(path: Path) -> RunResult:
     """Return the record in the file `path`.
 
@@ -138,94 +123,11 @@ def read_results(folder: Path) -> list[RunResult]:
     return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: the folder is missing or cannot be written to; nothing is left behind.
-    """
-    path = Path(path)
-    # Not tempfile.mkstemp: its files are readable by their owner alone, results are shared.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) for every leaf of `config` that can change a result (see `NOT_IN_RUN_ID`)."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in NOT_IN_RUN_ID:
-            continue
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def run_id(config: Mapping) -> str:
-    """Return the name of the run that the resolved `config` (plain containers) describes.
-
-    Readable first, `{dataset}-{layer}-{objective}-s{seed}-`, then ten hexadecimal digits over all that can
-    change the result. `dataset`, `layer` and `objective` are names or mappings with a `name`.
-
-    Raises:
-        KeyError: `config` lacks one of dataset, layer, objective and seed.
-    """
-    canonical = json.dumps(dict(flatten(config)), sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-    dataset, layer, objective = (_name(config[group]) for group in ("dataset", "layer", "objective"))
-    return f"{dataset}-{layer}-{objective}-s{config['seed']}-{digest}"
-
-
-def git_commit() -> str:
-    """Return the commit of the checkout this package lies in, "-dirty" appended when tracked files have changed.
-
-    "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout.
-    """
-    root = Path(__file__).resolve().parents[1]
-    try:
-        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return f"{commit}-dirty" if changed else commit
-
-
-def versions() -> dict[str, str]:
-    """Return {package: version} of Python and what a result depends on, "not installed" where a package is missing."""
-    found = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-
-
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether `value` is of the annotated kind, entries of containers apart; whole numbers are floats, too."""
     options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     kinds = {get_origin(option) or option for option in options}
     return type(value) in kinds or (type(value) is int and float in kinds)
-
-
-def _name(group: Any) -> str:
-    return group["name"] if isinstance(group, Mapping) else str(group)
 
 
 def _finite(value: Any) -> Any:

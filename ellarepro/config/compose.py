@@ -1,0 +1,146 @@
+"""From what was typed to a checked configuration: Hydra composes, OmegaConf checks types, the schema ranges."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from typing import Any, get_args
+
+import hydra
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ellarepro.config.explain import CONFIGS, GROUPS, explained, no_key, possible
+from ellarepro.config.schema import CHOICES, Config, register
+from ellarepro.errors import UserError
+from ellarepro.ranges import problems
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of one run, by keys and types of the schema.
+
+    Raises:
+        UserError: an unknown key or choice, or a value of the wrong type or out of its range.
+    """
+    return compose_all([overrides])[0]
+
+
+def compose_all(points: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """The configurations of many runs.
+
+    Raises:
+        UserError: as `compose`, for the first of them that is wrong.
+    """
+    configs = []
+    with loader() as found:
+        for point in points:
+            parsed = parse(point, found)
+            config = deepcopy(composed(tuple(o.input_line for o in parsed if is_choice(o))))
+            with explained(parsed):
+                # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
+                ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not is_choice(o)], config)
+            configs.append(_checked(config))
+    return configs
+
+
+@contextmanager
+def loader() -> Iterator[ConfigLoader]:
+    """Hydra's access to the files of configs/ and to the schema."""
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def parse(overrides: Sequence[str], found: ConfigLoader) -> list[Override]:
+    """What `overrides` say, in Hydra's grammar.
+
+    Raises:
+        UserError: one does not parse, chooses no name of its group, or changes the schema.
+    """
+    parser = OverridesParser.create(config_loader=found)
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            cause = re.sub(r"\s+", " ", str(error)).partition(" See https")[0]
+            raise UserError(f"{text} is not written key=value in Hydra's grammar ({cause})") from error
+    for override in parsed:
+        if not override.key_or_group:
+            raise UserError(f"{override.input_line} is not written key=value: it has no key")
+        _refuse_wrong_choice(override)
+    return parsed
+
+
+def is_choice(override: Override) -> bool:
+    """Whether it chooses a file of a group, as `layer=conv` does."""
+    return override.key_or_group in GROUPS
+
+
+@cache
+def composed(overrides: tuple[str, ...], with_hydra: bool = False) -> DictConfig:
+    """What Hydra composes within `loader()`, once a process for the same overrides; not to be changed.
+
+    Raises:
+        UserError: what Hydra refuses.
+    """
+    with explained():
+        return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
+
+
+def _checked(config: DictConfig) -> DictConfig:
+    """`config`, its keys those of the schema and its values in their ranges; types Hydra's composition has checked."""
+    with explained():
+        values = OmegaConf.to_container(config, resolve=True)
+    for key, problem in _problems(values, Config):
+        raise UserError(f"{key} {problem}")
+    return config
+
+
+def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for name in values.keys() - fields.keys():
+        raise UserError(no_key(f"{prefix}{name}"))
+    for name in fields.keys() - values.keys():
+        yield f"{prefix}{name}", "is needed and was removed"
+        return
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _problems(value, _class_of(fields[name], value), f"{name}.")
+    for name, problem in problems(values, fields.values()):
+        yield f"{prefix}{name}", problem
+
+
+def _class_of(field: dataclasses.Field, values: dict[str, Any]) -> type:
+    """The schema's class of a group: the field's type, or that of the choice where choices have keys of their own."""
+    if field.name in CHOICES:
+        return CHOICES[field.name][values["name"]]
+    return next(kind for kind in (*get_args(field.type), field.type) if dataclasses.is_dataclass(kind))
+
+
+def _refuse_wrong_choice(override: Override) -> None:
+    """Refuse what Hydra would take: a group set to no name, or the name that a choice brings set apart from it."""
+    group, _, rest = override.key_or_group.partition(".")
+    if group.startswith("schema"):
+        raise UserError(no_key(group))
+    if group in GROUPS and rest == "name":
+        raise UserError(f"{override.key_or_group} comes with {group}=…: {possible(group)}")
+    if not is_choice(override) or override.is_sweep_override():
+        return
+    optional = group == "experiment"
+    if override.is_delete() and not optional:
+        raise UserError(f"{group} is needed and was removed; {possible(group)}")
+    if (
+        not override.is_delete()
+        and not isinstance(override.value(), str)
+        and not (optional and override.value() is None)
+    ):
+        raise UserError(f"{group}={override.get_value_element_as_str()} is not possible; {possible(group)}")
