@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.ggn import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.likelihood import Classification, Likelihood
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,16 +26,14 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
 
 
-def softmax_hessian(logits: Tensor) -> Tensor:
-    """Lambda = diag(p) - p p^T, `(B, K, K)`, of the negative log likelihood in the logits `(B, K)`."""
-    p = logits.softmax(-1)
-    return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5).
 
-
-def exact_ggn(model: nn.Module, inputs: Tensor) -> Tensor:
-    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5)."""
-    jacobian, logits = jacobians(model, inputs)
-    return torch.einsum("nkp,nkl,nlq->pq", jacobian, softmax_hessian(logits), jacobian)
+    Lambda is that of softmax cross-entropy, or of another `likelihood`, with noise of precision one.
+    """
+    jacobian, outputs = jacobians(model, inputs)
+    hessian = (likelihood or Classification()).hessian(outputs)
+    return torch.einsum("nkp,nkl,nlq->pq", jacobian, hessian, jacobian)
 
 
 def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:
