@@ -229,7 +229,7 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
     log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.blocks).decompose()
+    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
     precision = curvature + log_precision.exp().to(curvature.deltas)
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)

@@ -33,6 +33,7 @@ RANKS = {
     "figures": 7,
     "predictive": 7,
     "training": 7,
+    "layerwise": 8,
     "data.__main__": 8,
     "config": 8,
     "run": 9,

@@ -26,7 +26,7 @@ class AsdlPasses(BlockGatherer):
 
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
-        self.updated = True
+        self.gathered += len(inputs)
         with _rules_registered(self.parts_by_layer()), _attributes_removed(self.model):
             config = FisherConfig(
                 fisher_type=FISHER_EXACT, loss_type=LOSS_CROSS_ENTROPY, fisher_shapes=[SHAPE_KRON], data_size=1

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.spectra import FullCurvature
+
+FULL_LIMIT = 6000
+"""Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,9 +35,46 @@ def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = 
 
     Lambda is that of softmax cross-entropy, or of another `likelihood`, with noise of precision one.
     """
-    jacobian, outputs = jacobians(model, inputs)
-    hessian = (likelihood or Classification()).hessian(outputs)
-    return torch.einsum("nkp,nkl,nlq->pq", jacobian, hessian, jacobian)
+    return _product(*jacobians(model, inputs), likelihood or Classification())
+
+
+def _product(jacobian: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
+    return torch.einsum("nkp,nkl,nlq->pq", jacobian, likelihood.hessian(outputs), jacobian)
+
+
+class FullGatherer:
+    """The exact matrix of a small network, gathered batch by batch, whatever its layers are.
+
+    Attributes:
+        gathered: samples so far.
+
+    Raises:
+        ValueError: a network of more than `FULL_LIMIT` parameters.
+    """
+
+    def __init__(self, model: nn.Module, likelihood: Likelihood | None = None):
+        self.model, self.likelihood = model, likelihood or Classification()
+        self.sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+        if sum(self.sizes) > FULL_LIMIT:
+            raise ValueError(
+                f"structure=full holds a dense matrix and is for networks of up to {FULL_LIMIT} parameters, "
+                f"got {sum(self.sizes)}; take kron, kron_blockwise or diag, or a smaller alpha"
+            )
+        self.matrix: Tensor | None = None
+        self.gathered = 0
+
+    def update(self, inputs: Tensor) -> Tensor:
+        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
+        jacobian, outputs = (found.detach() for found in jacobians(self.model, inputs))
+        self.likelihood.check_outputs(outputs, len(inputs))
+        part = _product(jacobian, outputs, self.likelihood).double()
+        self.matrix = part if self.matrix is None else self.matrix.add_(part)
+        self.gathered += len(inputs)
+        return outputs
+
+    def curvature(self, data_size: int) -> FullCurvature:
+        """H of `data_size` data, from those gathered, scaled up where they are fewer."""
+        return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
 
 
 def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.rule import rules_of
+from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure
 from ellarepro.settings import DEFAULT_TOLERANCE
 
@@ -38,7 +39,7 @@ class BlockGatherer:
         if structure not in STRUCTURES:
             raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
         self.model = model
-        self.updated = False
+        self.gathered = 0
         rules = rules_of(model)
         self.layers = {name: model.get_submodule(name) for name in rules}
         self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
@@ -53,7 +54,7 @@ class BlockGatherer:
         Raises:
             ValueError: no batch has been added yet.
         """
-        if not self.updated:
+        if not self.gathered:
             raise ValueError("blocks() before any update(): there is no curvature yet")
         found = {
             f"{layer}.{parameter}" if layer else parameter: block
@@ -61,6 +62,15 @@ class BlockGatherer:
             for parameter, block in part.blocks(data_size).items()
         }
         return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def curvature(self, data_size: int) -> SpectralCurvature:
+        """H of `data_size` data, from those gathered, scaled up where they are fewer.
+
+        Raises:
+            CurvatureError: a factor is not finite.
+        """
+        scale = data_size / self.gathered
+        return SpectralCurvature.from_blocks({n: b.scaled(scale) for n, b in self.blocks(self.gathered).items()})
 
 
 class GGN(BlockGatherer):
@@ -109,7 +119,7 @@ class GGN(BlockGatherer):
             ValueError: a layer that is called twice or not at all, or whose first axis is not that of the samples;
                 outputs that the likelihood does not take; batch statistics.
         """
-        self.updated = True
+        self.gathered += len(inputs)
         with _frozen(self.model), evaluation_mode(self.model):
             logits, outputs = self._forward(inputs, first_time=True)
             self.likelihood.check_outputs(logits, len(inputs))
