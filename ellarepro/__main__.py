@@ -2,11 +2,11 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
 
 from ellarepro.config.explain import CONFIGS, help_text
 from ellarepro.config.schema import register
@@ -63,7 +63,7 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
-def _run(config: DictConfig) -> int:
+def _run(config: Mapping[str, Any]) -> int:
     from ellarepro.run import run
 
     outcome = run(config)

@@ -124,7 +124,7 @@ def test_a_map_run_has_no_evidence(tmp_path):
         (["objective.tolerance=2"], ["objective.tolerance", "2"]),
         (["objective.passes=few"], ["objective.passes must be exact or at least 1", "few"]),
         (["objective.passes=0"], ["objective.passes must be exact or at least 1", "0"]),
-        (["objective.tied=3"], ["objective.tied", "3", "true or false"]),
+        (["objective.tied=maybe"], ["objective.tied must be true or false", "maybe"]),
         (["relaxation=strong"], ["relaxation", "strong", "number"]),
         (["relaxation=0"], ["relaxation must be above 0", "0"]),
         (["prior.precision=0"], ["prior.precision", "0"]),

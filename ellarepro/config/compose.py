@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import hydra
 from hydra import initialize_config_dir
@@ -24,8 +24,8 @@ from ellarepro.errors import UserError
 from ellarepro.ranges import problems
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of one run, by keys and types of the schema.
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of one run, resolved to plain values, by keys and types of the schema.
 
     Raises:
         UserError: an unknown key or choice, or a value of the wrong type or out of its range.
@@ -33,7 +33,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return compose_all([overrides])[0]
 
 
-def compose_all(points: Sequence[Sequence[str]]) -> list[DictConfig]:
+def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """The configurations of many runs.
 
     Raises:
@@ -44,9 +44,11 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[DictConfig]:
         for point in points:
             parsed = parse(point, found)
             config = deepcopy(composed(tuple(o.input_line for o in parsed if is_choice(o))))
-            with explained(parsed):
-                # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
-                ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not is_choice(o)], config)
+            for override in parsed:
+                with explained(override):
+                    # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
+                    if not is_choice(override):
+                        ConfigLoaderImpl._apply_overrides_to_config([override], config)
             configs.append(_checked(config))
     return configs
 
@@ -96,13 +98,13 @@ def composed(overrides: tuple[str, ...], with_hydra: bool = False) -> DictConfig
         return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
-def _checked(config: DictConfig) -> DictConfig:
-    """`config`, its keys those of the schema and its values in their ranges; types Hydra's composition has checked."""
+def _checked(config: DictConfig) -> dict[str, Any]:
+    """`config` resolved, its keys those of the schema and its values in their ranges; Hydra has checked types."""
     with explained():
-        values = OmegaConf.to_container(config, resolve=True)
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for key, problem in _problems(values, Config):
         raise UserError(f"{key} {problem}")
-    return config
+    return values
 
 
 def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:

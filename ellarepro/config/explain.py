@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -30,7 +30,7 @@ def choices_of(group: str) -> list[str]:
 
 
 @contextmanager
-def explained(overrides: Sequence[Override] = ()) -> Iterator[None]:
+def explained(override: Override | None = None) -> Iterator[None]:
     """Hydra's and OmegaConf's errors as one message that names the key, what was got and what is possible.
 
     Raises:
@@ -39,14 +39,14 @@ def explained(overrides: Sequence[Override] = ()) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
-        raise UserError(_explain(error, overrides)) from error
+        raise UserError(_explain(error, override)) from error
 
 
 def possible(group: str) -> str:
     return f"{group} is one of: {', '.join(choices_of(group))}"
 
 
-def _explain(error: Exception, overrides: Sequence[Override]) -> str:
+def _explain(error: Exception, override: Override | None) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     if found := re.search(r"Could not find '([\w/]+?)/([^/']*)'", text):
         return _not_a_choice(*found.groups())
@@ -55,8 +55,8 @@ def _explain(error: Exception, overrides: Sequence[Override]) -> str:
         return f"{key} must be {_kind(key)}; got {got}" if got else f"{found.group(1)} cannot be removed"
     if found := re.search(r"Could not (?:override|append to config)\W+([\w.@/]+)|Key '([^']+)'", text):
         return no_key(found.group(1) or found.group(2))
-    if "Unexpected type for root" in text or "None is not a container" in text:
-        return next((no_key(o.key_or_group) for o in overrides if "." in o.key_or_group), text)
+    if "Unexpected type for root" in text and override is not None:
+        return no_key(override.key_or_group)
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key else "") + text.partition(" full_key: ")[0]
 

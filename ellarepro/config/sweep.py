@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -32,7 +33,7 @@ class Sweep:
     """
 
     points: list[list[str]]
-    configs: list[DictConfig]
+    configs: list[dict[str, Any]]
     hydra: DictConfig
     is_multirun: bool
 
