@@ -222,3 +222,8 @@ def test_a_mistake_on_the_command_line_is_status_2(capsys):
 
 def test_configs_lie_where_the_package_finds_them():
     assert (CONFIGS / "config.yaml").exists()
+
+
+def test_the_page_of_the_configuration_is_what_help_shows():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    assert page.endswith(f"```\n{help_text()}\n```\n"), "python -m ellarepro --help, at the end of the page"
