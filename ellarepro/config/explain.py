@@ -43,6 +43,7 @@ def explained(override: Override | None = None) -> Iterator[None]:
 
 
 def possible(group: str) -> str:
+    """The choices of `group`, as part of a message."""
     return f"{group} is one of: {', '.join(choices_of(group))}"
 
 
@@ -73,6 +74,7 @@ def _not_a_choice(folder: str, got: str) -> str:
 
 
 def no_key(key: str) -> str:
+    """That there is no such key, and which there are."""
     key = key.lstrip("+~")
     parent, _, name = key.rpartition(".")
     if parent == "anchors":
