@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ellarepro.config.resolve import (
     anchor_settings,
@@ -44,14 +44,17 @@ class Outcome:
     was_finished: bool
 
 
-def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
+def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+
+    Args:
+        config: as `config.compose` gives it.
+        say: told what goes on, a line at a time.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
         RunFailure: training diverged; the last good checkpoint stays.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
     identity = run_id(config)
     folder = Path(config["output_dir"]) / identity
     if (folder / "result.json").exists() and not config["force"]:
@@ -60,7 +63,7 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     trainer, task = prepare(config)
     memory = check_fit_memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
