@@ -1,7 +1,7 @@
 """Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023).
 
-For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, the likelihoods `Classification` and `Regression`. They
-are imported on first use: a command must not wait for PyTorch to check its configuration.
+For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification` and
+`Regression`. They are imported on first use: a command must not wait for PyTorch to check its configuration.
 """
 
 from importlib import import_module

@@ -2,11 +2,11 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
 
 from ellarepro.config.explain import CONFIGS, help_text
 from ellarepro.config.schema import register
@@ -47,7 +47,7 @@ def _parse(arguments: list[str]) -> Namespace:
         raise UserError(f"{message}; keys are written key=value, -m before them sweeps, --help shows them")
 
     parser = get_args_parser()
-    parser.error = refuse
+    setattr(parser, "error", refuse)  # noqa: B010 (a type checker takes no method for a variable)
     asked = parser.parse_intermixed_args(arguments)
     for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
         if getattr(asked, flag):
@@ -63,7 +63,7 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
-def _run(config: DictConfig) -> int:
+def _run(config: Mapping[str, Any]) -> int:
     from ellarepro.run import run
 
     outcome = run(config)

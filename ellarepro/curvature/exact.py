@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.memory import Forecast
 from ellarepro.curvature.spectra import FullCurvature
 
 FULL_LIMIT = 6000
@@ -43,10 +44,7 @@ def _product(jacobian: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tenso
 
 
 class FullGatherer:
-    """The exact matrix of a small network, gathered batch by batch, whatever its layers are.
-
-    Attributes:
-        gathered: samples so far.
+    """The exact matrix of a small network, gathered batch by batch, whatever its layers are; see `gather.Gatherer`.
 
     Raises:
         ValueError: a network of more than `FULL_LIMIT` parameters.
@@ -75,6 +73,10 @@ class FullGatherer:
     def curvature(self, data_size: int) -> FullCurvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
         return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
+
+    def forecast(self, inputs: Tensor) -> Forecast:
+        """The float64 matrix is all that stays."""
+        return Forecast({"the full matrix": 8 * sum(self.sizes) ** 2})
 
 
 def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:

@@ -112,6 +112,11 @@ class Regression(Likelihood):
             raise ValueError(f"noise_precision must be positive, got {noise_precision}")
         self.log_noise_precision = torch.tensor(noise_precision, dtype=torch.float64).log().requires_grad_(learned)
 
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise, in units of the targets."""
+        return self.log_noise_precision.detach().mul(-0.5).exp().item()
+
     def check_targets(self, targets: Tensor, outputs: Tensor) -> None:
         """ValueError unless `targets` are finite and of the outputs' shape."""
         if targets.shape != outputs.shape or not targets.is_floating_point():

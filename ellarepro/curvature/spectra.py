@@ -11,7 +11,13 @@ from ellarepro.curvature.structures import Block
 
 
 class Curvature(Protocol):
-    """What the marginal likelihood asks of H: `log_det_ratio(precisions)`, differentiable."""
+    """What the marginal likelihood asks of H: `log_det_ratio(precisions)`, differentiable.
+
+    Attributes:
+        blocks: what H is made of, tensor by tensor, for a posterior; None where it is not.
+    """
+
+    blocks: dict[str, Block] | None
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """log |H + diag(delta)| - log |diag(delta)|, for one precision a tensor `(L,)`."""
@@ -53,6 +59,8 @@ class FullCurvature:
         matrix: `(P, P)`, float64.
         sizes: entries of each tensor, summing to P.
     """
+
+    blocks = None
 
     def __init__(self, matrix: Tensor, sizes: Sequence[int]):
         self.matrix = matrix

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.results import run_id
@@ -59,7 +59,7 @@ class Cells:
 
         config = self.configs[index] | changes
         try:
-            outcome = run(OmegaConf.create(config))
+            outcome = run(config)
         except (UserError, RunFailure) as error:
             return Ended(label(config), f"failed: {error}", 2 if isinstance(error, UserError) else 1)
         except Exception as error:  # What nobody foresaw ends this run, and the others go on.
