@@ -18,7 +18,8 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
@@ -122,14 +123,18 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     """What the curvature factors will take, as a line; None where none are gathered.
 
     Raises:
-        UserError: more than is free.
+        UserError: more than is free, or a network too large for the structure.
     """
-    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
+    if trainer.laplace is None:
         return None
+    settings, images = trainer.laplace.fit, task.train.images
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
+        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
+        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error
 
 
 def _parameters(trainer: Trainer) -> int:
@@ -240,7 +245,7 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
     log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.blocks).decompose()
+    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
     precision = curvature + log_precision.exp().to(curvature.deltas)
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
