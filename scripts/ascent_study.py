@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ellarepro.rendering import markdown_table
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -21,7 +22,6 @@ from ellarepro.__main__ import CONFIGS
 from ellarepro.evaluation import evaluate
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.prior import LayerwisePrior
-from ellarepro.rendering import markdown_table
 from ellarepro.results import git_commit, write_atomically
 from ellarepro.run import prepare
 from ellarepro.training import Trainer
