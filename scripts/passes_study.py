@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ellarepro.marglik import MarginalLikelihood, total_loss
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
 
 EPOCHS, SEED, DRAWS, HYPER_STEPS = 16, 711, 3, 100
@@ -130,13 +132,9 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
 
 
 def _share(trainer: Trainer, effective: dict[str, float]) -> float:
-    """F-FC's share of gamma / P, mean over tensors of a path, then over layers; in percent."""
-    sizes = {name: p.numel() for name, p in trainer.model.named_parameters()}
-    shares = []
-    for paths in trainer.model.path_weights().values():
-        means = {path: sum(effective[n] / sizes[n] for n in names) / len(names) for path, names in paths.items()}
-        shares.append(100 * means["f_fc"] / sum(means.values()))
-    return sum(shares) / len(shares)
+    """F-FC's relative effective number of parameters, mean over layers, in percent."""
+    shares = relative_effective_parameters(effective, trainer.model.places())
+    return fmean(paths["f_fc"] for paths in shares.values())
 
 
 def _page(rows: list[dict], task: Task) -> Iterator[str]:

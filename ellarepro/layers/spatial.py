@@ -51,8 +51,8 @@ class SpatialLayer(nn.Module):
             raise ValueError(f"out_shape must be in_shape {in_shape} or half of it, got {out_shape}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape: Shape = (in_shape[0], in_shape[1])
+        self.out_shape: Shape = (out_shape[0], out_shape[1])
 
     @property
     def subsamples(self) -> bool:
