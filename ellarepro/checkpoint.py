@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ellarepro.errors import UserError
-from ellarepro.results import write_atomically
+from ellarepro.files import write_atomically
 
 FORMAT = 1
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ellarepro.layers.anchors import Anchored, AnchorSettings
+from ellarepro.layers.anchors import Anchored
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
@@ -17,6 +17,8 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
+from ellarepro.places import BIAS, HEAD, WEIGHT, Place
+from ellarepro.settings import AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -39,19 +41,14 @@ PATHS: dict[str, type[SpatialLayer]] = {
 }
 """Path name to layer."""
 LAYERS = {
-    "fc": ("fc",),
-    "conv": ("conv",),
+    **{path: (path,) for path in PATHS},
     "fc_conv": ("fc", "conv"),
-    "f_fc": ("f_fc",),
     "f_fc_conv": ("f_fc", "conv"),
-    "s_fc": ("s_fc",),
-    "s_conv": ("s_conv",),
     "s_fc_s_conv": ("s_fc", "s_conv"),
-    "gconv": ("gconv",),
     "conv_gconv": ("conv", "gconv"),
     "f_fc_conv_gconv": ("f_fc", "conv", "gconv"),
 }
-"""`layer=` name to the names of its paths."""
+"""`layer=` name to the names of its paths: every path by itself, and sums of paths."""
 
 
 class Network(nn.Module):
@@ -78,15 +75,18 @@ class Network(nn.Module):
         flat = features.flatten(1)
         return flat.unflatten(1, (-1, self.group_order)).amax(2) if self.group_order > 1 else flat
 
-    def path_weights(self) -> dict[str, dict[str, list[str]]]:
-        """Names of the weight tensors (no biases) of each path of each layer; layers are numbered from "1"."""
-        names: dict[str, dict[str, list[str]]] = {}
+    def places(self) -> dict[str, Place]:
+        """What each parameter tensor is, by name, in the order of `named_parameters()`; layers count from "1"."""
+        found = {}
         for index, block in enumerate(self.blocks):
-            names[str(index + 1)] = {
-                path: [f"blocks.{index}.paths.{path}.{name}" for name, p in layer.named_parameters() if p.ndim > 1]
-                for path, layer in block.paths.items()
-            }
-        return names
+            for path, layer in block.paths.items():
+                own = layer.places(str(index + 1), path)
+                found |= {f"blocks.{index}.paths.{path}.{name}": place for name, place in own.items()}
+        for index, module in enumerate(self.head):
+            for name, p in module.named_parameters():
+                role = BIAS if name == "bias" else WEIGHT
+                found[f"head.{index}.{name}"] = Place(HEAD, f"linear{index}", name, role, p.numel())
+        return found
 
     def factor_groups(self) -> list[list[str]]:
         """Names of the weight tensors whose product is one path's map, path by path, for paths of several tensors."""
@@ -100,6 +100,11 @@ class Network(nn.Module):
 def priors_of(layer: str) -> tuple[str, ...]:
     """The `prior=` choices that have a meaning for every path of `layer=`."""
     return tuple(prior for prior in PRIORS if all(prior in PATHS[path].priors for path in LAYERS[layer]))
+
+
+def options_of(layer: str) -> frozenset[str]:
+    """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
+    return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
 
 
 def build_network(

@@ -34,7 +34,7 @@ class LayerwisePrior:
         tied: Collection[Collection[str]] = (),
     ):
         if not precision > 0:
-            raise ValueError(f"prior.precision must be positive, got {precision}")
+            raise ValueError(f"precision must be positive, got {precision}")
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]

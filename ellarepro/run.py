@@ -1,6 +1,5 @@
 """One run, from configuration to result: the only reader of Hydra's configuration."""
 
-import platform
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -10,27 +9,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory
+from ellarepro.config.resolve import (
+    anchor_settings,
+    check_combination,
+    device_of,
+    laplace_settings,
+    weight_settings,
+)
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
+from ellarepro.figures import draw_run, save
+from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
-from ellarepro.plots import plot_effective_parameters
+from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
-from ellarepro.results import (
-    RunResult,
-    git_commit,
-    read_result,
-    run_id,
-    versions,
-    write_atomically,
-    write_result,
-)
-from ellarepro.settings import anchor_settings, check, device_of, laplace_settings, weight_settings
+from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
+from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -44,14 +45,17 @@ class Outcome:
     was_finished: bool
 
 
-def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
+def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+
+    Args:
+        config: as `config.compose` gives it.
+        say: told what goes on, a line at a time.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
         RunFailure: training diverged; the last good checkpoint stays.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
     identity = run_id(config)
     folder = Path(config["output_dir"]) / identity
     if (folder / "result.json").exists() and not config["force"]:
@@ -60,16 +64,17 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     trainer, task = prepare(config)
     memory = check_fit_memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
-    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {hardware(task)}")
+    machine = hardware(task.train.labels.device)
+    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
     write_result(result, folder)
-    plot_effective_parameters(result, folder / "effective_parameters.png")
+    save(draw_run(result), folder / "effective_parameters.png")
     checkpoint.unlink(missing_ok=True)
     return Outcome(result, folder, was_finished=False)
 
@@ -80,7 +85,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     Raises:
         UserError: the configuration or the data is unusable.
     """
-    check(config)
+    check_combination(config)
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
@@ -91,7 +96,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     ).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
-    fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
+    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
     tied = model.factor_groups() if laplace is not None and laplace.tied else ()
     prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
@@ -107,7 +112,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
-            group=config.get("group", "c1"),
+            group=config["group"] or "c1",
             relaxation=config["relaxation"],
         )
     except ValueError as error:
@@ -118,14 +123,18 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     """What the curvature factors will take, as a line; None where none are gathered.
 
     Raises:
-        UserError: more than is free.
+        UserError: more than is free, or a network too large for the structure.
     """
-    if trainer.laplace is None or trainer.laplace.structure == "full":
+    if trainer.laplace is None:
         return None
+    settings, images = trainer.laplace.fit, task.train.images
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
+        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error
 
 
 def _parameters(trainer: Trainer) -> int:
@@ -156,11 +165,13 @@ def _train(
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
+    places = trainer.model.places()
+
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:
             evidence = trainer.history["neg_log_marglik_per_datum"]
             progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
-        tracker.log(_tracked(metrics), epoch)
+        tracker.log(_tracked(metrics, places), epoch)
 
     trainer.on_epoch = on_epoch
     trainer.run(checkpoint, config["checkpoint_seconds"])
@@ -169,8 +180,8 @@ def _train(
     return result
 
 
-def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics under the names that the tracker shows."""
+def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, float]:
+    """Metrics under the names that the tracker shows; `places` tells of each tensor what it is."""
     named = {
         "train/loss": metrics["objective"],
         "train/nll": metrics["loss"],
@@ -180,11 +191,14 @@ def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
         named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
         for group in ("prior_precision", "effective_parameters"):
             named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
+        for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
+            named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
     return named
 
 
 def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
     started = time.monotonic()
+    places = trainer.model.places()
     scores = evaluate(trainer.model, task.test)
     evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
@@ -212,11 +226,13 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         neg_log_marglik_per_datum=evidence,
         prior_precision=trainer.prior.precisions(),
         effective_parameters=effective,
-        relative_effective_parameters=relative_effective_parameters(effective, trainer.model.path_weights()),
+        relative_effective_parameters=relative_effective_parameters(effective, places),
+        effective_share=effective_share(effective, places),
+        tensors=places,
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
-        hardware=hardware(task),
+        hardware=hardware(task.train.labels.device),
         versions=versions(),
         git_commit=git_commit(),
         data_fingerprint=task.fingerprint,
@@ -229,38 +245,8 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
     log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.blocks).decompose()
+    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
     precision = curvature + log_precision.exp().to(curvature.deltas)
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)
-
-
-def relative_effective_parameters(
-    effective: Mapping[str, float], path_weights: Mapping[str, Mapping[str, list[str]]]
-) -> dict[str, dict[str, float]]:
-    """Share of each path in the effective number of weights of its layer, in percent: {layer: {path: percent}}.
-
-    Args:
-        effective: effective number of parameters of each tensor; empty gives an empty result.
-        path_weights: as `Network.path_weights` gives them.
-    """
-    shares = {}
-    for layer, paths in path_weights.items() if effective else ():
-        sums = effective_by_path(effective, paths)
-        total = sum(sums.values()) or 1.0
-        shares[layer] = {path: 100 * value / total for path, value in sums.items()}
-    return shares
-
-
-def effective_by_path(effective: Mapping[str, float], paths: Mapping[str, list[str]]) -> dict[str, float]:
-    """Effective number of weights of each path of a layer: {path: number}, given {path: names of its tensors}."""
-    return {path: sum(effective[name] for name in names) for path, names in paths.items()}
-
-
-def hardware(task: Task) -> str:
-    """What the task's data lie on, and so what a run computes on: the GPU's name, or the CPU and its threads."""
-    device = task.train.labels.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

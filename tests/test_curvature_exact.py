@@ -1,4 +1,7 @@
-"""Curvature against the exact GGN, in every case where equality is provable, and that oracle against differences."""
+"""Curvature of whole networks against the exact GGN where equality is provable, and that oracle against differences.
+
+Single layers are in `test_oracle.py`.
+"""
 
 import pytest
 import torch
@@ -9,8 +12,6 @@ from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.exact import KernelCurvature, exact_ggn, ggn_rows, jacobians, softmax_hessian
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.spectra import FullCurvature
-from ellarepro.layers.conv import Conv
-from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 
 
@@ -36,21 +37,6 @@ ONE = {"one datum": (1, 1), "repeated data": (1, 3)}
 
 
 @pytest.mark.parametrize("case", ONE)
-@pytest.mark.parametrize("layer", ["fc", "head"])
-def test_exact_with_one_datum(layer, case):
-    torch.manual_seed(0)
-    model = Probe(
-        Dense(2, 2, (2, 2), (2, 2)) if layer == "fc" else nn.Linear(4, 3), (2, 2, 2) if layer == "fc" else (4,)
-    )
-    x = torch.randn(2, *((2, 2, 2) if layer == "fc" else (4,)), dtype=torch.float64)
-    size, repeats = ONE[case]
-    for ours, exact in kron_and_exact(model, x[:size].repeat_interleave(repeats, 0), "kron").values():
-        assert_close(ours, exact)
-    ours, exact = kron_and_exact(model, x, "kron")["layer.weight"]
-    assert relative_error(ours, exact) > 0.01, "the control: two different data"
-
-
-@pytest.mark.parametrize("case", ONE)
 def test_factored_blockwise_is_exact_within_groups_with_one_datum(x, case):
     torch.manual_seed(0)
     model = Probe(FactoredDense(2, 3, (4, 4), (2, 2)), (2, 4, 4))
@@ -62,23 +48,6 @@ def test_factored_blockwise_is_exact_within_groups_with_one_datum(x, case):
             ours, exact = found[f"layer.{name}.weight"]
             error = relative_error(ours, within_groups(exact, shape, axis))
             assert error < 1e-10 if equal else error > 0.05
-
-
-def test_factored_is_exact_with_one_datum_and_one_group():
-    torch.manual_seed(0)
-    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    model = Probe(FactoredDense(1, 1, (4, 4), (4, 4)), (1, 4, 4))
-    for ours, exact in kron_and_exact(model, x, "kron").values():
-        assert_close(ours, exact)
-
-
-def test_conv_is_exact_on_one_pixel_and_not_on_more():
-    torch.manual_seed(0)
-    x = torch.randn(1, 2, 1, 1, dtype=torch.float64)
-    for ours, exact in kron_and_exact(Probe(Conv(2, 3, (1, 1), (1, 1)), (2, 1, 1)), x, "kron").values():
-        assert_close(ours, exact)
-    wider = kron_and_exact(Probe(Conv(2, 3, (2, 2), (2, 2)), (2, 2, 2)), small_data(1, channels=2, side=2)[0], "kron")
-    assert relative_error(*wider["layer.weight"]) > 0.05
 
 
 @pytest.mark.parametrize("layer", ["fc", "conv", "f_fc", "f_fc_conv", "s_fc_s_conv"])
@@ -102,14 +71,6 @@ def test_diag_is_the_exact_diagonal_in_whole_networks(layer):
     assert_close(diagonal, exact)
     _, kron = EllaGGN(model).kron(x, torch.zeros(3, dtype=torch.long), N=3)
     assert relative_error(kron.diag(), exact) > 0.01, "the control: the diagonal of kron"
-
-
-@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-def test_diag_of_stock_convolutions_is_exact(mode):
-    torch.manual_seed(0)
-    model = Probe(nn.Conv2d(2, 3, 3, stride=2, padding=1, padding_mode=mode), (2, 4, 4))
-    x = small_data(3, channels=2, side=4)[0]
-    assert_close(EllaGGN(model).diag(x, torch.zeros(3, dtype=torch.long))[1], exact_ggn(model, x).diagonal())
 
 
 def test_exact_ggn_is_the_hessian_of_a_linear_classifier():

@@ -13,7 +13,7 @@ from ellarepro.curvature.exact import exact_ggn, softmax_hessian
 from ellarepro.curvature.ggn import GGN, LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.rule import UnclaimedParameterError
-from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.settings import AnchorSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]
 
@@ -173,7 +173,7 @@ def truncated_curvature(model, x, tolerance):
         ggn = GGN(model, "kron", tolerance=0)
         ggn.update(image[None])
         for part in ggn.parts.values():
-            part.output_factor, part.bias, part.scalars = None, None, {}
+            part.output_factor, part.exact = None, {}
         logits, outputs = logits_and_layer_outputs(model, ggn.layers, image[None])
         p, order = logits.detach().softmax(1)[0].sort(descending=True)
         passes = sum(p[r:].sum() >= tolerance for r in range(len(p) - 1))
@@ -321,6 +321,11 @@ def test_an_activation_may_overwrite_the_output_of_a_layer(inplace):
     assert_close(EllaGGN(model).diag(x, torch.zeros(5, dtype=torch.long))[1], exact_ggn(model, x).diagonal())
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Bare(nn.Module):
     def __init__(self):
         super().__init__()
@@ -332,7 +337,14 @@ class Bare(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(nn.PReLU(), "1.weight"), (nn.BatchNorm1d(3), "1.weight"), (Bare(), "1.scale"), (nn.Embedding(3, 3), "1.weight")],
+    [
+        (nn.PReLU(), "1.weight"),
+        (nn.RNN(3, 3), "1.weight_ih_l0"),
+        (nn.MultiheadAttention(3, 1), "1.in_proj_weight"),
+        (nn.ConvTranspose1d(3, 3, 1), "1.weight"),
+        (Bare(), "1.scale"),
+        (Doubled(3, 3), "1.weight"),
+    ],
 )
 def test_unclaimed_parameters_are_named(module, name):
     model = nn.Sequential(nn.Linear(4, 3), module)
@@ -388,9 +400,9 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="'full'"):
         GGN(model, "full")
     for tolerance in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match="^tolerance must be at least 0 and below 1; got"):
             GGN(model, tolerance=tolerance)
-    with pytest.raises(ValueError, match="passes must be at least 1, or exact; got 0"):
+    with pytest.raises(ValueError, match="^passes must be at least 1; got 0"):
         GGN(model, passes=0, generator=drawn())
     with pytest.raises(ValueError, match="need a generator"):
         GGN(model, passes=1)

@@ -13,9 +13,9 @@ from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.spectra import SpectralCurvature
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import LAYERS, build_network
+from ellarepro.settings import AnchorSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Laplace.*:UserWarning")
 
@@ -177,7 +177,6 @@ def test_options_of_the_backend_are_honoured_or_refused():
         EllaGGN(model).kron(x, y, 6, mc_samples=3)
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise"])
 def test_the_engine_of_asdl_gives_the_same_factors(structure):
     model, (x, y) = small_network("f_fc_conv"), small_data(4)

@@ -9,15 +9,20 @@ from helpers import assert_close, parameter_slices, relative_error, small_data, 
 from torch import nn
 
 from ellarepro import marglik
-from ellarepro.curvature import EllaGGN
+from ellarepro.curvature import EllaGGN, exact
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
 from ellarepro.data.dataset import ImageSet
 from ellarepro.layers.factored import FactoredDense
-from ellarepro.marglik import Evidence, MarginalLikelihood, fit
+from ellarepro.marglik import Evidence, MarginalLikelihood
 from ellarepro.prior import LayerwisePrior
+from ellarepro.settings import FitSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag", "full"]
+
+
+def fit(model, prior, data, **settings):
+    return marglik.fit(model, prior, data, FitSettings(**settings))
 
 
 class Tiny(nn.Module):
@@ -177,9 +182,9 @@ def test_batch_size_plays_no_part(model, data, structure):
 
 
 def test_full_is_refused_for_large_networks(model, data, monkeypatch):
-    with pytest.raises(ValueError, match=r"objective.structure=full .* up to 6000 parameters, got \d+; take kron"):
+    with pytest.raises(ValueError, match=r"structure=full .* up to 6000 parameters, got \d+; take kron"):
         fit(small_network("conv", alpha=4), LayerwisePrior(model), ImageSet(*small_data()), structure="full")
-    monkeypatch.setattr(marglik, "FULL_LIMIT", 10)
+    monkeypatch.setattr(exact, "FULL_LIMIT", 10)
     with pytest.raises(ValueError, match=r"up to 10 parameters, got \d+"):
         fit(model, LayerwisePrior(model), data, structure="full")
 
@@ -220,7 +225,7 @@ def test_prior(model):
         assert_close(p.grad - 1, gradient)
         p.grad = None
     for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="prior.precision must be positive"):
+        with pytest.raises(ValueError, match="precision must be positive"):
             LayerwisePrior(model, wrong)
 
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 from result_factory import make_config, make_result
 
-from ellarepro import results
+from ellarepro import files
 from ellarepro.errors import UserError
-from ellarepro.results import RunResult, git_commit, read_results, run_id, versions, write_atomically, write_result
+from ellarepro.files import write_atomically
+from ellarepro.results import RunResult, git_commit, provenance, read_results, run_id, versions, write_result
 
 
 def test_run_id_reads_well_and_does_not_depend_on_key_order():
@@ -112,7 +113,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results.os, failing, interrupt)
+    monkeypatch.setattr(files.os, failing, interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -126,21 +127,21 @@ def test_a_file_written_atomically_is_as_readable_as_any_other(tmp_path):
 
 
 def test_git_commit_tells_clean_from_changed(tmp_path, monkeypatch):
-    package = tmp_path / "ellarepro"
-    package.mkdir()
-    (package / "results.py").write_text("")
-    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
+    module = tmp_path / "ellarepro" / "results" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_commit() == "unknown"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first", "--no-gpg-sign"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     assert len(git_commit()) == 40
-    (package / "results.py").write_text("changed")
+    module.write_text("changed")
     assert git_commit().endswith("-dirty")
-    inner = package / "ellarepro"
-    inner.mkdir()
-    monkeypatch.setattr(results, "__file__", str(inner / "results.py"))
+    inner = module.parent / "inner" / "ellarepro" / "results"
+    inner.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(inner / "provenance.py"))
     assert git_commit() == "unknown", "another project's commit is not ours"
 
 

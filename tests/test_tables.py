@@ -8,9 +8,9 @@ import statistics
 import pytest
 from result_factory import make_config, make_result
 
-from ellarepro.rendering import RENDERERS
 from ellarepro.results import write_result
-from ellarepro.tables import SPECS, build_grids, load_runs, main, published
+from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, published
+from ellarepro.tables.__main__ import main
 
 
 def run(accuracy: float = 0.9, fields: dict | None = None, paths: tuple[str, ...] = ("fc",), **config):

@@ -18,55 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from ellarepro.curvature.hooks import forward_hooks
-from ellarepro.curvature.rule import rules_of
-from ellarepro.curvature.structures import STRUCTURES, Block, Structure
+from ellarepro.curvature.gather import BlockGatherer
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.settings import DEFAULT_TOLERANCE
 
-DEFAULT_TOLERANCE = 1e-3
 _SMALLEST = 1e-300
 _GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
-
-
-class BlockGatherer:
-    """The layers of a model, each with the structure that gathers its curvature. `GGN` says how passes are taken.
-
-    Args:
-        model: maps `(B, ...)` to logits `(B, K)`; every leaf layer has a rule (see `curvature/rule.py`).
-        structure: `kron`, `kron_blockwise` or `diag`.
-
-    Raises:
-        UnclaimedParameterError: a trainable parameter that no rule claims.
-        ValueError: an unknown structure.
-    """
-
-    def __init__(self, model: nn.Module, structure: str = "kron"):
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
-        self.model = model
-        self.updated = False
-        rules = rules_of(model)
-        self.layers = {name: model.get_submodule(name) for name in rules}
-        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
-
-    def parts_by_layer(self) -> dict[nn.Module, Structure]:
-        """The gathering structure of each layer."""
-        return {self.layers[name]: part for name, part in self.parts.items()}
-
-    def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set.
-
-        Raises:
-            ValueError: no batch has been added yet.
-        """
-        if not self.updated:
-            raise ValueError("blocks() before any update(): there is no curvature yet")
-        found = {
-            f"{layer}.{parameter}" if layer else parameter: block
-            for layer, part in self.parts.items()
-            for parameter, block in part.blocks(data_size).items()
-        }
-        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 class GGN(BlockGatherer):
@@ -93,9 +51,9 @@ class GGN(BlockGatherer):
         generator: torch.Generator | None = None,
     ):
         if not 0 <= tolerance < 1:
-            raise ValueError(f"objective.tolerance must be in [0, 1), got {tolerance}")
+            raise ValueError(f"tolerance must be at least 0 and below 1; got {tolerance}")
         if passes is not None and passes < 1:
-            raise ValueError(f"objective.passes must be at least 1, or exact; got {passes}")
+            raise ValueError(f"passes must be at least 1; got {passes}")
         if passes is not None and generator is None:
             raise ValueError("sampled passes need a generator to draw their signs from")
         super().__init__(model, structure)
@@ -106,11 +64,14 @@ class GGN(BlockGatherer):
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached.
 
+        The model is in evaluation mode meanwhile, whatever its mode is.
+
         Raises:
-            ValueError: a layer is called twice or not at all in the forward pass.
+            ValueError: a layer that is called twice or not at all, or whose first axis is not that of the samples;
+                batch statistics.
         """
-        self.updated = True
-        with _frozen(self.model):
+        self.gathered += len(inputs)
+        with _frozen(self.model), evaluation_mode(self.model):
             logits, outputs = self._forward(inputs, first_time=True)
             square_root = self._square_root(logits.detach())
             self._class_passes(inputs, logits, outputs, square_root, first=0)
@@ -124,18 +85,25 @@ class GGN(BlockGatherer):
     def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
         outputs: dict[str, GradientEdge] = {}
 
-        def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+        def keep(name: str, layer_inputs: Tensor, output: Tensor) -> Tensor:
             if name in outputs:
-                raise ValueError(f"layer {name} is called twice in one forward pass: no rule covers this")
+                raise ValueError(
+                    f"layer {name} is called twice in one forward pass: no rule covers this; make it two layers"
+                )
+            _check_samples(name, layer_inputs, output, len(inputs))
+            if not output.requires_grad:
+                # The output of an embedding, say: a copy, as an activation could not overwrite a leaf of the graph.
+                output = output.requires_grad_().clone()
             # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
             outputs[name] = torch.autograd.graph.get_gradient_edge(output)
             with torch.no_grad():
                 if first_time:
                     self.parts[name].add_inputs(layer_inputs.detach())
                 self.parts[name].keep_inputs(layer_inputs.detach())
+            return output
 
         with forward_hooks(self.layers, keep), torch.enable_grad():
-            logits = self.model(inputs.detach().requires_grad_())
+            logits = self.model(inputs.detach().requires_grad_(inputs.is_floating_point()))
         missing = self.layers.keys() - outputs.keys()
         if missing:
             raise ValueError(f"layers {sorted(missing)} take no part in the forward pass: freeze or remove them")
@@ -248,8 +216,14 @@ class SignedColumns(LambdaSquareRoot):
         return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
 
 
-def _trainable(layer: nn.Module) -> set[str]:
-    return {name for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
+def _check_samples(name: str, layer_inputs: Tensor, output: Tensor, samples: int) -> None:
+    """ValueError unless the first axis of a layer's input and output is that of the samples."""
+    for what, tensor in (("input", layer_inputs), ("output", output)):
+        if tensor.ndim == 0 or tensor.shape[0] != samples:
+            raise ValueError(
+                f"layer {name} has an {what} of shape {tuple(tensor.shape)} for a batch of {samples}: its first axis "
+                "must be that of the samples, as in (samples, positions, features)"
+            )
 
 
 @contextmanager

@@ -7,36 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from ellarepro.data.dataset import Task
 from ellarepro.data.tasks import RECIPES, load_task
 from ellarepro.errors import UserError
-
-
-def contact_sheet(task: Task, file: Path, rows: int, columns: int) -> None:
-    """Write the first rows * columns training images as a picture, each under the name of its class.
-
-    UserError if there is nothing to show or the file cannot be written.
-    """
-    # Here and not above: the numbers can be printed, and a wrong name refused, without loading matplotlib.
-    from matplotlib.figure import Figure
-
-    if rows < 1 or columns < 1:
-        raise UserError(f"--rows {rows} --columns {columns}: a sheet has at least 1 row and 1 column")
-    figure = Figure(figsize=(1.25 * columns, 1.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    mean, std = torch.tensor(task.mean), torch.tensor(task.std)
-    for axis in axes:
-        axis.axis("off")
-    for axis, image, label in zip(axes, task.train.images, task.train.labels.tolist(), strict=False):
-        pixels = (image.permute(1, 2, 0) * std + mean).clamp(0, 1).numpy()
-        axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(task.class_names[label], fontsize=8)
-    try:
-        figure.savefig(file, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {file}: cannot be written ({error})") from error
 
 
 def _summary(task: Task) -> str:
@@ -45,6 +18,18 @@ def _summary(task: Task) -> str:
         f"{task.name}: {len(task.train)} training and {len(task.test)} test images, "
         f"{channels} x {height} x {width}, {task.num_classes} classes, fingerprint {task.fingerprint}"
     )
+
+
+def _draw(task: Task, file: Path, rows: int, columns: int) -> None:
+    # Here and not above: the numbers can be printed, and a wrong name refused, without loading matplotlib.
+    from ellarepro.figures import draw_contact_sheet, save
+
+    if rows < 1 or columns < 1:
+        raise UserError(f"--rows {rows} --columns {columns}: a sheet has at least 1 row and 1 column")
+    try:
+        save(draw_contact_sheet(task, rows, columns), file)
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({error})") from error
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -73,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(_summary(task))
         file = options.out or Path(f"{task.name}.png")
-        contact_sheet(task, file, options.rows, options.columns)
+        _draw(task, file, options.rows, options.columns)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

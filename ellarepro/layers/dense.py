@@ -3,7 +3,7 @@
 from math import prod
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
@@ -14,6 +14,8 @@ class Dense(SpatialLayer):
 
     Parameters: `weight (D*Y, C*X)`, `bias (D*Y)`. Commutes with no transformation of the map.
     """
+
+    title, colour, marker = "FC", "#D55E00", "v"
 
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
@@ -41,17 +43,3 @@ class DenseRule(CurvatureRule):
 
     def bias_rows(self, gradients: Tensor) -> Tensor:
         return gradients.flatten(1)
-
-
-@register(nn.Linear)
-class LinearRule(DenseRule):
-    """As `DenseRule`, for the head: inputs `(B, features)`.
-
-    Raises:
-        ValueError: inputs with shared positions, `(B, T, features)`: stock KFAC has two readings of them.
-    """
-
-    def input_rows(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim != 2:
-            raise ValueError(f"nn.Linear is covered for inputs (B, features), got shape {tuple(inputs.shape)}")
-        return inputs[None]

@@ -1,0 +1,131 @@
+"""Runs side by side, a column a run: what each layer uses, how its precisions got there, the evidence (Figure 3)."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ellarepro.errors import UserError
+from ellarepro.figures.canvas import ARBITRARY, say
+from ellarepro.figures.shares import draw_shares
+from ellarepro.inspection import has_curvature, is_learned, precision_curves, ratio_curves, references
+from ellarepro.labels import layer_title, path_colour, path_marker, path_order, path_title
+from ellarepro.places import LENGTHSCALE, WEIGHT
+from ellarepro.results import RunResult
+
+MOST_RUNS = 12
+"""What still can be told apart side by side."""
+PALEST = 0.7
+"""How much white the colour of the first layer holds."""
+NOT_LEARNED = "nothing was learned before the end"
+
+
+def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
+    """Return the figure of `results`, three panels a column: shares by layer, precisions and evidence over training.
+
+    Raises:
+        UserError: no run, more than `MOST_RUNS`, or a run without curvature (MAP).
+    """
+    if not 1 <= len(results) <= MOST_RUNS:
+        raise UserError(f"runs: got {len(results)}; a figure takes 1 to {MOST_RUNS}")
+    if without := [result.run_id for result in results if not has_curvature(result)]:
+        raise UserError(
+            f"runs: got {', '.join(without)}, which fitted no curvature (objective=map) and so learned no precisions; "
+            "give runs with objective=laplace"
+        )
+    figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.06)
+    grid = figure.subplots(3, len(results), squeeze=False)
+    for column, result, title in zip(grid.T, results, _titles(results), strict=True):
+        draw_shares(column[0], result.relative_effective_parameters)
+        column[0].set_title(title, fontsize="medium")
+        column[0].set_ylabel("relative effective number\nof parameters (%)")
+        _draw_precisions(column[1], result)
+        _draw_evidence(column[2], result)
+    for row in grid:
+        _share_scales(row)
+    _legend(figure, results)
+    return figure
+
+
+def _draw_precisions(axes: Axes, result: RunResult) -> None:
+    axes.set(title="learned precision of the weights", xlabel="epoch", ylabel="prior precision")
+    curves = precision_curves(result, LENGTHSCALE)
+    if is_learned(result, WEIGHT):
+        curves = precision_curves(result)
+        axes.set_xlabel(f"epoch\n({ARBITRARY})")
+        if ratios := ratio_curves(result):
+            curves, measure = ratios, {path_title(path) for _, path in references(result).values()}
+            axes.set(title=f"learned precision over\nthat of {' or '.join(measure)}", xlabel="epoch")
+            axes.set_ylabel("precision ratio")
+    elif curves:
+        axes.set_title("learned precision of ω\n(the second ω of a path dashed)")
+    if not curves:
+        say(axes, NOT_LEARNED)
+        return
+    axes.set_yscale("log")
+    layers = list(dict.fromkeys(layer for layer, *_ in curves))
+    for (layer, path, part), values in curves.items():
+        parts = [other for *place, other in curves if place == [layer, path]]
+        style = {"linestyle": ("-", "--")[parts.index(part) % 2], "marker": path_marker(path), "markersize": 3}
+        colour = _pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1))
+        finite = [math.nan if value is None else value for value in values]
+        axes.plot(result.history["fit_epoch"], finite, color=colour, label=f"{path_title(path)} {layer}", **style)
+    axes.grid(alpha=0.3)
+
+
+def _draw_evidence(axes: Axes, result: RunResult) -> None:
+    axes.set(title="evidence", xlabel="epoch", ylabel="−log marginal likelihood\n(nats per datum)")
+    if not result.history.get("fit_epoch"):
+        say(axes, NOT_LEARNED)
+        return
+    evidence = result.history["neg_log_marglik_per_datum"]
+    axes.plot(result.history["fit_epoch"], evidence, "o-", markersize=3, color="#000000")
+    axes.grid(alpha=0.3)
+
+
+def _share_scales(row: Sequence[Axes]) -> None:
+    """Give the panels of `row` that show the same quantity one scale, named at the first of neighbours."""
+    shown = [axes for axes in row if axes.yaxis.get_visible()]
+    quantities = [axes.get_ylabel() for axes in shown]
+    limits = [axes.get_ylim() for axes in shown]
+    for index, axes in enumerate(shown):
+        same = [own for own, quantity in zip(limits, quantities, strict=True) if quantity == quantities[index]]
+        axes.set_ylim(min(low for low, _ in same), max(high for _, high in same))
+        if index and quantities[index - 1] == quantities[index]:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+
+
+def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
+    used = {path for result in results for own in result.relative_effective_parameters.values() for path in own}
+    handles = [
+        Line2D([], [], color=path_colour(path), marker=path_marker(path), linewidth=5, label=path_title(path))
+        for path in sorted(used, key=path_order)
+    ]
+    title = "over training: pale to full colour from the first layer to the last"
+    columns = min(len(handles), 3 * len(results))
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
+    legend.get_title().set_multialignment("center")
+
+
+def _titles(results: Sequence[RunResult]) -> list[str]:
+    """What was run and how well it did; with the end of the run's id where titles would be the same."""
+    titles = [
+        f"{r.dataset}\n{layer_title(r.layer)}, prior {r.prior}\nbudget {r.budget}, seed {r.seed}\n"
+        f"test accuracy {100 * r.test_accuracy:.1f} %"
+        for r in results
+    ]
+    return [
+        f"{title}\n{r.run_id.rpartition('-')[2]}" if titles.count(title) > 1 else title
+        for title, r in zip(titles, results, strict=True)
+    ]
+
+
+def _pale(colour: str, depth: float) -> tuple[float, ...]:
+    """`colour` mixed with white: `PALEST` at depth 0, none at depth 1."""
+    white = PALEST * (1 - depth)
+    return tuple(white + (1 - white) * channel for channel in to_rgb(colour))

@@ -1,0 +1,14 @@
+"""Text as Markdown."""
+
+from collections.abc import Sequence
+
+
+def markdown_table(lines: Sequence[Sequence[str]], labels: int) -> str:
+    """Return `lines`, the first of which holds the headers, as a Markdown table, padded so that it reads well as it is.
+
+    The first `labels` columns are aligned to the left, the others to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [[f"{text:{'<' if i < labels else '>'}{widths[i]}}" for i, text in enumerate(line)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])

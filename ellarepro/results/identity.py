@@ -1,0 +1,65 @@
+"""What makes two runs the same: the part of a configuration that can change what is found, and a name made of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Where a run writes, where its data lie and what it shows on the way do not change what it finds.
+NOT_IN_RUN_ID = (
+    "checkpoint_seconds",
+    "output_dir",
+    "force",
+    "tracking",
+    "device",
+    "progress",
+    "threads",
+    "dataset.root",
+    "dataset.download",
+    "layer.width",
+)
+
+ADDED_LATER = {
+    "anchors": None,
+    "group": None,
+    "objective.engine": "native",
+    "objective.passes": "exact",
+    "objective.tied": False,
+    "prior.anchors": "fixed",
+    "relaxation": 0.1,
+}
+"""Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""
+RETIRED = {"adam": {"optimiser.momentum": 0.0}}
+"""Keys of an optimiser that are gone, at the value they had: ids still count them."""
+
+
+def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf of `config` that can change a result (see `NOT_IN_RUN_ID`)."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in NOT_IN_RUN_ID or (name in ADDED_LATER and value == ADDED_LATER[name]):
+            continue
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def run_id(config: Mapping) -> str:
+    """Return the name of the run that the resolved `config` (plain containers) describes.
+
+    Readable first, `{dataset}-{layer}-{objective}-s{seed}-`, then ten hexadecimal digits over all that can
+    change the result. `dataset`, `layer` and `objective` are names or mappings with a `name`.
+
+    Raises:
+        KeyError: `config` lacks one of dataset, layer, objective and seed.
+    """
+    counted = RETIRED.get(_name(config.get("optimiser", "")), {}) | dict(flatten(config))
+    canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    dataset, layer, objective = (_name(config[group]) for group in ("dataset", "layer", "objective"))
+    return f"{dataset}-{layer}-{objective}-s{config['seed']}-{digest}"
+
+
+def _name(group: Any) -> str:
+    return group["name"] if isinstance(group, Mapping) else str(group)

@@ -1,0 +1,53 @@
+"""What a result was made with: the code's commit, the packages' versions, the machine."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+RECORDED_PACKAGES = ("torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core")
+
+
+def git_commit() -> str:
+    """Return the commit of the checkout this package lies in, "-dirty" appended when tracked files have changed.
+
+    "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout.
+    """
+    root = Path(__file__).resolve().parents[2]
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def versions() -> dict[str, str]:
+    """Return {package: version} of Python and what a result depends on, "not installed" where a package is missing."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware(device: "torch.device") -> str:
+    """Return what a run on `device` computes with: the GPU's name, or the CPU and its threads."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

@@ -1,0 +1,178 @@
+"""The record of one finished run, and how it is written to and read from disk."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from ellarepro.errors import UserError
+from ellarepro.files import write_atomically
+from ellarepro.places import Place
+
+RESULT_FILE = "result.json"
+COMPUTED = ("effective_share", "tensors")
+"""Keys that results of earlier versions lack and that follow from the others, see `mend.py`."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run found and everything needed to run it again.
+
+    Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
+    latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
+    effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
+    `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
+    (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
+    `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
+    `prior_precision`. `tensors` tells what each parameter tensor is.
+    """
+
+    run_id: str
+    dataset: str
+    layer: str
+    prior: str
+    objective: str
+    budget: str
+    seed: int
+    n_params: int
+    epochs: int
+    train_size: int
+    test_accuracy: float
+    test_nll: float | None
+    neg_log_marglik_per_datum: float | None
+    prior_precision: dict[str, float]
+    effective_parameters: dict[str, float]
+    relative_effective_parameters: dict[str, dict[str, float]]
+    effective_share: dict[str, dict[str, float]]
+    tensors: dict[str, Place]
+    wall_seconds: float
+    device: str
+    versions: dict[str, str]
+    git_commit: str
+    data_fingerprint: str
+    config: dict[str, Any]
+    hardware: str = ""
+    expected_calibration_error: float | None = None
+    linearised: dict[str, float] | None = None
+    history: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
+        return as_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunResult":
+        """Return the record in `text`; keys this version does not know are ignored, what is `COMPUTED` is not needed.
+
+        Raises:
+            UserError: not JSON, not an object, keys are missing, or one holds the wrong kind of value; named.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"a result is a JSON object, got {type(record).__name__}")
+        fields = dataclasses.fields(cls)
+        required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+        if missing := [name for name in required if name not in record and name not in COMPUTED]:
+            raise UserError(f"missing keys: {', '.join(missing)}")
+        for f in fields:
+            if f.name in record and not _fits(record[f.name], f.type):
+                kind = getattr(f.type, "__name__", f.type)
+                raise UserError(f"{f.name} must be {kind}, got {type(record[f.name]).__name__}")
+        if any(name not in record for name in COMPUTED):
+            # Only results of earlier versions need a network, and so PyTorch, to be read.
+            from ellarepro.results.mend import mended
+
+            record = mended(record)
+        known = {f.name: record[f.name] for f in fields if f.name in record}
+        return cls(**known | {"tensors": places_from(record["tensors"])})
+
+
+def write_result(result: RunResult, folder: Path) -> Path:
+    """Write `result` as `folder/result.json`, atomically; `folder` is made when missing. Return the file's path."""
+    path = Path(folder) / RESULT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, result.to_json().encode())
+    return path
+
+
+def result_file(run: Path) -> Path:
+    """Return the result file of `run`, a run's folder or the file itself."""
+    return run / RESULT_FILE if run.is_dir() else run
+
+
+def result_files(folder: Path) -> list[Path]:
+    """Return every `result.json` below `folder`, sorted by path.
+
+    Raises:
+        UserError: `folder` is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
+        )
+    return sorted(folder.rglob(RESULT_FILE))
+
+
+def read_result(path: Path) -> RunResult:
+    """Return the record in the file `path`.
+
+    Raises:
+        UserError: the file cannot be read or is damaged; the message names it.
+    """
+    try:
+        return RunResult.from_json(Path(path).read_text(encoding="utf-8"))
+    except (UserError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"result file {path}: {error}") from error
+
+
+def read_results(folder: Path) -> list[RunResult]:
+    """Return the records of every `result.json` below `folder`, sorted by what was run, then by seed.
+
+    Raises:
+        UserError: `folder` is missing or a file in it is damaged.
+    """
+    found = map(read_result, result_files(folder))
+    return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """Return `record` as indented JSON; a number that is not finite becomes null, as JSON has none."""
+    return json.dumps(_finite(record), indent=2, allow_nan=False) + "\n"
+
+
+def places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
+    """Return the places that `tensors` of a JSON record holds.
+
+    Raises:
+        UserError: an entry is not a place.
+    """
+    names = [f.name for f in dataclasses.fields(Place)]
+    try:
+        return {tensor: Place(**{name: entry[name] for name in names}) for tensor, entry in entries.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"tensors must give {', '.join(names)} of each tensor: {error!r}") from error
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether `value` is of the annotated kind, entries of containers apart; whole numbers are floats, too."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = {get_origin(option) or option for option in options}
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

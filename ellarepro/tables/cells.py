@@ -1,0 +1,88 @@
+"""What a table is made of once it is filled in: cells in rows in a grid."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NOT_RUN = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, ours over seeds and the published.
+
+    `runs` holds one list a run: one value, or a value a layer where `kind` is "layers" (then mean, min and max over
+    layers are shown). `kind` "count" is a number that does not vary with the seed. `published` is empty where the
+    paper prints nothing, [value], or [mean, min, max].
+    """
+
+    row: str
+    column: str
+    runs: Sequence[Sequence[float]]
+    published: Sequence[float]
+    digits: int
+    kind: str = "seeds"
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over runs (of the mean over layers); None where nothing was run."""
+        return statistics.fmean(map(statistics.fmean, self.runs)) if self.runs else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over runs; None for fewer than two, and for counts."""
+        if len(self.runs) < 2 or self.kind == "count":
+            return None
+        return statistics.stdev(map(statistics.fmean, self.runs))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Smallest and largest value over runs and layers; None where nothing was run."""
+        values = [value for run in self.runs for value in run]
+        return (min(values), max(values)) if values else None
+
+    def text(self) -> str:
+        """Return `ours [published]`, either part "–" or absent where there is none."""
+        published = f" [{self._published()}]" if self.published else ""
+        return self._ours() + published
+
+    def _ours(self) -> str:
+        if self.mean is None:
+            return NOT_RUN
+        low, high = (f"{bound:.{self.digits}f}" for bound in self.bounds)
+        if self.kind == "count":
+            return low if low == high else f"{low}–{high}"
+        text = f"{self.mean:.{self.digits}f}"
+        if self.std is not None:
+            text += f" ± {self.std:.{self.digits}f}"
+        if self.kind == "layers":
+            text += f" ({low}–{high})"
+        return text if len(self.runs) == 1 else f"{text} n={len(self.runs)}"
+
+    def _published(self) -> str:
+        if self.kind == "count":
+            return f"{self.published[0]:.1f}"
+        mean, *bounds = (f"{number:.{self.digits}f}" for number in self.published)
+        return f"{mean} ({bounds[0]}–{bounds[1]})" if bounds else mean
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what it is called and its cells in column order."""
+
+    labels: Sequence[str]
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One edition of a table. `notes` are lines for below it; `edition` tells it from the others of its table."""
+
+    table: str
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    budget: str
+    source: str
+    edition: str

@@ -1,0 +1,94 @@
+"""The three forms of a table: Markdown, LaTeX, CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from ellarepro.markdown import markdown_table
+from ellarepro.tables.cells import Cell, Grid
+
+CSV_COLUMNS = ("table", "row", "column", "ours_mean", "ours_std", "seeds", "published", "budget", "source", "edition")
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+
+
+def markdown(grids: Sequence[Grid]) -> str:
+    """Return the grids as Markdown, columns padded so that it also reads well on a terminal."""
+    return "\n\n".join(_markdown(grid) for grid in grids) + "\n"
+
+
+def latex(grids: Sequence[Grid]) -> str:
+    """Return the grids as LaTeX tables (needs the package booktabs)."""
+    return "\n\n".join(_latex(grid) for grid in grids) + "\n"
+
+
+def comma_separated(grids: Sequence[Grid]) -> str:
+    """Return the grids as CSV, one line a number (`CSV_COLUMNS`); bounds over layers are columns `….min`, `….max`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for grid in grids:
+        for cell in (cell for row in grid.rows for cell in row.cells):
+            for suffix, mean, std, published in _numbers(cell):
+                name = [grid.table, cell.row, cell.column + suffix]
+                numbers = ["" if number is None else f"{number:.6g}" for number in (mean, std)]
+                shown = "" if published is None else f"{published:g}"
+                writer.writerow([*name, *numbers, len(cell.runs), shown, grid.budget, grid.source, grid.edition])
+    return stream.getvalue()
+
+
+RENDERERS = {"md": markdown, "tex": latex, "csv": comma_separated}
+
+
+def _lines(grid: Grid) -> list[list[str]]:
+    return [[*row.labels, *(cell.text() for cell in row.cells)] for row in grid.rows]
+
+
+def _markdown(grid: Grid) -> str:
+    table = markdown_table([list(grid.headers), *_lines(grid)], labels=len(grid.rows[0].labels))
+    notes = "\n".join(f"- {note}" for note in grid.notes)
+    return f"## {grid.title}\n\n{table}\n\n{notes}"
+
+
+def _latex(grid: Grid) -> str:
+    labels = len(grid.rows[0].labels)
+    alignment = "l" * labels + "r" * (len(grid.headers) - labels)
+    head, *body = [" & ".join(map(_escape, line)) + r" \\" for line in [grid.headers, *_lines(grid)]]
+    caption = _escape(". ".join([grid.title, *grid.notes]))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}.}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _numbers(cell: Cell) -> list[tuple[str, float | None, float | None, float | None]]:
+    published = [*cell.published, None][:1] if cell.kind != "layers" else [*cell.published, None, None, None]
+    numbers = [("", cell.mean, cell.std, published[0])]
+    if cell.kind == "layers":
+        low, high = cell.bounds or (None, None)
+        numbers += [(".min", low, None, published[1]), (".max", high, None, published[2])]
+    return numbers
