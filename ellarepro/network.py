@@ -17,7 +17,7 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
-from ellarepro.places import BIAS, HEAD, WEIGHT, Place
+from ellarepro.places import BIAS, HEAD, WEIGHT, Place, by_path
 from ellarepro.settings import AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     def factor_groups(self) -> list[list[str]]:
         """Names of the weight tensors whose product is one path's map, path by path, for paths of several tensors."""
-        return [names for paths in self.path_weights().values() for names in paths.values() if len(names) > 1]
+        return [names for names in by_path(self.places(), WEIGHT).values() if len(names) > 1]
 
     def anchor_values(self) -> set[str]:
         """Names of the tensors u of sparse layers, whose prior `prior=omega` leaves as it is."""
