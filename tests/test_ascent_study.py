@@ -96,7 +96,7 @@ def test_a_profile_step_that_raises_the_objective_is_taken_back(monkeypatch):
 
 def test_the_table_has_a_line_a_variant_that_was_run(tmp_path, monkeypatch):
     monkeypatch.setattr(ascent_study, "FOLDER", tmp_path)
-    run = trainer(laplace=replace(LAPLACE, passes=1))
+    run = trainer(laplace=replace(LAPLACE, fit=replace(LAPLACE.fit, passes=1)))
     run.run()
     for seed, task, accuracy in ((1, "digit", 0.5), (2, "digit", 0.7), (1, "position", 0.25)):
         record = {"variant": "neutral, tied", "task": task, "seed": seed, "cpu_seconds": 9.0}
