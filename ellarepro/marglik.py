@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
-from ellarepro.curvature.ggn import DEFAULT_TOLERANCE, GGN
+from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.spectra import Curvature, FullCurvature, SpectralCurvature
 from ellarepro.curvature.structures import Block
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.prior import LayerwisePrior
+from ellarepro.settings import DEFAULT_FIT, FitSettings
 
 FULL_LIMIT = 6000
 """Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
@@ -105,39 +106,32 @@ def fit(
     model: nn.Module,
     prior: LayerwisePrior,
     data: ImageSet,
-    *,
-    structure: str = "kron",
-    tolerance: float = DEFAULT_TOLERANCE,
-    batch_size: int = 150,
-    fit_size: int | None = None,
+    settings: FitSettings = DEFAULT_FIT,
+    generator: torch.Generator | None = None,
 ) -> MarginalLikelihood:
     """Fit the curvature at the current weights.
 
     Args:
         data: the whole training set, without augmentation.
-        structure: `kron`, `kron_blockwise`, `diag`, or `full` for small networks.
-        tolerance: see `GGN`.
-        batch_size: samples a forward pass; no part of the result but rounding.
-        fit_size: take the curvature from the first `fit_size` data, scaled up to all of them; None takes all.
+        settings: what is gathered, and from how much.
+        generator: of sampled passes, on the data's device.
 
     Raises:
         CurvatureError: the curvature is not finite.
-        ValueError: a `fit_size` below 1; `structure=full` for a network of more than `FULL_LIMIT` parameters.
+        ValueError: `structure=full` for a network of more than `FULL_LIMIT` parameters.
     """
-    if fit_size is not None and fit_size < 1:
-        raise ValueError(f"objective.fit_size must be at least 1, or null for all; got {fit_size}")
-    used = data if fit_size is None else ImageSet(data.images[:fit_size], data.labels[:fit_size])
+    used = ImageSet(data.images[: settings.fit_size], data.labels[: settings.fit_size])
     scale = len(data) / len(used)
     blocks = None
-    if structure == "full":
-        curvature = _full(model, used, batch_size, scale)
+    if settings.structure == "full":
+        curvature = _full(model, used, settings.batch_size, scale)
     else:
-        ggn = GGN(model, structure, tolerance)
-        for images, _ in ordered_batches(used, batch_size):
+        ggn = GGN(model, settings.structure, settings.tolerance, settings.sampled, generator)
+        for images, _ in ordered_batches(used, settings.batch_size):
             ggn.update(images)
         blocks = {name: block.scaled(scale) for name, block in ggn.blocks(data_size=len(used)).items()}
         curvature = SpectralCurvature.from_blocks(blocks)
-    loss = total_loss(model, data, batch_size)
+    loss = total_loss(model, data, settings.batch_size)
     return MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data), blocks)
 
 
@@ -155,7 +149,7 @@ def _full(model: nn.Module, data: ImageSet, batch_size: int, scale: float) -> Fu
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     if sum(sizes) > FULL_LIMIT:
         raise ValueError(
-            f"objective.structure=full holds a dense matrix and is for networks of up to {FULL_LIMIT} parameters, "
+            f"structure=full holds a dense matrix and is for networks of up to {FULL_LIMIT} parameters, "
             f"got {sum(sizes)}; take kron, kron_blockwise or diag, or a smaller alpha"
         )
     matrix = sum(exact_ggn(model, images).double() for images, _ in ordered_batches(data, batch_size))

@@ -3,11 +3,12 @@
 One stage table and one head serve all layer types; a layer is the mean of the paths that its name lists.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ellarepro.layers.anchors import Anchored, AnchorSettings
+from ellarepro.layers.anchors import Anchored
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
@@ -16,7 +17,8 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
-from ellarepro.places import BIAS, HEAD, WEIGHT, Place
+from ellarepro.places import BIAS, HEAD, WEIGHT, Place, by_path
+from ellarepro.settings import AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -27,7 +29,7 @@ IMAGE_SIZES = (8, 16, 32)
 PRIORS = ("theta", "u", "omega")
 """Where the learned prior is placed (Section 3.2): weights, anchor values, or inverse lengthscales."""
 RELAXATION = 0.1
-"""Scale at which a path that is not equivariant starts beside one that is."""
+"""Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
 
 PATHS: dict[str, type[SpatialLayer]] = {
     "fc": Dense,
@@ -86,6 +88,10 @@ class Network(nn.Module):
                 found[f"head.{index}.{name}"] = Place(HEAD, f"linear{index}", name, role, p.numel())
         return found
 
+    def factor_groups(self) -> list[list[str]]:
+        """Names of the weight tensors whose product is one path's map, path by path, for paths of several tensors."""
+        return [names for names in by_path(self.places(), WEIGHT).values() if len(names) > 1]
+
     def anchor_values(self) -> set[str]:
         """Names of the tensors u of sparse layers, whose prior `prior=omega` leaves as it is."""
         return {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, Anchored)}
@@ -94,6 +100,11 @@ class Network(nn.Module):
 def priors_of(layer: str) -> tuple[str, ...]:
     """The `prior=` choices that have a meaning for every path of `layer=`."""
     return tuple(prior for prior in PRIORS if all(prior in PATHS[path].priors for path in LAYERS[layer]))
+
+
+def options_of(layer: str) -> frozenset[str]:
+    """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
+    return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
 
 
 def build_network(
@@ -105,6 +116,7 @@ def build_network(
     image_size: int = 32,
     anchors: AnchorSettings | None = None,
     group: str = "c4",
+    relaxation: float = RELAXATION,
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
@@ -117,6 +129,8 @@ def build_network(
         image_size: S: 32, or a smaller one of `IMAGE_SIZES`, which skips the halvings that are left at one pixel.
         anchors: of sparse layers; the default settings if not given.
         group: of `gconv` paths, one of `groups.GROUPS`.
+        relaxation: scale at which paths that are not equivariant start beside one that is: below 1 a relaxed layer
+            starts near strict equivariance and must find reasons in the data to leave it; 1 prefers no path.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -129,43 +143,41 @@ def build_network(
         raise ValueError(
             f"need in_channels >= 1, alpha >= 1, num_classes >= 2; got {in_channels}, {alpha}, {num_classes}"
         )
+    if not 0 < relaxation < float("inf"):
+        raise ValueError(f"relaxation must be positive and finite, got {relaxation}")
     symmetry = group_of(group)
     path_names = LAYERS[layer]
     order = symmetry.order if any("group" in PATHS[name].options for name in path_names) else 1
+    gains = _gains(path_names, relaxation)
     channels = [in_channels, *(alpha * width * order for width in CHANNELS)]
     sizes = _map_sizes(image_size)
     blocks = []
     for index, (sides, widths) in enumerate(zip(pairwise(sizes), pairwise(channels), strict=True)):
         given = {"anchors": anchors, "group": group, "lifting": index == 0}
-        blocks.append(_layer(path_names, widths, sides, given))
+        blocks.append(_layer(gains, widths, sides, given))
     return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes), order)
 
 
-def _layer(path_names: tuple[str, ...], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
-    """One layer: its paths, of `widths` channels and maps of `sides` pixels (input, output)."""
-    gains = _gains(path_names)
-    strict = _equivariant(path_names)
+def _layer(gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
+    """One layer: its paths with their gains, of `widths` channels and maps of `sides` pixels (input, output)."""
+    strict = _equivariant(gains)
     together = strict if len(strict) > 1 and sides[0] != sides[1] else []
     paths = {}
-    for name in path_names:
+    for name, gain in gains.items():
         out_side = sides[0] if name in together else sides[1]
         options = {key: given[key] for key in PATHS[name].options}
-        paths[name] = PATHS[name](*widths, (sides[0],) * 2, (out_side,) * 2, gain=gains[name], **options)
+        paths[name] = PATHS[name](*widths, (sides[0],) * 2, (out_side,) * 2, gain=gain, **options)
     return PathMean(paths, subsampled=together)
 
 
-def _equivariant(path_names: tuple[str, ...]) -> list[str]:
+def _equivariant(path_names: Iterable[str]) -> list[str]:
     return [name for name in path_names if PATHS[name].equivariant_to]
 
 
-def _gains(path_names: tuple[str, ...]) -> dict[str, float]:
-    """Initial gain of each path, such that the mean of the paths keeps the scale of the signal.
-
-    Beside an equivariant path, the others start at `RELAXATION` of its scale: a relaxed layer starts near strict
-    equivariance and must find reasons in the data to leave it.
-    """
+def _gains(path_names: tuple[str, ...], relaxation: float) -> dict[str, float]:
+    """Initial gain of each path, such that the mean of the paths keeps the scale of the signal."""
     strict = _equivariant(path_names)
-    scale = {name: RELAXATION if strict and name not in strict else 1.0 for name in path_names}
+    scale = {name: relaxation if strict and name not in strict else 1.0 for name in path_names}
     norm = sum(value**2 for value in scale.values()) ** 0.5
     return {name: RELU_GAIN * len(path_names) * value / norm for name, value in scale.items()}
 

@@ -13,26 +13,54 @@ class LayerwisePrior:
         model: its trainable tensors are covered.
         precision: delta of every tensor at the start.
         fixed: names of tensors whose precision is not learned.
+        tied: groups of names whose tensors share one learned precision. The factors of a path can trade scale, c theta1
+            and theta2 / c, without changing the map or the evidence, so only the product of their precisions means
+            anything; yet weights at their maximum have delta1 |theta1|^2 = delta2 |theta2|^2 where the evidence wants
+            gamma of each, and untied the two precisions drift apart for ever unless gamma1 = gamma2.
 
     Attributes:
         log_precision: `(L,)`, float64, on the CPU: there are few, and their optimiser should not wait for a GPU.
 
     Raises:
-        ValueError: a precision that is not positive; a name in `fixed` that is no trainable tensor's.
+        ValueError: a precision that is not positive; a name in `fixed` or `tied` that is no trainable tensor's; a name
+            in two groups; a group of which only a part is fixed.
     """
 
-    def __init__(self, model: nn.Module, precision: float = 1.0, fixed: Collection[str] = ()):
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: float = 1.0,
+        fixed: Collection[str] = (),
+        tied: Collection[Collection[str]] = (),
+    ):
         if not precision > 0:
-            raise ValueError(f"prior.precision must be positive, got {precision}")
+            raise ValueError(f"precision must be positive, got {precision}")
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
         if strays := set(fixed) - set(self.names):
             raise ValueError(f"fixed names tensors that are not trainable: {sorted(strays)}")
         self.log_precision = torch.full((len(named),), precision, dtype=torch.float64).log().requires_grad_()
-        # A zero gradient from the first step on leaves Adam's moments, and so the precision, at rest.
+        # A zero gradient from the first step on leaves Adam's moments, and so the precision, at rest; and the same
+        # gradient from the same start keeps tied precisions equal, in whatever the optimiser carries along.
         learned = torch.tensor([name not in fixed for name in self.names], dtype=torch.float64)
-        self.log_precision.register_hook(lambda gradient: gradient * learned)
+        sums = self._sums(fixed, tied)
+        self.log_precision.register_hook(lambda gradient: (sums @ gradient) * learned)
+
+    def _sums(self, fixed: Collection[str], tied: Collection[Collection[str]]) -> Tensor:
+        """`(L, L)`, zeros and ones: the gradient of each precision as the sum over the tensors that share it."""
+        sums = torch.eye(len(self.names), dtype=torch.float64)
+        grouped = [name for group in tied for name in group]
+        if strays := set(grouped) - set(self.names):
+            raise ValueError(f"tied names tensors that are not trainable: {sorted(strays)}")
+        if len(set(grouped)) < len(grouped):
+            raise ValueError(f"tied names a tensor twice: {sorted({n for n in grouped if grouped.count(n) > 1})}")
+        for group in tied:
+            if 0 < len(set(group) & set(fixed)) < len(group):
+                raise ValueError(f"tied precisions must be fixed together or not at all: {sorted(group)}")
+            where = [self.names.index(name) for name in group]
+            sums[torch.tensor(where)[:, None], torch.tensor(where)] = 1.0
+        return sums
 
     def precisions(self) -> dict[str, float]:
         """delta of each tensor by name."""

@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from ellarepro.config.resolve import (
+    anchor_settings,
+    check_combination,
+    device_of,
+    laplace_settings,
+    weight_settings,
+)
 from ellarepro.curvature.memory import FactorsTooLarge, check_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
@@ -23,7 +30,6 @@ from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
 from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
-from ellarepro.settings import anchor_settings, check, device_of, laplace_settings, weight_settings
 from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
@@ -38,14 +44,17 @@ class Outcome:
     was_finished: bool
 
 
-def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
+def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+
+    Args:
+        config: as `config.compose` gives it.
+        say: told what goes on, a line at a time.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
         RunFailure: training diverged; the last good checkpoint stays.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
     identity = run_id(config)
     folder = Path(config["output_dir"]) / identity
     if (folder / "result.json").exists() and not config["force"]:
@@ -54,7 +63,7 @@ def run(cfg: DictConfig, say: Callable[[str], None] = print) -> Outcome:
     trainer, task = prepare(config)
     memory = check_fit_memory(trainer, task)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     checkpoint = folder / "checkpoint.pt"
     if config["force"]:
         checkpoint.unlink(missing_ok=True)
@@ -75,7 +84,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     Raises:
         UserError: the configuration or the data is unusable.
     """
-    check(config)
+    check_combination(config)
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
@@ -86,8 +95,9 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     ).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
-    fixed = model.anchor_values() if config["prior"]["name"] == "omega" else ()
-    prior = LayerwisePrior(model, config["prior"]["precision"], fixed)
+    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
+    tied = model.factor_groups() if laplace is not None and laplace.tied else ()
+    prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
     return Trainer(model, prior, task, weights, laplace, generator), task
 
@@ -101,7 +111,8 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
-            group=config.get("group", "c1"),
+            group=config["group"] or "c1",
+            relaxation=config["relaxation"],
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -113,10 +124,10 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     Raises:
         UserError: more than is free.
     """
-    if trainer.laplace is None or trainer.laplace.structure == "full":
+    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
         return None
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.structure)
+        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
 

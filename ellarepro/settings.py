@@ -1,136 +1,132 @@
-"""From a resolved configuration to checked settings: whatever a user can get wrong is refused here, by key."""
+"""What the parts of a run can be told: each setting with its type, range, default and meaning, checked when it is made.
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+Nothing heavy is imported here, so that a configuration can be checked before PyTorch is loaded.
+"""
 
-import torch
+from dataclasses import dataclass
+from math import prod
 
-from ellarepro.errors import UserError
-from ellarepro.layers.anchors import AnchorSettings
-from ellarepro.network import LAYERS, PRIORS, priors_of
-from ellarepro.training import LaplaceSettings, WeightSettings
+from ellarepro.ranges import refuse_out_of_range, setting
 
-OBJECTIVES = ("map", "laplace")
-
-# Whole numbers and the least that each may be; None stands for "not set" where the configuration allows it.
-_WHOLE = {"alpha": 1, "epochs": 1, "batch_size": 1, "seed": 0, "threads": 1}
-_NUMBERS = {"optimiser": ("lr", "min_lr", "momentum"), "objective": ("lr", "tolerance"), "prior": ("precision",)}
-_WHOLE_OBJECTIVE = ("burn_in", "frequency", "steps", "batch_size", "fit_size", "predictive_samples")
+OPTIMISERS = ("sgd", "adam")
+STRUCTURES = ("kron", "kron_blockwise", "diag", "full")
+ENGINES = ("native", "asdl")
+BASES = ("rbf", "posterior_mean")
+DEFAULT_TOLERANCE = 1e-3
+DEFAULT_RELAXATION = 0.1
+LARGEST_BATCH = 10**6
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse what no run can use.
+@dataclass(frozen=True)
+class WeightSettings:
+    """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
+
+    `relative` multiplies it by each tensor's root mean square at initialisation (a bias by its weight's). Adam moves
+    every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
+    up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
 
     Raises:
-        UserError: an unknown choice, or a value of the wrong kind; names the key, what was got and what is possible.
+        ValueError: a value out of its range, `min_lr` above `lr`, or a `momentum` for adam, which has none.
     """
-    for group, possible in (("objective", OBJECTIVES), ("layer", LAYERS), ("prior", PRIORS)):
-        if config[group]["name"] not in possible:
-            raise UserError(f"{group}.name must be one of {', '.join(possible)}; got {config[group]['name']!r}")
-    for key, least in _WHOLE.items():
-        if not (key == "threads" and config[key] is None):
-            _check_whole(key, config[key], least)
-    for key in _WHOLE_OBJECTIVE:
-        if config["objective"].get(key) is not None:
-            _check_whole(f"objective.{key}", config["objective"][key], 0 if key == "predictive_samples" else 1)
-    for group, names in _NUMBERS.items():
-        for name in names:
-            _check_number(f"{group}.{name}", config[group].get(name, 0.0))
-    if not config["prior"]["precision"] > 0:
-        raise UserError(f"prior.precision must be positive; got {config['prior']['precision']}")
-    _check_pair(config["layer"]["name"], config["prior"]["name"])
+
+    epochs: int = setting("passes over the training set", least=1, most=10**6)
+    batch_size: int = setting("training images a step", least=1, most=LARGEST_BATCH)
+    optimiser: str = setting("rule of the steps", choices=OPTIMISERS)
+    lr: float = setting("learning rate at the start", above=0, most=1e30)
+    min_lr: float = setting("learning rate at the end of the cosine", 1e-6, least=0)
+    momentum: float = setting("of sgd", 0.0, least=0, below=1)
+    relative: bool = setting("whether lr is multiplied by each tensor's root mean square at initialisation", False)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must be at most lr, which is {self.lr}; got {self.min_lr}")
+        if self.momentum and self.optimiser == "adam":
+            raise ValueError(f"momentum must be 0 for adam, which has none; got {self.momentum}")
 
 
-def _check_pair(layer: str, prior: str) -> None:
-    if prior in priors_of(layer):
-        return
-    reason = {
-        "theta": "its parameters are not weights theta but values u at anchors and inverse lengthscales omega",
-        "u": "it has no anchors, its parameters are the weights theta themselves",
-        "omega": "it has no basis functions, so no inverse lengthscales omega",
-    }[prior]
-    others = ", ".join(name for name in LAYERS if prior in priors_of(name))
-    raise UserError(
-        f"prior={prior} is not possible with layer={layer}: {reason}; layer={layer} takes "
-        f"prior={' or '.join(priors_of(layer))}, and prior={prior} is for layer={others}"
+@dataclass(frozen=True)
+class FitSettings:
+    """How the curvature is fitted.
+
+    Raises:
+        ValueError: a value out of its range, or a `tolerance` for asdl, which takes every class pass.
+    """
+
+    structure: str = setting(
+        "of the curvature; kron is the paper's, full is for small networks", "kron", choices=STRUCTURES
     )
+    tolerance: float = setting(
+        "probability mass of a sample that class passes may leave out; 0 is exact", DEFAULT_TOLERANCE, least=0, below=1
+    )
+    batch_size: int = setting("images a pass; changes the result by rounding only", 150, least=1, most=LARGEST_BATCH)
+    fit_size: int | None = setting(
+        "images it is taken from, scaled up to the training set; null takes all", None, least=1
+    )
+    passes: int | str = setting("exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",))
+    engine: str = setting("who takes the passes: native, or asdl, slower, as a check", "native", choices=ENGINES)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+
+    @property
+    def sampled(self) -> int | None:
+        """How many sampled passes; None for exact ones."""
+        return self.passes if isinstance(self.passes, int) else None
 
 
-def anchor_settings(config: Mapping[str, Any]) -> AnchorSettings | None:
-    """How sparse layers are anchored; None where the layer has no anchors.
-
-    Raises:
-        UserError: an impossible value.
-    """
-    if (anchors := config.get("anchors")) is None:
-        return None
-    for key in ("omega", "noise", "share"):
-        _check_number(f"anchors.{key}", anchors[key])
-    _check_whole("anchors.per_filter", anchors["per_filter"], 1)
-    try:
-        return AnchorSettings(**anchors, learn_omega=config["prior"]["name"] == "omega")
-    except ValueError as error:
-        raise UserError(str(error)) from error
+DEFAULT_FIT = FitSettings()
 
 
-def _check_whole(key: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key} must be a whole number, at least {least}; got {value!r}")
-
-
-def _check_number(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{key} must be a number; got {value!r}")
-
-
-def weight_settings(config: Mapping[str, Any]) -> WeightSettings:
-    """How the weights are trained.
+@dataclass(frozen=True)
+class LaplaceSettings:
+    """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
 
     Raises:
-        UserError: an impossible value.
+        ValueError: a value out of its range.
     """
-    optimiser = config["optimiser"]
-    try:
-        return WeightSettings(
-            epochs=config["epochs"],
-            batch_size=config["batch_size"],
-            optimiser=optimiser["name"],
-            **{key: optimiser[key] for key in ("lr", "min_lr", "momentum", "relative")},
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
+
+    burn_in: int = setting("epoch after which the precisions first move", least=1)
+    frequency: int = setting("epochs between fits of the curvature", least=1)
+    steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
+    lr: float = setting("of these steps", 0.1, above=0, most=10)
+    tied: bool = setting("whether the factors of a path share one precision", False)
+    fit: FitSettings = DEFAULT_FIT
+    predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+        if self.predictive_samples and self.fit.structure == "full":
+            raise ValueError(f"predictive_samples must be 0 for structure=full; got {self.predictive_samples}")
+
+    def due(self, epoch: int) -> bool:
+        """Whether the precisions move after `epoch` (from 1)."""
+        return epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
 
 
-def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
-    """How the precisions are learned; None for MAP.
+@dataclass(frozen=True)
+class AnchorSettings:
+    """How the sparse layers of a network are anchored.
 
     Raises:
-        UserError: an impossible value.
+        ValueError: a value out of its range, or a `noise` of zero where it is needed.
     """
-    objective = config["objective"]
-    if objective["name"] == "map":
-        return None
-    try:
-        return LaplaceSettings(**{f.name: objective[f.name] for f in fields(LaplaceSettings)})
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
+    basis: str = setting("rbf: exp(-omega^2 |x - z|^2), or the Gaussian process's posterior mean", "rbf", choices=BASES)
+    omega: float = setting("inverse lengthscale at the start, in 1 / pixel", 1.0, above=0, most=1e3)
+    learn_omega: bool = setting("whether omega is a parameter, one a basis, or stays fixed", False)
+    noise: float = setting("variance of the values, for posterior_mean; 0 reads them off exactly", 1e-3, least=0)
+    share: float = setting("anchors of a map as a share of its positions (S-FC)", 0.5, above=0, most=1)
+    per_filter: int = setting("anchors of a 3x3 filter (S-CONV)", 4, least=1, most=9)
 
-def device_of(config: Mapping[str, Any]) -> torch.device:
-    """The device of `device=`; `auto` is CUDA where there is one.
+    def __post_init__(self):
+        refuse_out_of_range(self)
+        if self.noise == 0 and self.learn_omega and self.basis == "posterior_mean":
+            raise ValueError(
+                "noise must be positive where posterior_mean meets a learned omega "
+                "(towards omega = 0 all anchors say the same); got 0"
+            )
 
-    Raises:
-        UserError: a device that is not there.
-    """
-    name = config["device"]
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        found = torch.cuda.device_count()
-        cuda = f" and cuda:0 to cuda:{found - 1}" if found else "; no CUDA device was found"
-        raise UserError(f"device={name} is not usable here: possible are auto, cpu{cuda}") from error
-    return device
+    def count(self, grid: tuple[int, int]) -> int:
+        """Anchors of a map of this shape; at least one."""
+        return max(round(self.share * prod(grid)), 1)

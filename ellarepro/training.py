@@ -12,83 +12,13 @@ from torch import nn
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.curvature.eigen import CurvatureError
-from ellarepro.curvature.ggn import DEFAULT_TOLERANCE
-from ellarepro.curvature.structures import STRUCTURES
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import epoch_batches
 from ellarepro.data.dataset import Task
 from ellarepro.errors import RunFailure
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.prior import LayerwisePrior
-
-OPTIMISERS = ("sgd", "adam")
-
-
-@dataclass(frozen=True)
-class WeightSettings:
-    """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
-
-    `relative` multiplies it by each tensor's root mean square at initialisation (a bias by its weight's). Adam moves
-    every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
-    up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
-    """
-
-    epochs: int
-    batch_size: int
-    optimiser: str
-    lr: float
-    min_lr: float
-    momentum: float
-    relative: bool = False
-
-    def __post_init__(self):
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser.name must be one of {OPTIMISERS}, got {self.optimiser!r}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
-        if not 0 <= self.min_lr <= self.lr:
-            raise ValueError(f"need 0 <= optimiser.min_lr <= optimiser.lr, got {self.min_lr} and {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"optimiser.momentum must be in [0, 1), got {self.momentum}")
-
-
-@dataclass(frozen=True)
-class LaplaceSettings:
-    """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
-
-    `structure`, `tolerance`, `batch_size` and `fit_size` are those of `marglik.fit`; `predictive_samples` functions are
-    drawn for the linearised predictive on the test set after training.
-    """
-
-    burn_in: int
-    frequency: int
-    steps: int
-    lr: float
-    batch_size: int = 150
-    fit_size: int | None = None
-    structure: str = "kron"
-    tolerance: float = DEFAULT_TOLERANCE
-    predictive_samples: int = 0
-
-    def __post_init__(self):
-        if self.structure not in (*STRUCTURES, "full"):
-            raise ValueError(
-                f"objective.structure must be one of {', '.join(STRUCTURES)}, full; got {self.structure!r}"
-            )
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"objective.tolerance must be in [0, 1), got {self.tolerance}")
-        if self.predictive_samples < 0 or (self.predictive_samples and self.structure == "full"):
-            got = self.predictive_samples
-            raise ValueError(f"objective.predictive_samples must be at least 0, and 0 for structure=full; got {got}")
-        for key in ("burn_in", "frequency", "steps", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"objective.{key} must be at least 1, got {getattr(self, key)}")
-        if self.fit_size is not None and self.fit_size < 1:
-            raise ValueError(f"objective.fit_size must be at least 1, or null for all, got {self.fit_size}")
-
-    def due(self, epoch: int) -> bool:
-        """Whether the precisions move after `epoch` (from 1)."""
-        return epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
+from ellarepro.settings import LaplaceSettings, WeightSettings
 
 
 @dataclass
@@ -159,17 +89,8 @@ class Trainer:
         Raises:
             RunFailure: the curvature is not finite.
         """
-        settings = self.laplace
         try:
-            return fit(
-                self.model,
-                self.prior,
-                self.task.train,
-                structure=settings.structure,
-                tolerance=settings.tolerance,
-                batch_size=settings.batch_size,
-                fit_size=settings.fit_size,
-            )
+            return fit(self.model, self.prior, self.task.train, self.laplace.fit, self.generator)
         except CurvatureError as error:
             raise RunFailure(f"epoch {self.epoch}: {error}") from error
 
@@ -226,7 +147,7 @@ class Trainer:
         raise RunFailure(
             f"training diverged in epoch {self.epoch + 1}, {where}: the loss is not finite"
             + (f" and {bad_tensor} is the first tensor with non-finite entries" if bad_tensor else "")
-            + f"; lower optimiser.lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
+            + f"; lower lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
         )
 
     def _record(self, metrics: dict[str, Any]) -> None:

@@ -25,8 +25,9 @@ from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import Network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.shares import relative_effective_parameters
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.training import Trainer
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")
 HYPER_STEPS = 300
@@ -72,7 +73,7 @@ def _learned_network() -> Network:
 
 def _trained(network: Network, task: Task) -> Trainer:
     weights = WeightSettings(40, 50, "adam", 0.03, 0.0, 0.0, relative=True)
-    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, tolerance=0.0)
+    laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, fit=FitSettings(tolerance=0.0))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(0))
     trainer.run()
     return trainer
@@ -80,7 +81,7 @@ def _trained(network: Network, task: Task) -> Trainer:
 
 def _structures(trainer: Trainer, task: Task) -> Iterator[str]:
     prior = trainer.prior
-    fits = {s: fit(trainer.model, prior, task.train, structure=s, tolerance=0.0) for s in STRUCTURES}
+    fits = {s: fit(trainer.model, prior, task.train, FitSettings(s, tolerance=0.0)) for s in STRUCTURES}
     start = prior.log_precision.detach().clone()
     learned = {name: _ascended(evidence, start) for name, evidence in fits.items()}
     yield "## At the same weights: log-determinant and learned precisions"

@@ -59,12 +59,12 @@ def _step_seconds(trainer: Trainer) -> float:
 
 def _fit_seconds(trainer: Trainer) -> float:
     settings, data = trainer.laplace, trainer.task.train
-    if settings.structure == "full":
+    if settings.fit.structure == "full":
         return 0.0  # small networks only
-    images, _ = next(ordered_batches(data, settings.batch_size))
-    ggn = GGN(trainer.model, settings.structure, settings.tolerance)
+    images, _ = next(ordered_batches(data, settings.fit.batch_size))
+    ggn = GGN(trainer.model, settings.fit.structure, settings.fit.tolerance)
     update = _seconds(lambda: ggn.update(images))
-    used = settings.fit_size or len(data)
+    used = settings.fit.fit_size or len(data)
     blocks = ggn.blocks(len(images))
     small = {name: block for name, block in blocks.items() if _width(block) <= _DENSE}
     large = [f for name, block in blocks.items() if name not in small for f in block.factors]

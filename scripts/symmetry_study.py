@@ -46,8 +46,9 @@ from ellarepro.layers.groups import GROUPS
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit, hardware, versions
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.shares import effective_numbers, effective_share
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.training import Trainer
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -153,7 +154,7 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
     torch.manual_seed(seed)
     network = build_network(LAYER, in_channels=1, num_classes=task.num_classes, alpha=1, image_size=SIDE)
     weights = WeightSettings(size.epochs, size.batch_size, "adam", size.lr, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, lr=0.1, fit_size=size.fit_size)
+    laplace = LaplaceSettings(size.burn_in, size.frequency, size.steps, fit=FitSettings(fit_size=size.fit_size))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(seed))
     trainer.run()
     marglik, log_precision = trainer.fit_evidence(), trainer.prior.log_precision.detach()

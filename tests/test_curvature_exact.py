@@ -1,4 +1,7 @@
-"""Curvature against the exact GGN, in every case where equality is provable, and that oracle against differences."""
+"""Curvature of whole networks against the exact GGN where equality is provable, and that oracle against differences.
+
+Single layers are in `test_oracle.py`.
+"""
 
 import pytest
 import torch
@@ -6,10 +9,9 @@ from helpers import Probe, assert_close, parameter_slices, relative_error, small
 from torch import nn
 
 from ellarepro.curvature import EllaGGN
-from ellarepro.curvature.exact import exact_ggn, jacobians, softmax_hessian
+from ellarepro.curvature.exact import KernelCurvature, exact_ggn, ggn_rows, jacobians, softmax_hessian
 from ellarepro.curvature.ggn import GGN
-from ellarepro.layers.conv import Conv
-from ellarepro.layers.dense import Dense
+from ellarepro.curvature.spectra import FullCurvature
 from ellarepro.layers.factored import FactoredDense
 
 
@@ -35,21 +37,6 @@ ONE = {"one datum": (1, 1), "repeated data": (1, 3)}
 
 
 @pytest.mark.parametrize("case", ONE)
-@pytest.mark.parametrize("layer", ["fc", "head"])
-def test_exact_with_one_datum(layer, case):
-    torch.manual_seed(0)
-    model = Probe(
-        Dense(2, 2, (2, 2), (2, 2)) if layer == "fc" else nn.Linear(4, 3), (2, 2, 2) if layer == "fc" else (4,)
-    )
-    x = torch.randn(2, *((2, 2, 2) if layer == "fc" else (4,)), dtype=torch.float64)
-    size, repeats = ONE[case]
-    for ours, exact in kron_and_exact(model, x[:size].repeat_interleave(repeats, 0), "kron").values():
-        assert_close(ours, exact)
-    ours, exact = kron_and_exact(model, x, "kron")["layer.weight"]
-    assert relative_error(ours, exact) > 0.01, "the control: two different data"
-
-
-@pytest.mark.parametrize("case", ONE)
 def test_factored_blockwise_is_exact_within_groups_with_one_datum(x, case):
     torch.manual_seed(0)
     model = Probe(FactoredDense(2, 3, (4, 4), (2, 2)), (2, 4, 4))
@@ -61,23 +48,6 @@ def test_factored_blockwise_is_exact_within_groups_with_one_datum(x, case):
             ours, exact = found[f"layer.{name}.weight"]
             error = relative_error(ours, within_groups(exact, shape, axis))
             assert error < 1e-10 if equal else error > 0.05
-
-
-def test_factored_is_exact_with_one_datum_and_one_group():
-    torch.manual_seed(0)
-    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    model = Probe(FactoredDense(1, 1, (4, 4), (4, 4)), (1, 4, 4))
-    for ours, exact in kron_and_exact(model, x, "kron").values():
-        assert_close(ours, exact)
-
-
-def test_conv_is_exact_on_one_pixel_and_not_on_more():
-    torch.manual_seed(0)
-    x = torch.randn(1, 2, 1, 1, dtype=torch.float64)
-    for ours, exact in kron_and_exact(Probe(Conv(2, 3, (1, 1), (1, 1)), (2, 1, 1)), x, "kron").values():
-        assert_close(ours, exact)
-    wider = kron_and_exact(Probe(Conv(2, 3, (2, 2), (2, 2)), (2, 2, 2)), small_data(1, channels=2, side=2)[0], "kron")
-    assert relative_error(*wider["layer.weight"]) > 0.05
 
 
 @pytest.mark.parametrize("layer", ["fc", "conv", "f_fc", "f_fc_conv", "s_fc_s_conv"])
@@ -101,14 +71,6 @@ def test_diag_is_the_exact_diagonal_in_whole_networks(layer):
     assert_close(diagonal, exact)
     _, kron = EllaGGN(model).kron(x, torch.zeros(3, dtype=torch.long), N=3)
     assert relative_error(kron.diag(), exact) > 0.01, "the control: the diagonal of kron"
-
-
-@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-def test_diag_of_stock_convolutions_is_exact(mode):
-    torch.manual_seed(0)
-    model = Probe(nn.Conv2d(2, 3, 3, stride=2, padding=1, padding_mode=mode), (2, 4, 4))
-    x = small_data(3, channels=2, side=4)[0]
-    assert_close(EllaGGN(model).diag(x, torch.zeros(3, dtype=torch.long))[1], exact_ggn(model, x).diagonal())
 
 
 def test_exact_ggn_is_the_hessian_of_a_linear_classifier():
@@ -146,3 +108,32 @@ def test_jacobians_against_finite_differences():
             assert (difference - found[:, :, index]).abs().max() < 1e-6
     lam = softmax_hessian(logits)
     assert_close(exact_ggn(model, x), sum(j.T @ m @ j for j, m in zip(found, lam, strict=True)))
+
+
+@pytest.mark.parametrize("layer", ["f_fc_conv", "s_fc_s_conv"])
+def test_the_kernel_form_is_the_full_log_determinant_and_its_gradient(layer):
+    model, (x, _) = small_network(layer), small_data(5)
+    sizes = [p.numel() for p in model.parameters()]
+    eta = torch.linspace(-2, 3, len(sizes), dtype=torch.float64)
+    found = {}
+    kernel = KernelCurvature(ggn_rows(model, x), sizes)
+    assert kernel.grams[0].shape == (10, 10), "two rows for each of five images of three classes"
+    for name, curvature in (("kernel", kernel), ("full", FullCurvature(exact_ggn(model, x), sizes))):
+        leaf = eta.clone().requires_grad_()
+        value = curvature.log_det_ratio(leaf.exp())
+        found[name] = value.detach(), torch.autograd.grad(value, leaf)[0]
+    for got, wanted in zip(found["kernel"], found["full"], strict=True):
+        assert_close(got, wanted, 1e-9)
+    fewer = KernelCurvature(ggn_rows(model, x[:4]), sizes).log_det_ratio(eta.exp())
+    assert relative_error(fewer, found["full"][0]) > 1e-2, "the control: an image left out"
+
+
+def test_sampled_rows_are_one_an_image_and_unbiased():
+    model, (x, _) = small_network("conv"), small_data(3)
+    generator = torch.Generator().manual_seed(0)
+    wanted = exact_ggn(model, x)
+    draws = [ggn_rows(model, x, generator) for _ in range(300)]
+    assert all(len(rows) == 3 for rows in draws)
+    one, mean = draws[0].mT @ draws[0], sum(rows.mT @ rows for rows in draws) / len(draws)
+    assert relative_error(mean, wanted) < 0.1
+    assert relative_error(one, wanted) > 0.1, "the control: a single draw"

@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import Probe, assert_close, perturb_biases, relative_error, small_data
 from laplace.curvature import AsdlGGN
-from torch import nn
+from torch import Tensor, nn
 
 from ellarepro.curvature.factors import add_second_moment_, second_moment
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.kron import BlockKron
 from ellarepro.layers.conv import Conv, circular_patch_moment
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
@@ -117,8 +118,27 @@ def test_head():
     assert_close(input_factor[0], x.T @ x / N)
     assert_close(output_factor[0], b)
     assert_close(factors(model, x, "layer.bias")[0][0], b)
-    with pytest.raises(ValueError, match=r"inputs \(B, features\), got shape \(3, 2, 5\)"):
-        GGN(Probe(nn.Linear(5, 4), (2, 5)), tolerance=0).update(torch.randn(3, 2, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("axes", [(2,), (1,), (2, 3)])
+def test_linear_on_shared_positions(axes):
+    torch.manual_seed(0)
+    model, x = Probe(nn.Linear(5, 4), (*axes, 5)), torch.randn(3, *axes, 5, dtype=torch.float64)
+    rows = x.flatten(1, -2)
+    a = sum(sample.T @ sample for sample in rows) / rows.shape[1]
+    shared, bias = 0, 0
+    for sample in x:
+        gradients, lam = logit_gradients(model.tail, model.layer(sample[None]))
+        for t in range(rows.shape[1]):
+            shared = shared + weighted(gradients, lam, lambda g, t=t: g.flatten(0, -2)[t])
+        bias = bias + weighted(gradients, lam, lambda g: g.flatten(0, -2).sum(0))
+    output_factor, input_factor = factors(model, x, "layer.weight")
+    assert_close(input_factor[0], a / N)
+    assert_close(output_factor[0], shared)
+    assert_close(factors(model, x, "layer.bias")[0][0], bias)
+    if rows.shape[1] > 1:
+        assert relative_error(input_factor[0], a * rows.shape[1] / N) > 0.1, "the control: no division by T"
+        assert relative_error(shared, bias) > 0.1, "the control: another block for the bias"
 
 
 @pytest.mark.parametrize("mode", ["circular", "zeros"])
@@ -162,8 +182,54 @@ def test_stock_convolution(mode, stride_and_dilation):
     assert (
         relative_error(input_factor[0], patch_factor(x, list(product(corners, corners)), 3, dilation, other) / N) > 0.1
     )
-    with pytest.raises(ValueError, match="groups=1, got groups=2"):
-        GGN(nn.Conv2d(2, 2, 3, groups=2))
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_grouped_convolution_is_one_convolution_a_group(depthwise):
+    torch.manual_seed(0)
+    groups, options = 4 if depthwise else 2, {"stride": 2, "padding": 1, "padding_mode": "circular"}
+    model = Probe(nn.Conv2d(4, 8, 3, groups=groups, **options), (4, 5, 5))
+    x = small_data(3, channels=4, side=5)[0]
+    shared, bias = conv_output_factors(model, x)
+    width = 8 // groups
+    a, b = [], []
+    for g, channels in enumerate(x.chunk(groups, 1)):
+        alone = Probe(nn.Conv2d(4 // groups, width, 3, **options), channels.shape[1:])
+        a.append(factors(alone, channels, "layer.weight")[1][0])
+        b.append(shared[g * width : (g + 1) * width, g * width : (g + 1) * width])
+    finer = factors(model, x, "layer.weight", "kron_blockwise")
+    assert_close(finer[0], torch.stack(b))
+    assert_close(finer[1], torch.stack(a))
+    together = factors(model, x, "layer.weight")
+    assert_close(together[0][0], sum(b))
+    assert_close(together[1], torch.stack(a) / groups)
+    assert_close(factors(model, x, "layer.bias")[0][0], bias)
+    assert relative_error(finer[1], torch.stack(a[::-1])) > 0.01, "the control: the other group's"
+
+
+class Words(nn.Module):
+    """An embedding, or a linear layer on one-hot rows with the same weights."""
+
+    def __init__(self, weight: Tensor, embeds: bool):
+        super().__init__()
+        self.layer = nn.Embedding(*weight.shape) if embeds else nn.Linear(*weight.shape, bias=False)
+        self.layer.weight = nn.Parameter(weight if embeds else weight.T.contiguous())
+        self.embeds = embeds
+
+    def forward(self, words):
+        rows = words if self.embeds else nn.functional.one_hot(words, 6).double()
+        return self.layer(rows).sin().flatten(1)[:, :4]
+
+
+@pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag"])
+def test_an_embedding_is_a_linear_layer_on_one_hot_rows(structure):
+    weight = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    words = torch.randint(6, (5, 4), generator=torch.Generator().manual_seed(1))
+    embedding, linear = (Words(weight, embeds) for embeds in (True, False))
+    ours, theirs = (BlockKron.from_blocks(blocks(model, words, structure)).to_matrix() for model in (embedding, linear))
+    order = torch.arange(18).view(3, 6).T.flatten()
+    assert_close(ours, theirs[order][:, order])
+    assert relative_error(ours, theirs) > 0.1, "the control: the other order of axes"
 
 
 @pytest.mark.parametrize("stride", [1, 2])

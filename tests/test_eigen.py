@@ -66,7 +66,7 @@ def test_condition_of_1e17():
 def test_non_finite_entries_name_the_tensor(function, bad):
     matrix = symmetric(5, 5)
     matrix[2, 3] = bad
-    with pytest.raises(CurvatureError, match=r"blocks\.0\.weight has non-finite entries.*optimiser\.lr"):
+    with pytest.raises(CurvatureError, match=r"blocks\.0\.weight has non-finite entries.*learning rate"):
         function(matrix[None], "blocks.0.weight")
     function(symmetric(5, 5)[None], "blocks.0.weight")
 

@@ -1,6 +1,7 @@
 """The passes of a fit: the square root of Lambda, the tolerance, the state of the model, what is refused."""
 
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from torch import nn
 
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.exact import exact_ggn, softmax_hessian
-from ellarepro.curvature.ggn import GGN, LambdaSquareRoot
+from ellarepro.curvature.ggn import GGN, LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.rule import UnclaimedParameterError
-from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.settings import AnchorSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]
 
@@ -59,6 +60,85 @@ def test_what_is_left_out_is_small_and_its_trace_is_kept(tolerance):
             assert before >= tolerance, "no pass more than needed"
 
 
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def mean_over_signs(logits, passes, patterns=None):
+    """The mean of sum over passes of v v^T, over all (or the given) signs of the columns, one pattern after another."""
+    most, total = logits.shape[1] - 1, 0
+    patterns = patterns or list(product((-1.0, 1.0), repeat=most))
+    for signs in patterns:
+        root = SignedColumns(logits, passes, drawn())
+        root.signs = torch.tensor(signs, dtype=torch.float64).expand(len(logits), most)
+        total = total + sum_of_squares(root, root.passes)
+    return total / len(patterns)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("case", LOGITS)
+def test_the_mean_over_all_signs_of_sampled_passes_is_lambda(case, passes):
+    logits = LOGITS[case]
+    wanted = softmax_hessian(logits)
+    assert (mean_over_signs(logits, passes) - wanted).abs().max() < 1e-15
+    root = SignedColumns(logits, passes, drawn())
+    assert root.passes_needed.unique().item() == min(passes, logits.shape[1] - 1)
+    for index in range(root.passes):
+        assert root.column(index).sum(1).abs().max() < 1e-15
+    if case in ("random", "uniform"):
+        signs = [1.0] * (logits.shape[1] - 1)
+        assert (mean_over_signs(logits, passes, [signs]) - wanted).abs().max() > 1e-3, "the control: without signs"
+
+
+@pytest.mark.parametrize("case", LOGITS)
+def test_as_many_sampled_passes_as_columns_are_exact(case):
+    logits, most = LOGITS[case], LOGITS[case].shape[1] - 1
+    for passes in (most, most + 7):
+        root = SignedColumns(logits, passes, drawn())
+        assert root.passes == most
+        assert (sum_of_squares(root, most) - softmax_hessian(logits)).abs().max() < 1e-15
+
+
+def spread(estimates, wanted):
+    """Root of the mean squared error, over the norm of what is wanted."""
+    return (sum((e - wanted).square().sum() for e in estimates) / len(estimates)).sqrt() / wanted.norm()
+
+
+def test_signed_columns_spread_less_than_classes_drawn_from_the_prediction():
+    """The reason for signs: the usual draw e_k - p, k ~ p, is as unbiased, but says little where p is sure."""
+    logits = LOGITS["random"] * 2
+    wanted, p = softmax_hessian(logits), logits.softmax(1)
+    for passes in (1, 2):
+        signed, labels = [], []
+        for seed in range(400):
+            signed.append(sum_of_squares(SignedColumns(logits, passes, drawn(seed)), passes))
+            classes = torch.multinomial(p, passes, replacement=True, generator=drawn(seed))
+            v = (nn.functional.one_hot(classes, logits.shape[1]) - p[:, None]) / passes**0.5
+            labels.append(v.mT @ v)
+        assert (sum(signed) / 400 - wanted).abs().max() < 0.05
+        assert (sum(labels) / 400 - wanted).abs().max() < 0.05, "both are unbiased"
+        assert spread(signed, wanted) < 0.7 * spread(labels, wanted)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_sampled_passes_repeat_with_the_generator_and_are_exact_in_the_limit(structure, confident):
+    model, x = confident
+
+    def diagonal(**options):
+        ggn = GGN(model, structure, tolerance=0, **options)
+        ggn.update(x)
+        return BlockKron.from_blocks(ggn.blocks(12)).diag(), ggn.class_passes
+
+    exact, wanted_passes = diagonal()
+    assert wanted_passes == 12 * 5
+    once, passes = diagonal(passes=1, generator=drawn(1))
+    assert passes == 12
+    assert torch.equal(once, diagonal(passes=1, generator=drawn(1))[0])
+    assert not torch.equal(once, diagonal(passes=1, generator=drawn(2))[0])
+    assert_close(diagonal(passes=5, generator=drawn(3))[0], exact)
+    assert relative_error(once, exact) > 1e-3, "the control: one sampled pass is not exact"
+
+
 def columns_by_elimination(lam, order, columns):
     """Columns of a Cholesky factor, one class eliminated after another: textbook arithmetic, no closed form.
 
@@ -93,7 +173,7 @@ def truncated_curvature(model, x, tolerance):
         ggn = GGN(model, "kron", tolerance=0)
         ggn.update(image[None])
         for part in ggn.parts.values():
-            part.output_factor, part.bias, part.scalars = None, None, {}
+            part.output_factor, part.exact = None, {}
         logits, outputs = logits_and_layer_outputs(model, ggn.layers, image[None])
         p, order = logits.detach().softmax(1)[0].sort(descending=True)
         passes = sum(p[r:].sum() >= tolerance for r in range(len(p) - 1))
@@ -241,6 +321,11 @@ def test_an_activation_may_overwrite_the_output_of_a_layer(inplace):
     assert_close(EllaGGN(model).diag(x, torch.zeros(5, dtype=torch.long))[1], exact_ggn(model, x).diagonal())
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Bare(nn.Module):
     def __init__(self):
         super().__init__()
@@ -252,7 +337,14 @@ class Bare(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(nn.PReLU(), "1.weight"), (nn.BatchNorm1d(3), "1.weight"), (Bare(), "1.scale"), (nn.Embedding(3, 3), "1.weight")],
+    [
+        (nn.PReLU(), "1.weight"),
+        (nn.RNN(3, 3), "1.weight_ih_l0"),
+        (nn.MultiheadAttention(3, 1), "1.in_proj_weight"),
+        (nn.ConvTranspose1d(3, 3, 1), "1.weight"),
+        (Bare(), "1.scale"),
+        (Doubled(3, 3), "1.weight"),
+    ],
 )
 def test_unclaimed_parameters_are_named(module, name):
     model = nn.Sequential(nn.Linear(4, 3), module)
@@ -308,5 +400,9 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="'full'"):
         GGN(model, "full")
     for tolerance in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\)"):
+        with pytest.raises(ValueError, match=r"^tolerance must be in \[0, 1\), got"):
             GGN(model, tolerance=tolerance)
+    with pytest.raises(ValueError, match="passes must be at least 1, or exact; got 0"):
+        GGN(model, passes=0, generator=drawn())
+    with pytest.raises(ValueError, match="need a generator"):
+        GGN(model, passes=1)

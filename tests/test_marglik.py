@@ -1,5 +1,8 @@
 """The evidence against dense formulas and finite differences; effective parameters; the limits; ascent."""
 
+import math
+from copy import deepcopy
+
 import pytest
 import torch
 from helpers import assert_close, parameter_slices, relative_error, small_data, small_network
@@ -11,10 +14,15 @@ from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
 from ellarepro.data.dataset import ImageSet
 from ellarepro.layers.factored import FactoredDense
-from ellarepro.marglik import Evidence, MarginalLikelihood, fit
+from ellarepro.marglik import Evidence, MarginalLikelihood
 from ellarepro.prior import LayerwisePrior
+from ellarepro.settings import FitSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag", "full"]
+
+
+def fit(model, prior, data, **settings):
+    return marglik.fit(model, prior, data, FitSettings(**settings))
 
 
 class Tiny(nn.Module):
@@ -174,7 +182,7 @@ def test_batch_size_plays_no_part(model, data, structure):
 
 
 def test_full_is_refused_for_large_networks(model, data, monkeypatch):
-    with pytest.raises(ValueError, match=r"objective.structure=full .* up to 6000 parameters, got \d+; take kron"):
+    with pytest.raises(ValueError, match=r"structure=full .* up to 6000 parameters, got \d+; take kron"):
         fit(small_network("conv", alpha=4), LayerwisePrior(model), ImageSet(*small_data()), structure="full")
     monkeypatch.setattr(marglik, "FULL_LIMIT", 10)
     with pytest.raises(ValueError, match=r"up to 10 parameters, got \d+"):
@@ -217,5 +225,76 @@ def test_prior(model):
         assert_close(p.grad - 1, gradient)
         p.grad = None
     for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="prior.precision must be positive"):
+        with pytest.raises(ValueError, match="precision must be positive"):
             LayerwisePrior(model, wrong)
+
+
+FACTORS = ["layer.theta1.weight", "layer.theta2.weight"]
+
+
+def learned_prior(model, data, steps, **options):
+    prior = LayerwisePrior(model, **options)
+    evidence = fit(model, prior, data, tolerance=0)
+    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), steps)
+    return prior, evidence
+
+
+def test_tied_precisions_move_as_one_by_the_sum_of_their_gradients(model, data):
+    prior, evidence = learned_prior(model, data, 7, tied=[FACTORS])
+    found = prior.precisions()
+    assert found[FACTORS[0]] == found[FACTORS[1]] != found["head.weight"]
+    prior.log_precision.grad = None
+    (-evidence.evidence(prior.log_precision).value).backward()
+    eta = prior.log_precision.detach().clone().requires_grad_()
+    (apart,) = torch.autograd.grad(-evidence.evidence(eta).value, eta)
+    tied = dict(zip(prior.names, prior.log_precision.grad.tolist(), strict=True))
+    own = dict(zip(prior.names, apart.tolist(), strict=True))
+    assert tied[FACTORS[0]] == tied[FACTORS[1]] == pytest.approx(own[FACTORS[0]] + own[FACTORS[1]])
+    assert {n: tied[n] for n in own if n not in FACTORS} == {n: own[n] for n in own if n not in FACTORS}
+    untied = learned_prior(model, data, 7)[0].precisions()
+    assert untied[FACTORS[0]] != untied[FACTORS[1]], "the control"
+
+
+def test_tied_precisions_may_be_fixed_together(model, data):
+    held = learned_prior(model, data, 7, tied=[FACTORS], fixed=FACTORS)[0].precisions()
+    assert held[FACTORS[0]] == held[FACTORS[1]] == 1.0 != held["head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tied": [["layer.theta1.weight", "nowhere"]]}, r"not trainable: \['nowhere'\]"),
+        ({"tied": [FACTORS, ["head.weight", FACTORS[0]]]}, "twice: .*theta1"),
+        ({"tied": [FACTORS], "fixed": FACTORS[:1]}, "fixed together or not at all"),
+    ],
+)
+def test_impossible_ties_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        LayerwisePrior(model, **options)
+
+
+def rescaled(model, factor):
+    """The same function: theta1 times `factor`, theta2 divided by it."""
+    twin = deepcopy(model)
+    with torch.no_grad():
+        twin.layer.theta1.weight.mul_(factor)
+        twin.layer.theta2.weight.div_(factor)
+    return twin
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_evidence_loses_nothing_by_a_tie(model, data, structure):
+    """For any two precisions of the factors there are weights of the same function and the same evidence, tied."""
+    eta = log_precisions(model)
+    apart = dict(zip(LayerwisePrior(model).names, eta.tolist(), strict=True))
+    middle = (apart[FACTORS[0]] + apart[FACTORS[1]]) / 2
+    assert apart[FACTORS[0]] != middle
+    twin = rescaled(model, math.exp((apart[FACTORS[0]] - middle) / 2))
+    tied = torch.tensor([middle if name in FACTORS else value for name, value in apart.items()], dtype=torch.float64)
+    assert_close(twin(data.images), model(data.images))
+    assert relative_error(twin.layer.theta1.weight, model.layer.theta1.weight) > 0.05
+    before, after = (fit(m, LayerwisePrior(m), data, structure=structure, tolerance=0) for m in (model, twin))
+    for part in ("data_fit", "log_prior", "log_det"):
+        assert_close(getattr(after.evidence(tied), part), getattr(before.evidence(eta), part))
+    control = before.evidence(tied)
+    assert relative_error(control.log_prior, before.evidence(eta).log_prior) > 1e-3, "the control: not rescaled"

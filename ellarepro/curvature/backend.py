@@ -26,7 +26,7 @@ class EllaGGN(GGNInterface):
         ValueError: another likelihood, or an option of laplace-torch that has no meaning here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the first six are laplace-torch's)
         self,
         model: nn.Module,
         likelihood: str = "classification",

@@ -42,7 +42,7 @@ def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tens
     if not torch.isfinite(matrices).all():
         raise CurvatureError(
             f"the curvature factor of {name} has non-finite entries: the network's outputs or gradients have "
-            "overflowed; lower optimiser.lr or start from an earlier checkpoint"
+            "overflowed; lower the learning rate or start from an earlier checkpoint"
         )
     symmetric = (matrices + matrices.mT) / 2
     for attempt, device in (("", symmetric.device), ("float64", symmetric.device), ("cpu", torch.device("cpu"))):

@@ -1,18 +1,27 @@
-"""The exact generalised Gauss-Newton from automatic Jacobians: the oracle, for small networks only."""
+"""The exact generalised Gauss-Newton from automatic Jacobians: the oracles, for small networks or few data only."""
+
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.ggn import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.hooks import evaluation_mode
+
 
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`."""
+    """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`.
+
+    The model is in evaluation mode meanwhile.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
     def logits_of(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = torch.func.functional_call(model, values, (inputs,))
         return logits, logits
 
-    by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
+    with evaluation_mode(model):
+        by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
     return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
 
 
@@ -26,3 +35,38 @@ def exact_ggn(model: nn.Module, inputs: Tensor) -> Tensor:
     """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5)."""
     jacobian, logits = jacobians(model, inputs)
     return torch.einsum("nkp,nkl,nlq->pq", jacobian, softmax_hessian(logits), jacobian)
+
+
+def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:
+    """A with A^T A = H, `(N (K-1), P)`: L_n^T J_n of each of `images (C, H, W)`, L_n the square root of Lambda_n.
+
+    With a `generator`, one sampled pass an image in place of all K - 1: `(N, P)`, and A^T A is unbiased for H.
+    """
+    rows = []
+    for image in images:
+        jacobian, logits = (t.detach() for t in jacobians(model, image[None]))
+        root = LambdaSquareRoot(logits, tolerance=0) if generator is None else SignedColumns(logits, 1, generator)
+        columns = torch.cat([root.column(index) for index in range(root.passes_needed.item())])
+        rows.append(columns.to(jacobian) @ jacobian[0])
+    return torch.cat(rows)
+
+
+class KernelCurvature:
+    """H = A^T A by the inner products of its rows: the exact log-determinant of a large network on few data.
+
+    Args:
+        rows: A, `(M, P)`, as `ggn_rows` gives them.
+        sizes: entries of each tensor, summing to P.
+
+    Attributes:
+        grams: A_l A_l^T of each tensor's columns of A, `(M, M)`, float64.
+    """
+
+    def __init__(self, rows: Tensor, sizes: Sequence[int]):
+        self.grams = [(part := columns.double()) @ part.mT for columns in rows.split(list(sizes), dim=1)]
+
+    def log_det_ratio(self, precisions: Tensor) -> Tensor:
+        """log |I + A D^-1 A^T| = log |H + D| - log |D| with D = diag(delta), one delta a tensor `(L,)`."""
+        kernel = sum(gram / delta for gram, delta in zip(self.grams, precisions.unbind(), strict=True))
+        identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+        return 2 * torch.linalg.cholesky(identity + kernel).diagonal().log().sum()

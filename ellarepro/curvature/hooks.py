@@ -1,19 +1,56 @@
-"""What layers see and give in a forward pass."""
+"""What layers see and give in a forward pass, and the mode that the model is in meanwhile."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def forward_hooks(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Within the context, every forward pass of a layer is followed by `see(name, input, output)`."""
+def forward_hooks(
+    layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Within the context, every forward pass of a layer is followed by `see(name, input, output)`.
 
-    def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        return lambda module, args, output: see(name, args[0], output)
+    What `see` returns, if anything, goes on in the output's place. A layer that is called without a positional argument
+    raises ValueError.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
+        def after_forward(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            if not args:
+                raise ValueError(f"layer {name} is called by keyword: give its input as a positional argument")
+            return see(name, args[0], output)
+
+        return after_forward
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(hook(name)).remove)
         yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context no module is in training mode; afterwards each is in the mode it was in.
+
+    The curvature and the evidence are those of one function of a sample: dropout would draw another one at each pass,
+    and batch normalisation would change a sample's output with its batch mates, and its own statistics with each pass.
+
+    Raises:
+        ValueError: batch normalisation without running statistics, which has no such mode.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"{type(module).__name__} {name} has no running statistics, so that a sample's output depends on its "
+                "batch mates: build it with track_running_stats=True, or take nn.GroupNorm"
+            )
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

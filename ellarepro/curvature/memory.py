@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.hooks import forward_hooks
+import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.rule import rules_of
 
 _FLOAT = 4
@@ -26,23 +27,29 @@ def factor_bytes_forecast(model: nn.Module, sample: Tensor, structure: str = "kr
 
     def measure(name: str, layer_inputs: Tensor, output: Tensor) -> None:
         # Rows of a tensor without storage: shapes are all that is asked for.
-        inputs = rules[name].input_rows(layer_inputs.to("meta"))
-        outputs = rules[name].output_rows(output.to("meta"))
-        groups, width_in, width_out = inputs.shape[0], inputs.shape[-1], outputs.shape[-1]
-        bias = getattr(layers[name], "bias", None)
-        bias_width = 0 if bias is None else bias.numel()
-        entries = sum(getattr(layers[name], scalar).requires_grad for scalar in rules[name].scalars)
-        if structure == "diag":
-            entries += groups * width_in * width_out + bias_width
-        else:
+        rule, layer = rules[name], layers[name]
+        exact = {p: getattr(layer, p).numel() for p in ("bias", *rule.pointwise) if _trains(layer, p)}
+        entries = 0
+        if _trains(layer, "weight") and "weight" not in rule.pointwise:
+            inputs = rule.input_rows(layer_inputs.to("meta"))
+            outputs = rule.output_rows(output.to("meta"))
+            groups, width_in, width_out = inputs.shape[0], inputs.shape[-1], outputs.shape[-1]
             output_groups = outputs.shape[0] if structure == "kron_blockwise" else 1
-            entries += groups * width_in**2 + output_groups * width_out**2
-            entries += 0 if rules[name].bias_is_output else bias_width**2
+            kron = groups * width_in**2 + output_groups * width_out**2
+            entries = layer.weight.numel() if structure == "diag" else kron
+            if structure != "diag" and rule.bias_is_output and outputs.ndim == 3:
+                exact.pop("bias", None)
+        entries += sum(exact.values()) if structure == "diag" else sum(width**2 for width in exact.values())
         sizes[name] = _FLOAT * entries
 
-    with forward_hooks(layers, measure):
+    with forward_hooks(layers, measure), evaluation_mode(model):
         model(sample)
     return sizes
+
+
+def _trains(layer: nn.Module, name: str) -> bool:
+    parameter = getattr(layer, name, None)
+    return isinstance(parameter, nn.Parameter) and parameter.requires_grad
 
 
 def free_bytes(device: torch.device) -> int:

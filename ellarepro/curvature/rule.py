@@ -31,14 +31,16 @@ class CurvatureRule:
         group_axis: where the groups stand in the weight seen as three axes: 0 for `(G, first, second)`, 1 for
             `(first, G, second)`, None without groups.
         input_first: whether the input features come before the output features in the weight.
-        bias_is_output: whether the bias is the layer's output, so that the output factor is its exact block.
-        scalars: names of parameters of one entry, whose blocks are exact by `tangent`.
+        bias_is_output: whether, where samples have one position, the bias's gradient is the row of the output, so that
+            the output factor is its exact block.
+        pointwise: names of parameters of which every entry of the output depends on one entry at most: scales and
+            scalars. Their blocks are exact, by `tangent`.
     """
 
-    group_axis: ClassVar[int | None] = None
+    group_axis: int | None = None
     input_first: ClassVar[bool] = False
     bias_is_output: ClassVar[bool] = False
-    scalars: ClassVar[tuple[str, ...]] = ()
+    pointwise: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layer: nn.Module):
         self.layer = layer
@@ -56,8 +58,20 @@ class CurvatureRule:
         raise NotImplementedError
 
     def tangent(self, inputs: Tensor, name: str) -> Tensor:
-        """The derivative of the layer's output in its parameter `name` of one entry; of the output's shape."""
+        """The derivative of each entry of the layer's output in its entry of the pointwise parameter `name`.
+
+        It has the output's shape, or one that broadcasts to it.
+        """
         raise NotImplementedError
+
+    def pointwise_rows(self, products: Tensor, name: str) -> Tensor:
+        """`(N, P)`: the exact gradient of each sample with respect to the pointwise parameter `name`.
+
+        Args:
+            products: gradients with respect to the output times `tangent`. Those of one entry are to be summed; all of
+                them, for the parameters of one entry that this stands for unless a rule says otherwise.
+        """
+        return products.flatten(1).sum(1, keepdim=True)
 
     def matched_input_rows(self, inputs: Tensor) -> Tensor:
         """Input rows at just the positions of `output_rows` (T = S), for structures that pair them."""
@@ -86,10 +100,15 @@ def registered_layers() -> dict[type[nn.Module], type[CurvatureRule]]:
 
 
 def rule_for(layer: nn.Module) -> CurvatureRule | None:
-    """The rule of the layer's class or of its nearest base class; None where there is none."""
+    """The rule of the layer's class or of its nearest base class; None where there is none.
+
+    A class with a forward pass of its own is another layer than its base, whose rule then says nothing of it.
+    """
     for layer_type in type(layer).__mro__:
         if layer_type in _RULES:
             return _RULES[layer_type](layer)
+        if "forward" in vars(layer_type):
+            return None
     return None
 
 
@@ -107,14 +126,17 @@ def rules_of(model: nn.Module) -> dict[str, CurvatureRule]:
                 continue
             full_name = f"{name}.{parameter_name}" if name else parameter_name
             if parameter in owners:
-                raise UnclaimedParameterError(f"{full_name} is the same tensor as {owners[parameter]}: tied weights")
+                raise UnclaimedParameterError(
+                    f"{full_name} is the same tensor as {owners[parameter]}: no rule covers tied weights; give each "
+                    "layer its own, or freeze this one"
+                )
             owners[parameter] = full_name
             rule = rules.get(name) or rule_for(module)
-            if rule is None or parameter_name not in ("weight", "bias", *rule.scalars):
+            if rule is None or parameter_name not in ("weight", "bias", *rule.pointwise):
                 raise UnclaimedParameterError(
                     f"no curvature rule claims the trainable parameter {full_name} of {type(module).__name__}; "
-                    f"rules exist for the weight and bias of {sorted(t.__name__ for t in _RULES)}: "
-                    "register one with ellarepro.curvature.rule.register, or freeze the parameter"
+                    f"rules exist for the weight and bias of {sorted(t.__name__ for t in _RULES)}, not for subclasses "
+                    "with another forward: register one with ellarepro.curvature.rule.register, or freeze the parameter"
                 )
             rules[name] = rule
     return rules

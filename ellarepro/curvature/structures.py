@@ -33,7 +33,7 @@ class Block:
 
 
 class Structure:
-    """What is gathered of one layer: the base keeps its scalar parameters, whose blocks are exact in all structures.
+    """What is gathered of one layer: the base has the exact blocks of biases, scales and scalars.
 
     A batch comes in this order: `add_inputs` once, then `keep_inputs` and class passes by `add_gradients`, and the
     last two again for every part of the batch that goes on by itself.
@@ -41,26 +41,33 @@ class Structure:
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         self.rule = rule
-        self.trainable = trainable
+        self.pointwise = trainable.intersection(rule.pointwise)
+        self.trainable = trainable - self.pointwise
         self.tangents: dict[str, Tensor] = {}
-        self.scalars: dict[str, Tensor] = {}
+        self.exact: dict[str, Tensor] = {}
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add the part of a batch that its inputs alone give."""
 
     def keep_inputs(self, inputs: Tensor) -> None:
         """Keep what the class passes of these inputs need."""
-        self.tangents = {name: self.rule.tangent(inputs, name) for name in self.rule.scalars if name in self.trainable}
+        self.tangents = {name: self.rule.tangent(inputs, name) for name in self.pointwise}
 
     def add_gradients(self, gradients: Tensor) -> None:
         """Add one class pass: `gradients` of `weighted` logits with respect to the layer's output."""
         for name, tangent in self.tangents.items():
-            jacobian = (gradients * tangent).flatten(1).sum(1)
-            self.scalars[name] = _plus(self.scalars.get(name), jacobian.square().sum().view(1, 1, 1))
+            self.add_exact(name, self.rule.pointwise_rows(gradients * tangent, name))
+
+    def add_exact(self, name: str, rows: Tensor) -> None:
+        """Add one class pass of a parameter whose gradient of each sample is `rows (N, P)`."""
+        if name not in self.exact:
+            self.exact[name] = rows.new_zeros(1, rows.shape[1], rows.shape[1])
+        add_second_moment_(self.exact[name], rows[None])
 
     def blocks(self, data_size: int) -> dict[str, Block]:
         """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
-        return {name: Block([entry]) for name, entry in self.scalars.items()}
+        # Sums over data of exact gradients: the data's size plays no part.
+        return {name: Block([total]) for name, total in self.exact.items()}
 
 
 class KronStructure(Structure):
@@ -70,7 +77,8 @@ class KronStructure(Structure):
         super().__init__(rule, trainable)
         self.input_factor: Tensor | None = None
         self.output_factor: Tensor | None = None
-        self.bias: Tensor | None = None
+        self.summed_groups = 1
+        self.bias_shares_output_factor = False
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add a batch's part of the input factor, sum over n (mean over shared positions) of a a^T."""
@@ -83,31 +91,24 @@ class KronStructure(Structure):
             rows = self.rule.output_rows(gradients)
             if self.output_factor is None:
                 self.output_factor = rows.new_zeros(self._output_groups(rows), rows.shape[-1], rows.shape[-1])
+                self.summed_groups = rows.shape[0] // self.output_factor.shape[0]
+                self.bias_shares_output_factor = self.rule.bias_is_output and rows.ndim == 3
             add_second_moment_(self.output_factor, rows)
-        if "bias" in self.trainable and not self._bias_shares_output_factor():
-            bias_rows = self.rule.bias_rows(gradients)[None]
-            if self.bias is None:
-                self.bias = bias_rows.new_zeros(1, bias_rows.shape[-1], bias_rows.shape[-1])
-            add_second_moment_(self.bias, bias_rows)
+        if "bias" in self.trainable and not self.bias_shares_output_factor:
+            self.add_exact("bias", self.rule.bias_rows(gradients))
 
     def blocks(self, data_size: int) -> dict[str, Block]:
         blocks = super().blocks(data_size)
         if "weight" in self.trainable:
-            scaled = self.input_factor / (data_size * self._sharing_groups())
+            scaled = self.input_factor / (data_size * self.summed_groups)
             factors = [scaled, self.output_factor] if self.rule.input_first else [self.output_factor, scaled]
             blocks["weight"] = Block(factors, self.rule.group_axis)
-        if "bias" in self.trainable:
-            blocks["bias"] = Block([self.output_factor if self._bias_shares_output_factor() else self.bias])
+        if "bias" in self.trainable and self.bias_shares_output_factor:
+            blocks["bias"] = Block([self.output_factor])
         return blocks
-
-    def _bias_shares_output_factor(self) -> bool:
-        return self.rule.bias_is_output and "weight" in self.trainable
 
     def _output_groups(self, rows: Tensor) -> int:
         return 1
-
-    def _sharing_groups(self) -> int:
-        return self.input_factor.shape[0]
 
 
 class KronBlockwiseStructure(KronStructure):
@@ -116,16 +117,12 @@ class KronBlockwiseStructure(KronStructure):
     def _output_groups(self, rows: Tensor) -> int:
         return rows.shape[0]
 
-    def _sharing_groups(self) -> int:
-        return 1
-
 
 class DiagStructure(Structure):
     """The exact diagonal of the GGN, kept as as many groups of one entry as the tensor has."""
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         super().__init__(rule, trainable)
-        self.diagonals: dict[str, Tensor] = {}
         self.inputs: Tensor | None = None
 
     def keep_inputs(self, inputs: Tensor) -> None:
@@ -138,12 +135,13 @@ class DiagStructure(Structure):
         if "weight" in self.trainable:
             self._add("weight", self._squared_weight_gradients(_with_positions(self.rule.output_rows(gradients))))
         if "bias" in self.trainable:
-            self._add("bias", self.rule.bias_rows(gradients).square().sum(0))
+            self.add_exact("bias", self.rule.bias_rows(gradients))
+
+    def add_exact(self, name: str, rows: Tensor) -> None:
+        self._add(name, rows.square().sum(0))
 
     def blocks(self, data_size: int) -> dict[str, Block]:
-        # The sum over data is exact, so the data's size plays no part.
-        entries = {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.diagonals.items()}
-        return super().blocks(data_size) | entries
+        return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.exact.items()}
 
     def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
         if rows.shape[2] == 1:
@@ -155,7 +153,7 @@ class DiagStructure(Structure):
         return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)
 
     def _add(self, name: str, entries: Tensor) -> None:
-        self.diagonals[name] = _plus(self.diagonals.get(name), entries)
+        self.exact[name] = _plus(self.exact.get(name), entries)
 
 
 STRUCTURES = {"kron": KronStructure, "kron_blockwise": KronBlockwiseStructure, "diag": DiagStructure}

@@ -5,57 +5,13 @@ the subclass's `response`. Positions are measured in pixels, so omega is in unit
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.rule import CurvatureRule
 from ellarepro.layers.spatial import Shape, zero_bias
-
-
-@dataclass(frozen=True)
-class AnchorSettings:
-    """How the sparse layers of a network are anchored.
-
-    Args:
-        basis: one of `BASES`.
-        omega: inverse lengthscale at the start, in 1 / pixel.
-        learn_omega: whether omega is a parameter, one a basis (`prior=omega`), or stays fixed.
-        noise: variance of the values, for `posterior_mean`; 0 reads them off exactly.
-        share: anchors of a map as a share of its positions.
-        per_filter: anchors of a 3 x 3 filter.
-
-    Raises:
-        ValueError: an impossible value.
-    """
-
-    basis: str = "rbf"
-    omega: float = 1.0
-    learn_omega: bool = False
-    noise: float = 1e-3
-    share: float = 0.5
-    per_filter: int = 4
-
-    def __post_init__(self):
-        if self.basis not in BASES:
-            raise ValueError(f"anchors.basis must be one of {', '.join(BASES)}; got {self.basis!r}")
-        if not self.omega > 0:
-            raise ValueError(f"anchors.omega must be positive, got {self.omega}")
-        if self.noise < 0 or (self.noise == 0 and self.learn_omega and self.basis == "posterior_mean"):
-            raise ValueError(
-                "anchors.noise must be at least 0, and positive where posterior_mean meets a learned omega "
-                f"(towards omega = 0 all anchors say the same); got {self.noise}"
-            )
-        if not 0 < self.share <= 1:
-            raise ValueError(f"anchors.share must be in (0, 1], got {self.share}")
-        if not 1 <= self.per_filter <= 9:
-            raise ValueError(f"anchors.per_filter must be from 1 to 9, got {self.per_filter}")
-
-    def count(self, grid: Shape) -> int:
-        """Anchors of a map of this shape; at least one."""
-        return max(round(self.share * prod(grid)), 1)
+from ellarepro.settings import AnchorSettings
 
 
 def rbf(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) -> Tensor:
@@ -82,7 +38,7 @@ def posterior_mean(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) ->
 
 
 BASES: dict[str, Callable[[Tensor, Shape, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
-"""`anchors.basis=` name to Psi of (anchors, grid, omega, noise)."""
+"""Name of a basis to Psi of (anchors, grid, omega, noise)."""
 
 
 def grid_positions(shape: Shape) -> Tensor:
@@ -172,7 +128,7 @@ class Anchored(nn.Module):
 class AnchoredRule(CurvatureRule):
     """What the sparse layers' rules add to those of the layers they stand for: projection onto anchors, and omega."""
 
-    scalars = ("omega",)
+    pointwise = ("omega",)
 
     def project(self, rows: Tensor) -> Tensor:
         """Rows over positions `(..., X)` to rows over anchors `(..., P)` (Section 5.2, chain rule): rows Psi^T."""

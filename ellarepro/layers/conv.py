@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.rule import CurvatureRule, register
@@ -10,7 +10,7 @@ from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_para
 from ellarepro.layers.subsample import keep_largest_phase, largest_phase, take_phase
 
 KERNEL = 3
-_SMALL_MAP = 64
+SMALL_MAP = 64
 """Positions of a map below which its few patches are cheaper written out than avoided."""
 
 
@@ -101,7 +101,7 @@ class ConvRule(ConvolutionRule):
 
     def patch_factor(self, inputs: Tensor) -> Tensor:
         """Sum over samples, mean over positions, of p p^T for all patches p: `(1, 9C, 9C)`."""
-        if inputs[0, 0].numel() < _SMALL_MAP:
+        if inputs[0, 0].numel() < SMALL_MAP:
             return second_moment(self.patches(inputs)) / inputs[0, 0].numel()
         moment = circular_patch_moment if self.layer.padding_mode == "circular" else zero_padded_patch_moment
         return moment(inputs)
@@ -163,25 +163,3 @@ def _line_moment(line: Tensor, border: int) -> Tensor:
     """Sum of p p^T over the patches of three of `line (N, C, L)` between `border` zeros: `(C, 3, C, 3)`."""
     patches = F.pad(line, (border, border)).unfold(2, KERNEL, 1).transpose(1, 2).flatten(2)
     return second_moment(patches[None]).view(line.shape[1], KERNEL, line.shape[1], KERNEL)
-
-
-@register(nn.Conv2d)
-class Conv2dRule(ConvolutionRule):
-    """As `ConvRule`, for a stock convolution with any padding mode, stride and dilation.
-
-    Raises:
-        ValueError: a grouped convolution.
-    """
-
-    def __init__(self, layer: nn.Conv2d):
-        super().__init__(layer)
-        if layer.groups != 1:
-            raise ValueError(f"nn.Conv2d is covered for groups=1, got groups={layer.groups}")
-
-    def input_rows(self, inputs: Tensor) -> Tensor:
-        layer = self.layer
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        # nn.Conv2d itself pads by this list, for every padding mode but zeros.
-        padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-        patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-        return patches.transpose(1, 2)[None]

@@ -3,7 +3,7 @@
 from math import prod
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
@@ -43,17 +43,3 @@ class DenseRule(CurvatureRule):
 
     def bias_rows(self, gradients: Tensor) -> Tensor:
         return gradients.flatten(1)
-
-
-@register(nn.Linear)
-class LinearRule(DenseRule):
-    """As `DenseRule`, for the head: inputs `(B, features)`.
-
-    Raises:
-        ValueError: inputs with shared positions, `(B, T, features)`: stock KFAC has two readings of them.
-    """
-
-    def input_rows(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim != 2:
-            raise ValueError(f"nn.Linear is covered for inputs (B, features), got shape {tuple(inputs.shape)}")
-        return inputs[None]

@@ -5,12 +5,13 @@ from math import prod
 from torch import Tensor
 
 from ellarepro.curvature.rule import register
-from ellarepro.layers.anchors import Anchored, AnchoredRule, AnchorSettings
+from ellarepro.layers.anchors import Anchored, AnchoredRule
 from ellarepro.layers.conv import KERNEL, ConvRule, convolve
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
 from ellarepro.layers.subsample import keep_largest_phase
 from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT
+from ellarepro.settings import AnchorSettings
 
 
 class SparseSpatialSum(Anchored):

@@ -16,14 +16,28 @@ NOT_IN_RUN_ID = (
     "threads",
     "dataset.root",
     "dataset.download",
+    "layer.width",
 )
+
+ADDED_LATER = {
+    "anchors": None,
+    "group": None,
+    "objective.engine": "native",
+    "objective.passes": "exact",
+    "objective.tied": False,
+    "prior.anchors": "fixed",
+    "relaxation": 0.1,
+}
+"""Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""
+RETIRED = {"adam": {"optimiser.momentum": 0.0}}
+"""Keys of an optimiser that are gone, at the value they had: ids still count them."""
 
 
 def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) for every leaf of `config` that can change a result (see `NOT_IN_RUN_ID`)."""
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if name in NOT_IN_RUN_ID:
+        if name in NOT_IN_RUN_ID or (name in ADDED_LATER and value == ADDED_LATER[name]):
             continue
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
@@ -40,7 +54,8 @@ def run_id(config: Mapping) -> str:
     Raises:
         KeyError: `config` lacks one of dataset, layer, objective and seed.
     """
-    canonical = json.dumps(dict(flatten(config)), sort_keys=True, separators=(",", ":"))
+    counted = RETIRED.get(_name(config.get("optimiser", "")), {}) | dict(flatten(config))
+    canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
     dataset, layer, objective = (_name(config[group]) for group in ("dataset", "layer", "objective"))
     return f"{dataset}-{layer}-{objective}-s{config['seed']}-{digest}"

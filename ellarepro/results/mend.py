@@ -20,10 +20,10 @@ import torch
 from ellarepro.data.tasks import IMAGE_SIZE, RECIPES
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import build_network
 from ellarepro.places import Place
 from ellarepro.results.record import as_json, places_from, read_result, result_files
+from ellarepro.settings import AnchorSettings
 from ellarepro.shares import effective_share, relative_effective_parameters
 
 
@@ -54,7 +54,7 @@ def _rebuilt(record: Mapping[str, Any]) -> dict[str, Place]:
     try:
         recipe = RECIPES[config["dataset"]["name"]]
         learned = config["prior"]["name"] == "omega"
-        anchors = AnchorSettings(**config["anchors"], learn_omega=learned) if "anchors" in config else None
+        anchors = AnchorSettings(**config["anchors"], learn_omega=learned) if config.get("anchors") else None
         # No memory, and no draw of the caller's random numbers.
         with torch.random.fork_rng(devices=()), torch.device("meta"):
             network = build_network(
@@ -64,7 +64,7 @@ def _rebuilt(record: Mapping[str, Any]) -> dict[str, Place]:
                 alpha=config["alpha"],
                 image_size=IMAGE_SIZE,
                 anchors=anchors,
-                group=config.get("group", "c1"),
+                group=config.get("group") or "c1",
             )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"it has no tensors, and no network can be built from its config: {error!r}") from error

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import LAYERS, Network, build_network
+from ellarepro.settings import AnchorSettings
 from scripts.bench.timing import alternate, row, training_step
 
 BATCH, CLASSES, CHANNELS = 128, 10, 3

