@@ -20,10 +20,10 @@ import torch
 from ellarepro.data.tasks import IMAGE_SIZE, RECIPES
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import build_network
 from ellarepro.places import Place
 from ellarepro.results.record import as_json, places_from, read_result, result_files
+from ellarepro.settings import AnchorSettings
 from ellarepro.shares import effective_share, relative_effective_parameters
 
 
