@@ -47,7 +47,7 @@ def _parse(arguments: list[str]) -> Namespace:
         raise UserError(f"{message}; keys are written key=value, -m before them sweeps, --help shows them")
 
     parser = get_args_parser()
-    parser.error = refuse
+    setattr(parser, "error", refuse)  # noqa: B010 (a type checker takes no method for a variable)
     asked = parser.parse_intermixed_args(arguments)
     for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
         if getattr(asked, flag):

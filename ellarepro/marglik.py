@@ -11,17 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.exact import exact_ggn
-from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.spectra import Curvature, FullCurvature, SpectralCurvature
-from ellarepro.curvature.structures import Block
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.spectra import Curvature
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import DEFAULT_FIT, FitSettings
-
-FULL_LIMIT = 6000
-"""Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,6 @@ class MarginalLikelihood:
         negative_log_likelihood: of the whole training set, in nats, summed.
         squared_norms: |theta_l|^2, `(L,)`.
         data_size: N.
-        blocks: what `curvature` is the spectrum of, tensor by tensor, for a posterior; None for a full matrix.
     """
 
     def __init__(
@@ -67,9 +61,7 @@ class MarginalLikelihood:
         negative_log_likelihood: float,
         squared_norms: Tensor,
         data_size: int,
-        blocks: dict[str, Block] | None = None,
     ):
-        self.blocks = blocks
         self.curvature = curvature
         self.negative_log_likelihood = negative_log_likelihood
         self.squared_norms = squared_norms
@@ -118,21 +110,14 @@ def fit(
 
     Raises:
         CurvatureError: the curvature is not finite.
-        ValueError: `structure=full` for a network of more than `FULL_LIMIT` parameters.
+        ValueError: `structure=full` for a large network, sampled passes without a generator.
     """
     used = ImageSet(data.images[: settings.fit_size], data.labels[: settings.fit_size])
-    scale = len(data) / len(used)
-    blocks = None
-    if settings.structure == "full":
-        curvature = _full(model, used, settings.batch_size, scale)
-    else:
-        ggn = GGN(model, settings.structure, settings.tolerance, settings.sampled, generator)
-        for images, _ in ordered_batches(used, settings.batch_size):
-            ggn.update(images)
-        blocks = {name: block.scaled(scale) for name, block in ggn.blocks(data_size=len(used)).items()}
-        curvature = SpectralCurvature.from_blocks(blocks)
+    gatherer = gatherer_of(model, settings, generator)
+    for images, _ in ordered_batches(used, settings.batch_size):
+        gatherer.update(images)
     loss = total_loss(model, data, settings.batch_size)
-    return MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data), blocks)
+    return MarginalLikelihood(gatherer.curvature(len(data)), loss, prior.squared_norms(), len(data))
 
 
 @torch.no_grad()
@@ -143,14 +128,3 @@ def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
         for images, labels in ordered_batches(data, batch_size)
     ]
     return torch.stack(losses).sum().item()
-
-
-def _full(model: nn.Module, data: ImageSet, batch_size: int, scale: float) -> FullCurvature:
-    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
-    if sum(sizes) > FULL_LIMIT:
-        raise ValueError(
-            f"structure=full holds a dense matrix and is for networks of up to {FULL_LIMIT} parameters, "
-            f"got {sum(sizes)}; take kron, kron_blockwise or diag, or a smaller alpha"
-        )
-    matrix = sum(exact_ggn(model, images).double() for images, _ in ordered_batches(data, batch_size))
-    return FullCurvature(matrix * scale, sizes)

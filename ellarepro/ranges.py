@@ -5,6 +5,7 @@ over a field, range and meaning included, by `same_as`. So every range is writte
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any
@@ -23,9 +24,14 @@ class Range:
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, str) or not self._bounded():
             return value in self.choices
-        bounds = (self.least, float.__ge__), (self.above, float.__gt__), (self.most, float.__le__)
-        bounds = *bounds, (self.below, float.__lt__)
-        return all(bound is None or holds(float(value), float(bound)) for bound, holds in bounds)
+        return not math.isnan(value) and all(
+            [
+                self.least is None or value >= self.least,
+                self.above is None or value > self.above,
+                self.most is None or value <= self.most,
+                self.below is None or value < self.below,
+            ]
+        )
 
     def __str__(self) -> str:
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}

@@ -18,7 +18,8 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
 from ellarepro.errors import UserError
 from ellarepro.evaluation import Scores, evaluate
@@ -26,10 +27,11 @@ from ellarepro.figures import draw_run, save
 from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
+from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
 from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
-from ellarepro.shares import relative_effective_parameters
+from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -121,14 +123,18 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
     """What the curvature factors will take, as a line; None where none are gathered.
 
     Raises:
-        UserError: more than is free.
+        UserError: more than is free, or a network too large for the structure.
     """
-    if trainer.laplace is None or trainer.laplace.fit.structure == "full":
+    if trainer.laplace is None:
         return None
+    settings, images = trainer.laplace.fit, task.train.images
     try:
-        return check_memory(trainer.model, task.train.images[:1], trainer.laplace.fit.structure)
+        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
+        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
     except FactorsTooLarge as error:
         raise UserError(str(error)) from error
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error
 
 
 def _parameters(trainer: Trainer) -> int:
@@ -159,11 +165,13 @@ def _train(
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
+    places = trainer.model.places()
+
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:
             evidence = trainer.history["neg_log_marglik_per_datum"]
             progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
-        tracker.log(_tracked(metrics), epoch)
+        tracker.log(_tracked(metrics, places), epoch)
 
     trainer.on_epoch = on_epoch
     trainer.run(checkpoint, config["checkpoint_seconds"])
@@ -172,8 +180,8 @@ def _train(
     return result
 
 
-def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics under the names that the tracker shows."""
+def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, float]:
+    """Metrics under the names that the tracker shows; `places` tells of each tensor what it is."""
     named = {
         "train/loss": metrics["objective"],
         "train/nll": metrics["loss"],
@@ -183,11 +191,14 @@ def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
         named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
         for group in ("prior_precision", "effective_parameters"):
             named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
+        for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
+            named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
     return named
 
 
 def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
     started = time.monotonic()
+    places = trainer.model.places()
     scores = evaluate(trainer.model, task.test)
     evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
@@ -215,7 +226,9 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         neg_log_marglik_per_datum=evidence,
         prior_precision=trainer.prior.precisions(),
         effective_parameters=effective,
-        relative_effective_parameters=relative_effective_parameters(effective, trainer.model.path_weights()),
+        relative_effective_parameters=relative_effective_parameters(effective, places),
+        effective_share=effective_share(effective, places),
+        tensors=places,
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
@@ -232,7 +245,7 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
     log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.blocks).decompose()
+    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
     precision = curvature + log_precision.exp().to(curvature.deltas)
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)

@@ -9,7 +9,8 @@ from math import prod
 from ellarepro.ranges import refuse_out_of_range, setting
 
 OPTIMISERS = ("sgd", "adam")
-STRUCTURES = ("kron", "kron_blockwise", "diag", "full")
+BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")
+STRUCTURES = (*BLOCK_STRUCTURES, "full")
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
 DEFAULT_TOLERANCE = 1e-3
@@ -50,7 +51,7 @@ class FitSettings:
     """How the curvature is fitted.
 
     Raises:
-        ValueError: a value out of its range, or a `tolerance` for asdl, which takes every class pass.
+        ValueError: a value out of its range, or one that has no meaning beside another.
     """
 
     structure: str = setting(
@@ -64,10 +65,24 @@ class FitSettings:
         "images it is taken from, scaled up to the training set; null takes all", None, least=1
     )
     passes: int | str = setting("exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",))
-    engine: str = setting("who takes the passes: native, or asdl, slower, as a check", "native", choices=ENGINES)
+    engine: str = setting(
+        "native, or asdl, which takes every class pass whatever the tolerance: slower, as a check",
+        "native",
+        choices=ENGINES,
+    )
 
     def __post_init__(self):
         refuse_out_of_range(self)
+        if self.engine == "asdl" and not self.has_blocks:
+            raise ValueError(f"engine must be native for structure={self.structure}; got 'asdl'")
+        if self.sampled and (self.engine == "asdl" or not self.has_blocks):
+            choice = "engine=asdl" if self.engine == "asdl" else f"structure={self.structure}"
+            raise ValueError(f"passes must be exact for {choice}; got {self.passes}")
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the curvature comes as one block a tensor, which is what a posterior is made of."""
+        return self.structure in BLOCK_STRUCTURES
 
     @property
     def sampled(self) -> int | None:
@@ -96,8 +111,9 @@ class LaplaceSettings:
 
     def __post_init__(self):
         refuse_out_of_range(self)
-        if self.predictive_samples and self.fit.structure == "full":
-            raise ValueError(f"predictive_samples must be 0 for structure=full; got {self.predictive_samples}")
+        if self.predictive_samples and not self.fit.has_blocks:
+            got = self.predictive_samples
+            raise ValueError(f"predictive_samples must be 0 for structure={self.fit.structure}; got {got}")
 
     def due(self, epoch: int) -> bool:
         """Whether the precisions move after `epoch` (from 1)."""

@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.spectra import SpectralCurvature
-from ellarepro.curvature.structures import Block
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
+from ellarepro.marglik import MarginalLikelihood
 from ellarepro.run import check_fit_memory, prepare
 from ellarepro.training import Trainer
 from scripts.bench.timing import alternate
@@ -58,26 +60,35 @@ def _step_seconds(trainer: Trainer) -> float:
 
 
 def _fit_seconds(trainer: Trainer) -> float:
-    settings, data = trainer.laplace, trainer.task.train
-    if settings.fit.structure == "full":
-        return 0.0  # small networks only
-    images, _ = next(ordered_batches(data, settings.fit.batch_size))
-    ggn = GGN(trainer.model, settings.fit.structure, settings.fit.tolerance)
-    update = _seconds(lambda: ggn.update(images))
-    used = settings.fit.fit_size or len(data)
-    blocks = ggn.blocks(len(images))
-    small = {name: block for name, block in blocks.items() if _width(block) <= _DENSE}
-    large = [f for name, block in blocks.items() if name not in small for f in block.factors]
-    decompose = _seconds(lambda: SpectralCurvature.from_blocks(small))
-    if large:
-        matrix = torch.randn(_DENSE, _DENSE, device=images.device)
-        dense = _seconds(lambda: torch.linalg.eigvalsh(matrix))
-        decompose += dense * sum(f.shape[0] * (f.shape[1] / _DENSE) ** 3 for f in large)
-    return math.ceil(used / len(images)) * update + decompose
+    """Seconds of a fit and its hyper-steps."""
+    settings, images = trainer.laplace, trainer.task.train.images
+    used, batch = images[: settings.fit.fit_size], images[: settings.fit.batch_size][: settings.fit.fit_size]
+    gatherers: list[Gatherer] = []
+
+    def update() -> None:
+        gatherers.append(gatherer_of(trainer.model, settings.fit, trainer.generator))
+        gatherers[-1].update(batch)
+
+    batches = math.ceil(len(used) / len(batch)) * _seconds(update)
+    curvature = gatherers[-1].curvature(len(images))
+    evidence = MarginalLikelihood(curvature, 0.0, trainer.prior.squared_norms(), len(images))
+    step = _seconds(lambda: evidence.effective_parameters(trainer.prior.log_precision))
+    decompositions = gatherers[-1].forecast(used).decompositions
+    return batches + _decomposition_seconds(decompositions, images.device) + settings.steps * step
 
 
-def _width(block: Block) -> int:
-    return max(factor.shape[1] for factor in block.factors)
+def _decomposition_seconds(decompositions: Iterable[tuple[int, int]], device: torch.device) -> float:
+    """Seconds of eigenvalues alone, for wide matrices extrapolated from one of width `_DENSE`."""
+
+    @cache
+    def of_one(width: int) -> float:
+        matrix = torch.eye(width, device=device) + torch.rand(width, width, device=device)
+        return _seconds(lambda: torch.linalg.eigvalsh(matrix))
+
+    widths = Counter()
+    for matrices, width in decompositions:
+        widths[width] += matrices
+    return sum(n * of_one(min(w, _DENSE)) * max(w / _DENSE, 1.0) ** 3 for w, n in widths.items())
 
 
 def _seconds(call: Callable[[], object]) -> float:

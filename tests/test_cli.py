@@ -2,12 +2,15 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from test_config import random_override
+from test_shares import by_hand, difference
 
 from ellarepro.config.sweep import expand
 from ellarepro.errors import UserError
@@ -41,6 +44,8 @@ def test_a_run_leaves_its_result_and_is_not_run_twice(tmp_path):
     shares = result["relative_effective_parameters"]
     assert list(shares) == [str(layer) for layer in range(1, 9)]
     assert all(sum(paths.values()) == pytest.approx(100) for paths in shares.values())
+    assert difference(by_hand(result), shares) < 1e-9, "the published measure"
+    assert difference(by_hand(result, relative=False), shares) > 1, "the control: the share of the raw number"
     assert {p.name for p in (tmp_path / name).iterdir()} == {"result.json", "config.yaml", "effective_parameters.png"}
     stamp = (tmp_path / name / "result.json").stat().st_mtime_ns
     second = command(*SMOKE, f"output_dir={tmp_path}")
@@ -164,3 +169,15 @@ def test_every_experiment_composes():
             assert expand([f"experiment={path.parent.name}/{path.stem}", f"budget={budget.stem}"]).is_multirun
     with pytest.raises(UserError, match="experiment=table1/none is not possible"):
         expand(["experiment=table1/none"])
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_overrides_end_with_status_2_and_one_message(seed, tmp_path):
+    """By the real command; the folder of the data is empty, so that what is not refused for its keys is for that."""
+    draw = random.Random(1000 + seed)
+    overrides = [random_override(draw) for _ in range(draw.choice([1, 2]))]
+    fixed = ["dataset.source=torchvision", "dataset.download=false", f"dataset.root={tmp_path}", "progress=false"]
+    done = command("budget=smoke", *overrides, *fixed, f"output_dir={tmp_path}/runs")
+    assert done.returncode == 2, (overrides, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

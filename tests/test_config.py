@@ -177,18 +177,19 @@ VALUES = (
 ODD = ("+", "~", "", "++")
 
 
-def keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
+def all_keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
     found = []
     for f in dataclasses.fields(kind):
         found.append(f"{prefix}{f.name}")
         nested = [t for t in (*get_args(f.type), f.type) if dataclasses.is_dataclass(t)]
         for t in [*schema.CHOICES.get(f.name, {}).values(), *nested]:
-            found += keys(t, f"{f.name}.")
+            found += all_keys(t, f"{f.name}.")
     return found
 
 
 def random_override(draw: random.Random) -> str:
-    key = draw.choice([*keys(), "nosuch", "objective.nosuch", "hydra.launcher", "experiment"])
+    """A key of the schema, or none, with a value that may or may not be one of its."""
+    key = draw.choice([*all_keys(), "nosuch", "objective.nosuch", "hydra.launcher", "experiment"])
     choices = choices_of(key) if key in GROUPS else []
     value = draw.choice([*VALUES, *choices])
     prefix = draw.choice(ODD) if draw.random() < 0.2 else ""
@@ -221,3 +222,8 @@ def test_a_mistake_on_the_command_line_is_status_2(capsys):
 
 def test_configs_lie_where_the_package_finds_them():
     assert (CONFIGS / "config.yaml").exists()
+
+
+def test_the_page_of_the_configuration_is_what_help_shows():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    assert page.endswith(f"```\n{help_text()}\n```\n"), "python -m ellarepro --help, at the end of the page"

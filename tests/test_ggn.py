@@ -400,9 +400,9 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="'full'"):
         GGN(model, "full")
     for tolerance in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"^tolerance must be in \[0, 1\), got"):
+        with pytest.raises(ValueError, match="^tolerance must be at least 0 and below 1; got"):
             GGN(model, tolerance=tolerance)
-    with pytest.raises(ValueError, match="passes must be at least 1, or exact; got 0"):
+    with pytest.raises(ValueError, match="^passes must be at least 1; got 0"):
         GGN(model, passes=0, generator=drawn())
     with pytest.raises(ValueError, match="need a generator"):
         GGN(model, passes=1)

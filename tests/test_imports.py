@@ -5,22 +5,24 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ellarepro"
+REPOSITORY = Path(__file__).parents[1]
 
-# Each module may import from those before it: a rank a module or folder, low to high.
+# Each module may import from those before it: a rank a module or folder, low to high; `ellarepro.` is left out.
 RANKS = {
     "errors": 0,
     "files": 0,
     "ranges": 0,
     "settings": 1,
     "markdown": 0,
-    "shares": 0,
+    "places": 0,
+    "shares": 1,
     "curvature.factors": 1,
     "curvature.rule": 2,
     "layers": 3,
     "network": 4,
     "data": 4,
     "curvature": 5,
+    "labels": 5,
     "results": 5,
     "prior": 5,
     "marglik": 6,
@@ -38,20 +40,26 @@ RANKS = {
     "run": 9,
     "launching": 10,
     "__main__": 11,
+    "scripts.bench": 12,
+    "scripts.estimate": 13,
+    "scripts.symmetry_report": 13,
+    "scripts": 14,
 }
 ONLY_IN = {
-    "asdl": {"curvature.asdl_hooks"},
-    "laplace": {"curvature.backend", "curvature.kron"},
+    "asdl": {"curvature.asdl_hooks", "scripts.bench"},
+    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench"},
     "wandb": {"tracking"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "scripts.symmetry_report"},
     "hydra": {"__main__", "config", "launching"},
     "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
 
 
 def modules() -> dict[str, Path]:
-    paths = [p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"]
-    return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in paths}
+    """Every module by its name: those of the package without `ellarepro.`, those of scripts/ with `scripts.`."""
+    paths = [path for folder in ("ellarepro", "scripts") for path in (REPOSITORY / folder).rglob("*.py")]
+    names = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    return {name.removeprefix("ellarepro."): path for name, path in names.items() if name != "ellarepro"}
 
 
 def imported(source: str) -> set[str]:
@@ -66,7 +74,10 @@ def imported(source: str) -> set[str]:
 
 
 def rank(module: str) -> int:
-    return RANKS[module] if module in RANKS else RANKS[module.partition(".")[0]]
+    """The rank of `module` or of the nearest package above it that has one."""
+    while module not in RANKS:
+        module = module.rpartition(".")[0]
+    return RANKS[module]
 
 
 def at_home(module: str, homes: set[str]) -> bool:
@@ -76,7 +87,8 @@ def at_home(module: str, homes: set[str]) -> bool:
 
 def upward(module: str, source: str) -> list[str]:
     """Imports of `module` that point up (to a higher rank)."""
-    inner = [name.removeprefix("ellarepro.") for name in imported(source) if name.startswith("ellarepro.")]
+    own = [name for name in imported(source) if name.partition(".")[0] in ("ellarepro", "scripts")]
+    inner = [name.removeprefix("ellarepro.") for name in own if name != "ellarepro"]
     return [name for name in inner if rank(name) > rank(module)]
 
 
@@ -95,3 +107,5 @@ def test_each_outside_package_has_one_home(module):
 def test_an_import_that_points_up_is_seen():
     assert upward("layers.conv", "from ellarepro.training import Trainer") == ["training"]
     assert upward("network", "def f():\n    import ellarepro.run") == ["run"]
+    assert upward("run", "from scripts.estimate import run_seconds") == ["scripts.estimate"]
+    assert upward("scripts.bench.layers", "import scripts.make_table") == ["scripts.make_table"]

@@ -177,7 +177,6 @@ def test_options_of_the_backend_are_honoured_or_refused():
         EllaGGN(model).kron(x, y, 6, mc_samples=3)
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise"])
 def test_the_engine_of_asdl_gives_the_same_factors(structure):
     model, (x, y) = small_network("f_fc_conv"), small_data(4)

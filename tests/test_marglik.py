@@ -9,7 +9,7 @@ from helpers import assert_close, parameter_slices, relative_error, small_data, 
 from torch import nn
 
 from ellarepro import marglik
-from ellarepro.curvature import EllaGGN
+from ellarepro.curvature import EllaGGN, exact
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
 from ellarepro.data.dataset import ImageSet
@@ -184,7 +184,7 @@ def test_batch_size_plays_no_part(model, data, structure):
 def test_full_is_refused_for_large_networks(model, data, monkeypatch):
     with pytest.raises(ValueError, match=r"structure=full .* up to 6000 parameters, got \d+; take kron"):
         fit(small_network("conv", alpha=4), LayerwisePrior(model), ImageSet(*small_data()), structure="full")
-    monkeypatch.setattr(marglik, "FULL_LIMIT", 10)
+    monkeypatch.setattr(exact, "FULL_LIMIT", 10)
     with pytest.raises(ValueError, match=r"up to 10 parameters, got \d+"):
         fit(model, LayerwisePrior(model), data, structure="full")
 

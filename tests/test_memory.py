@@ -4,11 +4,12 @@ import pytest
 import torch
 from helpers import small_data, small_network
 
+from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.memory import FactorsTooLarge, check_memory, factor_bytes_forecast, free_bytes
+from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
 from ellarepro.network import LAYERS, build_network
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings import AnchorSettings, FitSettings
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -18,7 +19,7 @@ def test_the_forecast_is_what_the_factors_take(layer, structure):
     model = small_network(layer, anchors=AnchorSettings(learn_omega=True)).float()
     ggn = GGN(model, structure, tolerance=0)
     ggn.update(images.float())
-    forecast = sum(factor_bytes_forecast(model, images[:1].float(), structure).values())
+    forecast = GGN(model, structure).forecast(images.float()).total
     taken = factor_bytes(ggn.blocks(2))
     assert forecast == taken
 
@@ -34,13 +35,14 @@ def test_free_memory_counts_the_file_cache(tmp_path, monkeypatch):
 
 def test_factored_layers_at_full_width_stay_small():
     model = build_network("f_fc_conv", in_channels=3, num_classes=10)
-    total = sum(factor_bytes_forecast(model, torch.zeros(1, 3, 32, 32)).values())
+    total = GGN(model).forecast(torch.zeros(150, 3, 32, 32)).total
     assert total < 120e6
     assert 3 * total < 4 * (10 * 1024) ** 2, "the control: the dense factor of block 2 alone"
 
 
 def test_a_network_that_does_not_fit_is_refused_with_what_to_change():
-    model, sample = small_network("fc").float(), small_data(1)[0].float()
-    assert "MB" in check_memory(model, sample, "kron", free=10**9)
+    model, images, cpu = small_network("fc").float(), small_data(9)[0].float(), torch.device("cpu")
+    forecast = gatherer_of(model, FitSettings()).forecast(images)
+    assert "MB" in forecast.check(cpu, free=10**9)
     with pytest.raises(FactorsTooLarge, match=r"need about .* GB .*lower alpha, take layer=f_fc for fc"):
-        check_memory(model, sample, "kron", free=1000)
+        forecast.check(cpu, free=1000)

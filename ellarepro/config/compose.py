@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import hydra
 from hydra import initialize_config_dir
@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ellarepro.config.explain import CONFIGS, GROUPS, explained, no_key, possible
-from ellarepro.config.schema import CHOICES, Config, register
+from ellarepro.config.schema import Config, classes_below, register
 from ellarepro.errors import UserError
 from ellarepro.ranges import problems
 
@@ -43,7 +43,7 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     with loader() as found:
         for point in points:
             parsed = parse(point, found)
-            config = deepcopy(composed(tuple(o.input_line for o in parsed if is_choice(o))))
+            config = deepcopy(composed(tuple(text(o) for o in parsed if is_choice(o))))
             for override in parsed:
                 with explained(override):
                     # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
@@ -68,18 +68,23 @@ def parse(overrides: Sequence[str], found: ConfigLoader) -> list[Override]:
         UserError: one does not parse, chooses no name of its group, or changes the schema.
     """
     parser = OverridesParser.create(config_loader=found)
-    parsed = []
-    for text in overrides:
+    parsed: list[Override] = []
+    for typed in overrides:
         try:
-            parsed += parser.parse_overrides([text])
+            parsed += parser.parse_overrides([typed])
         except HydraException as error:
             cause = re.sub(r"\s+", " ", str(error)).partition(" See https")[0]
-            raise UserError(f"{text} is not written key=value in Hydra's grammar ({cause})") from error
+            raise UserError(f"{typed} is not written key=value in Hydra's grammar ({cause})") from error
     for override in parsed:
         if not override.key_or_group:
-            raise UserError(f"{override.input_line} is not written key=value: it has no key")
+            raise UserError(f"{text(override)} is not written key=value: it has no key")
         _refuse_wrong_choice(override)
     return parsed
+
+
+def text(override: Override) -> str:
+    """`override` as it was typed."""
+    return override.input_line or ""
 
 
 def is_choice(override: Override) -> bool:
@@ -116,16 +121,10 @@ def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterato
         return
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _problems(value, _class_of(fields[name], value), f"{name}.")
+            classes = classes_below(fields[name])
+            yield from _problems(value, classes.get(value.get("name", ""), classes.get("", Config)), f"{name}.")
     for name, problem in problems(values, fields.values()):
         yield f"{prefix}{name}", problem
-
-
-def _class_of(field: dataclasses.Field, values: dict[str, Any]) -> type:
-    """The schema's class of a group: the field's type, or that of the choice where choices have keys of their own."""
-    if field.name in CHOICES:
-        return CHOICES[field.name][values["name"]]
-    return next(kind for kind in (*get_args(field.type), field.type) if dataclasses.is_dataclass(kind))
 
 
 def _refuse_wrong_choice(override: Override) -> None:

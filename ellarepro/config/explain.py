@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ellarepro.config.schema import CHOICES, Config
+from ellarepro.config.schema import Config, classes_below
 from ellarepro.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -43,6 +43,7 @@ def explained(override: Override | None = None) -> Iterator[None]:
 
 
 def possible(group: str) -> str:
+    """The choices of `group`, as part of a message."""
     return f"{group} is one of: {', '.join(choices_of(group))}"
 
 
@@ -57,8 +58,8 @@ def _explain(error: Exception, override: Override | None) -> str:
         return no_key(found.group(1) or found.group(2))
     if "Unexpected type for root" in text and override is not None:
         return no_key(override.key_or_group)
-    key = getattr(error, "full_key", None)
-    return (f"{key}: " if key else "") + text.partition(" full_key: ")[0]
+    where = getattr(error, "full_key", None)
+    return (f"{where}: " if where else "") + text.partition(" full_key: ")[0]
 
 
 def _not_a_choice(folder: str, got: str) -> str:
@@ -73,6 +74,7 @@ def _not_a_choice(folder: str, got: str) -> str:
 
 
 def no_key(key: str) -> str:
+    """That there is no such key, and which there are."""
     key = key.lstrip("+~")
     parent, _, name = key.rpartition(".")
     if parent == "anchors":
@@ -82,19 +84,14 @@ def no_key(key: str) -> str:
 
 def _keys(parent: str = "", near: str = "") -> str:
     """The keys that there are below `parent`, or at the top, as part of a message."""
-    names = sorted(f.name for f in dataclasses.fields(Config))
-    if parent in names:
-        classes = CHOICES.get(parent) or {"": next(f for f in dataclasses.fields(Config) if f.name == parent).type}
+    keys = {f.name: f for f in dataclasses.fields(Config)}
+    if parent in keys:
         groups = {
-            choice: [f.name for f in dataclasses.fields(kind)]
-            for choice, kind in classes.items()
-            if dataclasses.is_dataclass(kind)
+            choice: sorted(f.name for f in dataclasses.fields(k)) for choice, k in classes_below(keys[parent]).items()
         }
-        return "; ".join(
-            f"{parent}{'=' if choice else ''}{choice} has {', '.join(sorted(keys))}" for choice, keys in groups.items()
-        )
-    similar = difflib.get_close_matches(near, names, n=1)
-    return f"keys are {', '.join(names)}" + (f" (did you mean {similar[0]}?)" if similar else "")
+        return "; ".join(f"{parent}{choice and '='}{choice} has {', '.join(names)}" for choice, names in groups.items())
+    similar = difflib.get_close_matches(near, keys, n=1)
+    return f"keys are {', '.join(sorted(keys))}" + (f" (did you mean {similar[0]}?)" if similar else "")
 
 
 def _kind(key: str) -> str:
@@ -102,15 +99,10 @@ def _kind(key: str) -> str:
     *parents, name = key.lstrip("+~").split(".")
     classes: list[type] = [Config]
     for parent in parents:
-        classes = [kind for c in classes for f in dataclasses.fields(c) if f.name == parent for kind in _nested(f)]
+        below = [f for kind in classes for f in dataclasses.fields(kind) if f.name == parent]
+        classes = [kind for f in below for kind in classes_below(f).values()]
     fields = [f for kind in classes for f in dataclasses.fields(kind) if f.name == name]
     return _kind_of(fields[0]) if fields else "of another kind"
-
-
-def _nested(field: dataclasses.Field) -> list[type]:
-    """The classes whose keys stand below that of `field`: several for a group with choices of its own."""
-    own = [kind for kind in (*get_args(field.type), field.type) if dataclasses.is_dataclass(kind)]
-    return [*CHOICES.get(field.name, {}).values(), *own]
 
 
 def _kind_of(field: dataclasses.Field) -> str:
@@ -139,7 +131,7 @@ Keys (key=value):
 
 def _key_lines(schema: type, prefix: str = "") -> Iterator[str]:
     for f in dataclasses.fields(schema):
-        for kind in _nested(f):
+        for kind in classes_below(f).values():
             yield from _key_lines(kind, f"{f.name}.")
         if "meaning" in f.metadata:
             yield f"  {prefix + f.name:<29} {f.metadata['meaning']} ({_kind_of(f)})"

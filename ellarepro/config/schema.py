@@ -4,8 +4,8 @@ A class a choice: `objective=map` has no key `objective.burn_in`, so that a key 
 Ranges and meanings that belong to a class of the library are taken over from it by `same_as`.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import Field, dataclass, field, is_dataclass
+from typing import Any, get_args
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -190,6 +190,12 @@ CHOICES: dict[str, dict[str, type]] = {
     "tracking": {"none": Untracked, "wandb": Wandb},
 }
 """Groups whose choices have keys of their own."""
+
+
+def classes_below(key: Field) -> dict[str, type]:
+    """The classes of the keys below `key`: one a choice where choices have keys of their own, else under ""."""
+    own = [kind for kind in (*get_args(key.type), key.type) if isinstance(kind, type) and is_dataclass(kind)]
+    return CHOICES.get(key.name) or ({"": own[0]} if own else {})
 
 
 def register() -> None:

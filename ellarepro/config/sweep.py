@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ellarepro.config.compose import compose_all, composed, loader, parse
+from ellarepro.config.compose import compose_all, composed, loader, parse, text
 from ellarepro.errors import UserError
 
 MOST_RUNS = 10_000
@@ -51,7 +51,7 @@ def expand(overrides: Sequence[str], multirun: bool = False) -> Sweep:
     with loader() as found:
         parsed = parse(overrides, found)
         # Hydra keeps the files of its launchers below the runs' folder.
-        own = [o.input_line for o in parsed if o.is_hydra_override() or o.key_or_group == "output_dir"]
+        own = [text(o) for o in parsed if o.is_hydra_override() or o.key_or_group == "output_dir"]
         rest = [o for o in parsed if not o.is_hydra_override()]
         points: list[list[str]] = []
         for experiment in _experiments(rest):
@@ -62,7 +62,7 @@ def expand(overrides: Sequence[str], multirun: bool = False) -> Sweep:
             points += [[*experiment, *point] for point in _product([*added, *rest])]
             _check_size(len(points))
     if len(points) > 1 and not multirun:
-        swept = " ".join(o.input_line for o in rest if o.is_sweep_override())
+        swept = " ".join(text(o) for o in rest if o.is_sweep_override())
         raise UserError(f"{swept} asks for {len(points)} runs: add -m, before the keys, to run them all")
     return Sweep(points, compose_all(points), deepcopy(whole), multirun)
 
@@ -70,29 +70,29 @@ def expand(overrides: Sequence[str], multirun: bool = False) -> Sweep:
 def _experiments(overrides: Sequence[Override]) -> list[list[str]]:
     """One list with the choice of the experiment for each that is asked for; one empty list if none is."""
     chosen = [o for o in overrides if o.key_or_group == "experiment"]
-    return [[text] for text in _values(chosen[-1])] if chosen else [[]]
+    return [[choice] for choice in _values(chosen[-1])] if chosen else [[]]
 
 
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """The points of the sweep over `overrides`; of two for one key, the later counts."""
-    values = {o.get_key_element(): _values(o) for o in overrides if o.key_or_group != "experiment"}
+    choices = {o.get_key_element(): _values(o) for o in overrides if o.key_or_group != "experiment"}
     count = 1
-    for texts in values.values():
+    for texts in choices.values():
         count *= len(texts)
         _check_size(count)
-    return [list(point) for point in itertools.product(*values.values())]
+    return [list(point) for point in itertools.product(*choices.values())]
 
 
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
-        return [override.input_line]
+        return [text(override)]
     if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: a sweep takes choices, a range or a glob; an interval has no end")
+        raise UserError(f"{text(override)}: a sweep takes choices, a range or a glob; an interval has no end")
     key = override.get_key_element()
-    texts = [f"{key}={text}" for text in itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
+    texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
     _check_size(len(texts))
     if not texts:
-        raise UserError(f"{override.input_line} matches nothing")
+        raise UserError(f"{text(override)} matches nothing")
     return texts
 
 

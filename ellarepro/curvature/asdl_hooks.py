@@ -5,6 +5,7 @@ asdl knows layers by a private tuple and an isinstance chain, skips the rest in 
 same factors as `ggn.GGN`, more slowly: a second implementation of everything but the rules, to check against.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ from asdl.matrices import FISHER_EXACT, SHAPE_KRON
 from asdl.operations import Operation
 from torch import Tensor, nn
 
-from ellarepro.curvature.ggn import BlockGatherer
+from ellarepro.curvature.gather import BlockGatherer
+from ellarepro.curvature.hooks import evaluation_mode
 
 _LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
 
@@ -26,13 +28,19 @@ class AsdlPasses(BlockGatherer):
 
     def update(self, inputs: Tensor) -> Tensor:
         """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
-        self.updated = True
-        with _rules_registered(self.parts_by_layer()), _attributes_removed(self.model):
+        self.gathered += len(inputs)
+        with (
+            _rules_registered(self.parts_by_layer()),
+            _attributes_removed(self.model),
+            evaluation_mode(self.model),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # torch's, about the kind of hooks that asdl uses
             config = FisherConfig(
                 fisher_type=FISHER_EXACT, loss_type=LOSS_CROSS_ENTROPY, fisher_shapes=[SHAPE_KRON], data_size=1
             )
             maker = get_fisher_maker(self.model, config)
-            maker.setup_model_call(self.model, inputs.detach().requires_grad_())
+            maker.setup_model_call(self.model, inputs.detach().requires_grad_(inputs.is_floating_point()))
             logits, _ = maker.forward_and_backward()
         return logits.detach()
 

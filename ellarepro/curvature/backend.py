@@ -1,5 +1,6 @@
 """The curvature as laplace-torch takes it: a backend, and a Kronecker-factored Laplace approximation on it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,9 +8,9 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
-from ellarepro.curvature.asdl_hooks import AsdlPasses
-from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.kron import BlockKron
+from ellarepro.settings import BLOCK_STRUCTURES, FitSettings
 
 
 class EllaGGN(GGNInterface):
@@ -20,13 +21,13 @@ class EllaGGN(GGNInterface):
         likelihood: `classification`; the rules are for softmax cross-entropy.
         structure: `kron` (the paper's), `kron_blockwise` or `diag`.
         tolerance: see `GGN`; 0, the default here, takes every class pass.
-        engine: `native`, or `asdl` to have asdl take the passes (tolerance 0 only): slower, the same factors.
+        engine: `native`, or `asdl` to have asdl take the passes, all of them: slower, the same factors.
 
     Raises:
         ValueError: another likelihood, or an option of laplace-torch that has no meaning here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the first six are laplace-torch's)
         self,
         model: nn.Module,
         likelihood: str = "classification",
@@ -42,12 +43,10 @@ class EllaGGN(GGNInterface):
             raise ValueError(f"likelihood must be 'classification', got {likelihood!r}")
         if last_layer or subnetwork_indices is not None:
             raise ValueError("EllaGGN covers all trainable parameters: last_layer and subnetwork_indices must be unset")
-        if engine not in ("native", "asdl") or (engine == "asdl" and tolerance):
-            raise ValueError(f"engine must be 'native', or 'asdl' with tolerance=0; got {engine!r} with {tolerance=}")
         super().__init__(model, likelihood, False, None, dict_key_x, dict_key_y)
-        self.structure = structure
-        self.tolerance = tolerance
-        self.engine = engine
+        self.settings = FitSettings(structure, tolerance, engine=engine)
+        if not self.settings.has_blocks:
+            raise ValueError(f"structure must be one of {', '.join(BLOCK_STRUCTURES)}; got {structure!r}")
 
     def kron(self, x: Tensor, y: Tensor, N: int, **kwargs: Any) -> tuple[Tensor, BlockKron]:
         """Loss and curvature of one batch.
@@ -65,17 +64,18 @@ class EllaGGN(GGNInterface):
         """
         if kwargs:
             raise ValueError(f"unknown options of EllaGGN.kron: {sorted(kwargs)}")
-        fit = AsdlPasses(self.model, self.structure) if self.engine == "asdl" else self._native()
-        logits = fit.update(x)
-        return self.factor * self.lossfunc(logits, y), BlockKron.from_blocks(fit.blocks(N))
+        return self._fit(self.settings, x, y, N)
 
-    def _native(self) -> GGN:
-        return GGN(self.model, self.structure, self.tolerance)
+    def _fit(self, settings: FitSettings, x: Tensor, y: Tensor, N: int) -> tuple[Tensor, BlockKron]:
+        gatherer = gatherer_of(self.model, settings)
+        logits = gatherer.update(x)
+        return self.factor * self.lossfunc(logits, y), BlockKron.from_blocks(gatherer.blocks(N))
 
     def diag(self, x: Tensor, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Loss (nats, summed) and the exact diagonal `(P,)` of the GGN of one batch."""
-        kwargs.pop("N", None)
-        loss, kron = EllaGGN(self.model, structure="diag", tolerance=self.tolerance).kron(x, y, N=len(x), **kwargs)
+        if unknown := sorted(set(kwargs) - {"N"}):
+            raise ValueError(f"unknown options of EllaGGN.diag: {unknown}")
+        loss, kron = self._fit(replace(self.settings, structure="diag"), x, y, len(x))
         return loss, kron.diag()
 
 

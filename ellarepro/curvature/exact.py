@@ -7,6 +7,11 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.memory import Forecast
+from ellarepro.curvature.spectra import FullCurvature
+
+FULL_LIMIT = 6000
+"""Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
 
 
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,8 +38,46 @@ def softmax_hessian(logits: Tensor) -> Tensor:
 
 def exact_ggn(model: nn.Module, inputs: Tensor) -> Tensor:
     """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5)."""
-    jacobian, logits = jacobians(model, inputs)
+    return _product(*jacobians(model, inputs))
+
+
+def _product(jacobian: Tensor, logits: Tensor) -> Tensor:
     return torch.einsum("nkp,nkl,nlq->pq", jacobian, softmax_hessian(logits), jacobian)
+
+
+class FullGatherer:
+    """The exact matrix of a small network, gathered batch by batch, whatever its layers are; see `gather.Gatherer`.
+
+    Raises:
+        ValueError: a network of more than `FULL_LIMIT` parameters.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+        if sum(self.sizes) > FULL_LIMIT:
+            raise ValueError(
+                f"structure=full holds a dense matrix and is for networks of up to {FULL_LIMIT} parameters, "
+                f"got {sum(self.sizes)}; take kron, kron_blockwise or diag, or a smaller alpha"
+            )
+        self.matrix: Tensor | None = None
+        self.gathered = 0
+
+    def update(self, inputs: Tensor) -> Tensor:
+        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
+        jacobian, logits = jacobians(self.model, inputs)
+        part = _product(jacobian, logits).double()
+        self.matrix = part if self.matrix is None else self.matrix.add_(part)
+        self.gathered += len(inputs)
+        return logits.detach()
+
+    def curvature(self, data_size: int) -> FullCurvature:
+        """H of `data_size` data, from those gathered, scaled up where they are fewer."""
+        return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
+
+    def forecast(self, inputs: Tensor) -> Forecast:
+        """The float64 matrix is all that stays."""
+        return Forecast({"the full matrix": 8 * sum(self.sizes) ** 2})
 
 
 def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:

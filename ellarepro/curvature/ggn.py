@@ -18,56 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
+from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
-from ellarepro.curvature.rule import rules_of
-from ellarepro.curvature.structures import STRUCTURES, Block, Structure
 from ellarepro.settings import DEFAULT_TOLERANCE
 
 _SMALLEST = 1e-300
 _GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
-
-
-class BlockGatherer:
-    """The layers of a model, each with the structure that gathers its curvature. `GGN` says how passes are taken.
-
-    Args:
-        model: maps `(B, ...)` to logits `(B, K)`; every leaf layer has a rule (see `curvature/rule.py`).
-        structure: `kron`, `kron_blockwise` or `diag`.
-
-    Raises:
-        UnclaimedParameterError: a trainable parameter that no rule claims.
-        ValueError: an unknown structure.
-    """
-
-    def __init__(self, model: nn.Module, structure: str = "kron"):
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {sorted(STRUCTURES)}, got {structure!r}")
-        self.model = model
-        self.updated = False
-        rules = rules_of(model)
-        self.layers = {name: model.get_submodule(name) for name in rules}
-        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
-
-    def parts_by_layer(self) -> dict[nn.Module, Structure]:
-        """The gathering structure of each layer."""
-        return {self.layers[name]: part for name, part in self.parts.items()}
-
-    def blocks(self, data_size: int) -> dict[str, Block]:
-        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set.
-
-        Raises:
-            ValueError: no batch has been added yet.
-        """
-        if not self.updated:
-            raise ValueError("blocks() before any update(): there is no curvature yet")
-        found = {
-            f"{layer}.{parameter}" if layer else parameter: block
-            for layer, part in self.parts.items()
-            for parameter, block in part.blocks(data_size).items()
-        }
-        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
 
 
 class GGN(BlockGatherer):
@@ -113,7 +70,7 @@ class GGN(BlockGatherer):
             ValueError: a layer that is called twice or not at all, or whose first axis is not that of the samples;
                 batch statistics.
         """
-        self.updated = True
+        self.gathered += len(inputs)
         with _frozen(self.model), evaluation_mode(self.model):
             logits, outputs = self._forward(inputs, first_time=True)
             square_root = self._square_root(logits.detach())
@@ -267,10 +224,6 @@ def _check_samples(name: str, layer_inputs: Tensor, output: Tensor, samples: int
                 f"layer {name} has an {what} of shape {tuple(tensor.shape)} for a batch of {samples}: its first axis "
                 "must be that of the samples, as in (samples, positions, features)"
             )
-
-
-def _trainable(layer: nn.Module) -> set[str]:
-    return {name for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
 
 
 @contextmanager

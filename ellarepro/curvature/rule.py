@@ -94,11 +94,6 @@ def register(layer_type: type[nn.Module]) -> Callable[[type[CurvatureRule]], typ
     return decorate
 
 
-def registered_layers() -> dict[type[nn.Module], type[CurvatureRule]]:
-    """A copy of the registry."""
-    return dict(_RULES)
-
-
 def rule_for(layer: nn.Module) -> CurvatureRule | None:
     """The rule of the layer's class or of its nearest base class; None where there is none.
 

@@ -11,7 +11,13 @@ from ellarepro.curvature.structures import Block
 
 
 class Curvature(Protocol):
-    """What the marginal likelihood asks of H: `log_det_ratio(precisions)`, differentiable."""
+    """What the marginal likelihood asks of H: `log_det_ratio(precisions)`, differentiable.
+
+    Attributes:
+        blocks: what H is made of, tensor by tensor, for a posterior; None where it is not.
+    """
+
+    blocks: dict[str, Block] | None
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """log |H + diag(delta)| - log |diag(delta)|, for one precision a tensor `(L,)`."""
@@ -22,9 +28,11 @@ class SpectralCurvature:
 
     Args:
         spectra: eigenvalues of each tensor's block in float64, in any shape; all at least zero.
+        blocks: what they are the eigenvalues of.
     """
 
-    def __init__(self, spectra: Sequence[Tensor]):
+    def __init__(self, spectra: Sequence[Tensor], blocks: dict[str, Block] | None = None):
+        self.blocks = blocks
         self.spectra = [spectrum.flatten() for spectrum in spectra]
 
     @classmethod
@@ -36,7 +44,7 @@ class SpectralCurvature:
         """
         factors = [block.factors for block in blocks.values()]
         values = each_factor(_double_eigenvalues, factors, list(blocks))
-        return cls([eigenvalue_grid(v) for v in values])
+        return cls([eigenvalue_grid(v) for v in values], blocks)
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """Sum over tensors and eigenvalues of log(1 + lambda / delta): exact for large and for small delta."""
@@ -51,6 +59,8 @@ class FullCurvature:
         matrix: `(P, P)`, float64.
         sizes: entries of each tensor, summing to P.
     """
+
+    blocks = None
 
     def __init__(self, matrix: Tensor, sizes: Sequence[int]):
         self.matrix = matrix

@@ -167,9 +167,11 @@ def _with_positions(rows: Tensor) -> Tensor:
     return rows if rows.ndim == 4 else rows.unsqueeze(2)
 
 
+def distinct_factors(blocks: dict[str, Block]) -> list[Tensor]:
+    """The factors of `blocks`, one that two tensors share only once."""
+    return list({id(factor): factor for block in blocks.values() for factor in block.factors}.values())
+
+
 def factor_bytes(blocks: dict[str, Block]) -> int:
     """Bytes that the factors of `blocks` take."""
-    storages = {
-        factor.data_ptr(): factor.numel() * factor.element_size() for b in blocks.values() for factor in b.factors
-    }
-    return sum(storages.values())
+    return sum(factor.numel() * factor.element_size() for factor in distinct_factors(blocks))

@@ -18,6 +18,7 @@ BENCHMARKS = {
 
 
 def main() -> int:
+    """Run the benchmarks that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")

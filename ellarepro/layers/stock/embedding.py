@@ -30,7 +30,8 @@ class EmbeddingRule(CurvatureRule):
         return seen.to(self.layer.weight.dtype).permute(2, 0, 1).unsqueeze(3)
 
     def input_factor(self, inputs: Tensor) -> Tensor:
-        counts = torch.bincount(inputs.flatten(), minlength=self.layer.num_embeddings).to(self.layer.weight.dtype)
+        indices, weight = inputs.flatten(), self.layer.weight.detach()
+        counts = weight.new_zeros(len(weight)).index_add_(0, indices, weight.new_ones(len(indices)))
         if self.layer.padding_idx is not None:
             counts[self.layer.padding_idx] = 0
         return counts.view(-1, 1, 1) / inputs[0].numel()

@@ -1,0 +1,28 @@
+"""From settings to what gathers a curvature as they say."""
+
+import torch
+from torch import nn
+
+from ellarepro.curvature.exact import FullGatherer
+from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.ggn import GGN
+from ellarepro.settings import FitSettings
+
+
+def gatherer_of(model: nn.Module, settings: FitSettings, generator: torch.Generator | None = None) -> Gatherer:
+    """One fit of the curvature of `model`, still without data.
+
+    Args:
+        generator: of sampled passes, on the device of the data.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: `structure=full` for a large network, sampled passes without a generator.
+    """
+    if not settings.has_blocks:
+        return FullGatherer(model)
+    if settings.engine == "asdl":
+        from ellarepro.curvature.asdl_hooks import AsdlPasses  # asdl is imported only where it is asked for
+
+        return AsdlPasses(model, settings.structure)
+    return GGN(model, settings.structure, settings.tolerance, settings.sampled, generator)

@@ -1,0 +1,113 @@
+"""What gathers a curvature: batches go in, a curvature comes out, and what it will take is known before."""
+
+from copy import deepcopy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.curvature.memory import Forecast
+from ellarepro.curvature.rule import rules_of
+from ellarepro.curvature.spectra import Curvature, SpectralCurvature
+from ellarepro.curvature.structures import STRUCTURES, Block, Structure, distinct_factors
+
+
+class Gatherer(Protocol):
+    """What `FitSettings.gatherer` gives: one fit of the curvature of a model, whatever its structure."""
+
+    def update(self, inputs: Tensor) -> Tensor:
+        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
+
+    def curvature(self, data_size: int) -> Curvature:
+        """H of `data_size` data, from those gathered, scaled up where they are fewer."""
+
+    def forecast(self, inputs: Tensor) -> Forecast:
+        """What a fit of `inputs (N, ...)` will take at most; of the inputs, shape and dtype are all that is used."""
+
+
+class BlockGatherer:
+    """The layers of a model, each with the structure that gathers its curvature. Subclasses say how passes are taken.
+
+    Args:
+        model: maps `(B, ...)` to logits `(B, K)`; every leaf layer has a rule (see `curvature/rule.py`).
+        structure: `kron`, `kron_blockwise` or `diag`.
+
+    Attributes:
+        gathered: samples so far.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: an unknown structure.
+    """
+
+    def __init__(self, model: nn.Module, structure: str = "kron"):
+        if structure not in STRUCTURES:
+            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}")
+        self.model = model
+        self.structure = structure
+        self.gathered = 0
+        rules = rules_of(model)
+        self.layers = {name: model.get_submodule(name) for name in rules}
+        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
+
+    def parts_by_layer(self) -> dict[nn.Module, Structure]:
+        """The gathering structure of each layer."""
+        return {self.layers[name]: part for name, part in self.parts.items()}
+
+    def blocks(self, data_size: int) -> dict[str, Block]:
+        """Blocks by parameter name, in the order of `model.parameters()`; `data_size` is N of the training set.
+
+        Raises:
+            ValueError: no batch has been added yet.
+        """
+        if not self.gathered:
+            raise ValueError("blocks() before any update(): there is no curvature yet")
+        found = {
+            f"{layer}.{parameter}" if layer else parameter: block
+            for layer, part in self.parts.items()
+            for parameter, block in part.blocks(data_size).items()
+        }
+        return {name: found[name] for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def curvature(self, data_size: int) -> SpectralCurvature:
+        """H of `data_size` data, from those gathered, scaled up where they are fewer.
+
+        Raises:
+            CurvatureError: a factor is not finite.
+        """
+        scale = data_size / self.gathered
+        blocks = {name: block.scaled(scale) for name, block in self.blocks(self.gathered).items()}
+        return SpectralCurvature.from_blocks(blocks)
+
+    def forecast(self, inputs: Tensor) -> Forecast:
+        """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
+        twin = BlockGatherer(_without_storage(self.model), self.structure)
+
+        def gather(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+            every_input, gradients = (
+                torch.empty(len(inputs), *tensor.shape[1:], dtype=tensor.dtype, device="meta")
+                for tensor in (layer_inputs, output)
+            )
+            part = twin.parts[name]
+            part.add_inputs(every_input)
+            part.keep_inputs(every_input)
+            part.add_gradients(gradients)
+
+        with forward_hooks(self.layers, gather), evaluation_mode(self.model), torch.no_grad():
+            self.model(inputs[:1])
+        factors = {name: distinct_factors(part.blocks(len(inputs))) for name, part in twin.parts.items()}
+        sizes = {name: sum(f.numel() * f.element_size() for f in own) for name, own in factors.items()}
+        return Forecast(sizes, [tuple(f.shape[:2]) for own in factors.values() for f in own])
+
+
+def _trainable(layer: nn.Module) -> set[str]:
+    return {name for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
+
+
+def _without_storage(model: nn.Module) -> nn.Module:
+    """A copy of the model on the meta device, of which the weights are never copied."""
+    parameters = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    buffers = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    return deepcopy(model, parameters | buffers)
