@@ -27,10 +27,11 @@ from ellarepro.figures import draw_run, save
 from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
+from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
 from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
-from ellarepro.shares import relative_effective_parameters
+from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
 
@@ -164,11 +165,13 @@ def _train(
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
+    places = trainer.model.places()
+
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:
             evidence = trainer.history["neg_log_marglik_per_datum"]
             progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
-        tracker.log(_tracked(metrics), epoch)
+        tracker.log(_tracked(metrics, places), epoch)
 
     trainer.on_epoch = on_epoch
     trainer.run(checkpoint, config["checkpoint_seconds"])
@@ -177,8 +180,8 @@ def _train(
     return result
 
 
-def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics under the names that the tracker shows."""
+def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, float]:
+    """Metrics under the names that the tracker shows; `places` tells of each tensor what it is."""
     named = {
         "train/loss": metrics["objective"],
         "train/nll": metrics["loss"],
@@ -188,11 +191,14 @@ def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
         named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
         for group in ("prior_precision", "effective_parameters"):
             named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
+        for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
+            named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
     return named
 
 
 def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
     started = time.monotonic()
+    places = trainer.model.places()
     scores = evaluate(trainer.model, task.test)
     evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
@@ -220,7 +226,9 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         neg_log_marglik_per_datum=evidence,
         prior_precision=trainer.prior.precisions(),
         effective_parameters=effective,
-        relative_effective_parameters=relative_effective_parameters(effective, trainer.model.path_weights()),
+        relative_effective_parameters=relative_effective_parameters(effective, places),
+        effective_share=effective_share(effective, places),
+        tensors=places,
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),

@@ -1,7 +1,7 @@
 """Curves of a run in Weights & Biases: wanted or not, account or not. `result.json` stays the truth, this mirrors it.
 
 Metrics are named `train/loss`, `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum` (nats per datum),
-`prior_precision/<tensor>` and `effective_parameters/<tensor>`.
+`prior_precision/<tensor>`, `effective_parameters/<tensor>`, `relative_effective_parameters/<layer>/<path>` (percent).
 """
 
 import os

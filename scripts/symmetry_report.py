@@ -5,11 +5,10 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellarepro.figures import draw_shares, path_style
-from ellarepro.inspection import PathRow
+from ellarepro.figures import draw_shares
+from ellarepro.labels import path_title
 
 PATHS = ("f_fc", "conv", "gconv")
 TRUTHS = {"none": (False, False), "translation": (True, False), "rotation": (False, True), "both": (True, True)}
@@ -47,7 +46,7 @@ def contrasts(records: Sequence[dict[str, Any]], strength: float) -> tuple[list[
 def page(records: Sequence[dict[str, Any]], reading: str = "") -> str:
     """study.md: what was found beside the truth as Markdown, then `reading`, a person's words."""
     seeds, commits, machines = (sorted({str(r[key]) for r in records}) for key in ("seed", "git_commit", "hardware"))
-    names = [path_style(path)[0] for path in PATHS]
+    names = [path_title(path) for path in PATHS]
     heads = ["strength", "truth", "strictest path", *names, *(f"{name}, total" for name in names)]
     heads += ["classes", "test accuracy, %", "evidence"]
     lines = [
@@ -65,7 +64,7 @@ def page(records: Sequence[dict[str, Any]], reading: str = "") -> str:
             shares = [_cell([of(r)[path] for r in own]) for of in (mean_shares, total_shares) for path in PATHS]
             accuracy = _cell([100 * r["test_accuracy"] for r in own], 1)
             evidence = _cell([r["neg_log_marglik_per_datum"] for r in own], 2)
-            cells = [f"{strength:g}", symmetry, path_style(STRICTEST[symmetry])[0], *shares, str(own[0]["classes"])]
+            cells = [f"{strength:g}", symmetry, path_title(STRICTEST[symmetry]), *shares, str(own[0]["classes"])]
             lines.append(f"| {' | '.join([*cells, accuracy, evidence])} |")
     lines += [
         "\nShares follow the truth where these are positive (percentage points, mean over layers):\n",
@@ -89,17 +88,17 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
     strengths = sorted({record["strength"] for record in records})
     top, bottom = figure.subfigures(2, 1)
     truth, *found = top.subplots(1, 1 + len(strengths), sharey=True)
-    _bars(truth, {name: {path: 100.0 * (path == STRICTEST[name]) for path in PATHS} for name in TRUTHS})
+    draw_shares(truth, {name: {path: 100.0 * (path == STRICTEST[name]) for path in PATHS} for name in TRUTHS})
     truth.set(title="truth: strictest path that can tell the label", ylabel="share (%)")
     truth.set_xlabel("symmetry of the label (F-FC in one layer is enough)")
     for axes, strength in zip(found, strengths, strict=True):
         kept = [(r["symmetry"], mean_shares(r)) for r in records if r["strength"] == strength]
-        _bars(axes, {name: _mean([shares for symmetry, shares in kept if symmetry == name]) for name, _ in kept})
+        draw_shares(axes, {name: _mean([shares for symmetry, shares in kept if symmetry == name]) for name, _ in kept})
         axes.set(title=f"learned: {strength:.0%} of images moved", xlabel="symmetry of the label")
         axes.set_ylabel("share, mean over layers (%)")
     for axes, name in zip(bottom.subplots(1, len(TRUTHS), sharey=True), TRUTHS, strict=True):
         kept = [r["shares"] for r in records if (r["symmetry"], r["strength"]) == (name, strengths[-1])]
-        _bars(axes, {layer: _mean([shares[layer] for shares in kept]) for layer in (kept[0] if kept else {})})
+        draw_shares(axes, {layer: _mean([shares[layer] for shares in kept]) for layer in (kept[0] if kept else {})})
         axes.set(title=f"{name}, {strengths[-1]:.0%} moved, by layer", ylabel="share of the layer (%)")
     bottom.legend(*truth.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     for axes in [*found[1:], *bottom.axes[1:]]:
@@ -109,7 +108,3 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
 
 def _mean(shares: Sequence[dict[str, float]]) -> dict[str, float]:
     return {path: fmean(own[path] for own in shares) for path in PATHS}
-
-
-def _bars(axes: Axes, shares: dict[str, dict[str, float]]) -> None:
-    draw_shares(axes, [PathRow(bar, path, {}, None, own[path], None) for bar, own in shares.items() for path in PATHS])

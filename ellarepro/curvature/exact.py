@@ -104,6 +104,8 @@ class KernelCurvature:
         grams: A_l A_l^T of each tensor's columns of A, `(M, M)`, float64.
     """
 
+    blocks = None
+
     def __init__(self, rows: Tensor, sizes: Sequence[int]):
         self.grams = [(part := columns.double()) @ part.mT for columns in rows.split(list(sizes), dim=1)]
 

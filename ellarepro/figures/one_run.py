@@ -1,21 +1,20 @@
 """A run as a picture: which path each layer took, with which precisions, and how training went."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellarepro.figures.canvas import NO_CURVATURE, legend_beside, path_order, path_style, say
+from ellarepro.figures.canvas import ARBITRARY, NO_CURVATURE, legend_beside, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import HEAD, PathRow, by_path, heading
+from ellarepro.inspection import PathRow, heading, path_rows
+from ellarepro.labels import path_colour, path_marker, path_order, path_title
+from ellarepro.places import HEAD
 from ellarepro.results import RunResult
 
-MARKERS = {
-    **{"weight": "o", "theta1": "^", "theta2": "v", "u": "o", "u1": "^", "u2": "v"},
-    **{"omega": "D", "omega1": "<", "omega2": ">", "head.0": "o", "head.2": "s"},
-}
 FLOOR = 1e-3
 """Effective numbers of parameters below this are drawn here: nothing is left of the path, on a scale without a zero."""
+LENGTHSCALE_MARKERS = "<>"
 
 
 def draw_run(result: RunResult) -> Figure:
@@ -24,46 +23,57 @@ def draw_run(result: RunResult) -> Figure:
     figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
     figure.suptitle(heading(result))
     (precisions, effective), (shares, curves) = figure.subplots(2, 2)
-    rows = by_path(result)
+    rows = path_rows(result)
     _draw_precisions(precisions, rows)
     _draw_effective(effective, rows)
-    draw_shares(shares, rows)
+    draw_shares(shares, result.relative_effective_parameters)
     legend_beside(shares)
     _draw_curves(curves, result)
     return figure
 
 
 def _draw_precisions(axes: Axes, rows: Sequence[PathRow]) -> None:
-    axes.set(title="prior precision, without biases", xlabel="layer", ylabel="precision")
-    points = [(row.layer, row.path, part, value) for row in rows for part, value in row.precisions.items() if value]
-    _draw_points(axes, points, "no precisions")
+    caption = f"layer\n(compare within a layer: {ARBITRARY})"
+    axes.set(title="prior precision, of factors their product", xlabel=caption, ylabel="precision")
+    _draw_points(axes, rows, lambda row: {"": row.precision, **row.lengthscales}, "no precisions")
 
 
 def _draw_effective(axes: Axes, rows: Sequence[PathRow]) -> None:
-    axes.set(title="effective number of parameters of the weights", xlabel="layer", ylabel="number")
+    axes.set(title="effective number of weights", xlabel="layer", ylabel="number")
     numbered = [row for row in rows if row.effective is not None]
     if any(row.effective < FLOOR for row in numbered):
         axes.set_ylabel(f"number ({FLOOR:g}: this or less)")
-    points = [(row.layer, row.path, "weight", max(row.effective, FLOOR)) for row in numbered]
-    _draw_points(axes, points, NO_CURVATURE)
+    _draw_points(axes, numbered, lambda row: {"": max(row.effective, FLOOR)}, NO_CURVATURE)
 
 
-def _draw_points(axes: Axes, points: Sequence[tuple[str, str, str, float]], without: str) -> None:
-    """Draw (layer, path, part, value) on a log scale: a colour a path, a marker a part; say `without` if none."""
+def _draw_points(
+    axes: Axes, rows: Sequence[PathRow], read: Callable[[PathRow], Mapping[str, float | None]], without: str
+) -> None:
+    """Draw what `read` gives of each row by part, "" for the weights, on a log scale; say `without` if that is nothing.
+
+    A colour and a marker a path; lengthscales are hollow.
+    """
+    points = [
+        (row.layer, HEAD if row.layer == HEAD else row.path, part, value)
+        for row in rows
+        for part, value in read(row).items()
+        if value
+    ]
     if not points:
         say(axes, without)
         return
     axes.set_yscale("log")
     layers = list(dict.fromkeys(layer for layer, *_ in points))
-    series = sorted(dict.fromkeys((path, part) for _, path, part, _ in points), key=lambda s: (path_order(s[0]), s[1]))
-    paths = list(dict.fromkeys(path for path, _ in series if path != HEAD))
-    for path, part in series:
-        name, colour = path_style(path)
+    paths = sorted({path for _, path, *_ in points} - {HEAD}, key=path_order)
+    for path in [*paths, HEAD]:
         # Paths stand side by side within a layer: where they agree, their points would hide each other.
-        shift = 0.0 if path == HEAD else 0.22 * (paths.index(path) - (len(paths) - 1) / 2)
-        own = [(layers.index(layer) + shift, value) for layer, *key, value in points if tuple(key) == (path, part)]
-        label = name if part == "weight" else part if path == HEAD else f"{name} {part}"
-        axes.plot(*zip(*own, strict=True), MARKERS.get(part, "s"), color=colour, label=label, markersize=6, alpha=0.9)
+        shift = 0.22 * (paths.index(path) - (len(paths) - 1) / 2) if path != HEAD else 0.0
+        for index, part in enumerate(dict.fromkeys(part for _, own, part, _ in points if own == path)):
+            hollow = {"marker": LENGTHSCALE_MARKERS[(index - 1) % 2], "fillstyle": "none"} if part else {}
+            look = {"color": path_colour(path), "marker": path_marker(path), "markersize": 6, "alpha": 0.9} | hollow
+            own = [(layers.index(layer) + shift, value) for layer, *key, value in points if key == [path, part]]
+            label = f"{path_title(path)} {part}".strip()
+            axes.plot(*zip(*own, strict=True), linestyle="none", label=label, **look)
     for index in range(0, len(layers), 2):
         axes.axvspan(index - 0.5, index + 0.5, color="#f0f0f0", zorder=0)
     axes.set_xticks(range(len(layers)), layers)

@@ -26,6 +26,7 @@ class Conv(SpatialLayer):
         padding_mode: `circular`, or `zeros`, which commutes with no shift and is here for comparison.
     """
 
+    title, colour = "CONV", "#0072B2"
     equivariant_to = frozenset({"translation"})
 
     def __init__(

@@ -15,6 +15,8 @@ class Dense(SpatialLayer):
     Parameters: `weight (D*Y, C*X)`, `bias (D*Y)`. Commutes with no transformation of the map.
     """
 
+    title, colour, marker = "FC", "#D55E00", "v"
+
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
         in_features = in_channels * prod(in_shape)

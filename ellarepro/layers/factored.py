@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
+from ellarepro.places import BIAS, WEIGHT
 
 
 class SpatialSum(nn.Module):
@@ -40,6 +41,9 @@ class ChannelSum(nn.Module):
 
 class FactoredDense(SpatialLayer):
     """theta = theta1 theta2 (eq. 5): 2 D C X parameters instead of D C X^2. Commutes with no transformation."""
+
+    title, colour, marker = "F-FC", "#E69F00", "^"
+    parts = {"theta2.weight": ("theta2", WEIGHT), "theta1.weight": ("theta1", WEIGHT), "theta1.bias": ("bias", BIAS)}
 
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
         super().__init__(in_channels, out_channels, in_shape, out_shape)

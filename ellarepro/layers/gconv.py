@@ -29,6 +29,7 @@ class GroupConv(SpatialLayer):
         ValueError: an unknown group, or channels that are no multiple of |G|.
     """
 
+    title, colour, marker = "GCONV", "#009E73", "s"
     equivariant_to = frozenset({"translation", "rotation"})
     """Rotation: by 90 degrees, where G has it and maps are square; reflection: of left and right, where G has it."""
     options = frozenset({"group", "lifting"})

@@ -10,6 +10,7 @@ from ellarepro.layers.conv import KERNEL, ConvRule, convolve
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
 from ellarepro.layers.subsample import keep_largest_phase
+from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT
 from ellarepro.settings import AnchorSettings
 
 
@@ -75,6 +76,13 @@ class SparseDense(SparseLayer):
     is the same everywhere and depends on the mean of the input only.
     """
 
+    title, colour, marker = "S-FC", "#CC79A7", "D"
+    parts = {
+        **{f"u{i}.weight": (f"u{i}", WEIGHT) for i in (1, 2)},
+        **{f"u{i}.omega": (f"omega{i}", LENGTHSCALE) for i in (1, 2)},
+        "u1.bias": ("bias", BIAS),
+    }
+
     def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
         in_shape, out_shape = self.in_shape, self.out_shape
         std2, std1 = prod(in_shape) ** -0.5, gain * self.in_channels**-0.5
@@ -88,6 +96,8 @@ class SparseDense(SparseLayer):
 class SparseConv(SparseLayer):
     """S-CONV (eq. 6): CONV with 3 x 3 filters by their values at four anchors. Commutes with translations, as CONV."""
 
+    title, colour, marker = "S-CONV", "#56B4E9", "p"
+    parts = {"u.weight": ("u", WEIGHT), "u.omega": ("omega", LENGTHSCALE), "u.bias": ("bias", BIAS)}
     equivariant_to = frozenset({"translation"})
 
     def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:

@@ -11,8 +11,11 @@ from typing import Any, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
+from ellarepro.places import Place
 
 RESULT_FILE = "result.json"
+COMPUTED = ("effective_share", "tensors")
+"""Keys that results of earlier versions lack and that follow from the others, see `mend.py`."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class RunResult:
     """What one run found and everything needed to run it again.
 
     Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
-    latter None for MAP); `relative_effective_parameters` is percent, {layer: {path: percent}}; `wall_seconds` is
-    seconds. `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was
-    asked for (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss`
-    and `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`.
+    latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
+    effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
+    `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
+    (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
+    `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
+    `prior_precision`. `tensors` tells what each parameter tensor is.
     """
 
     run_id: str
@@ -43,6 +47,8 @@ class RunResult:
     prior_precision: dict[str, float]
     effective_parameters: dict[str, float]
     relative_effective_parameters: dict[str, dict[str, float]]
+    effective_share: dict[str, dict[str, float]]
+    tensors: dict[str, Place]
     wall_seconds: float
     device: str
     versions: dict[str, str]
@@ -56,11 +62,11 @@ class RunResult:
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
-        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
+        return as_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "RunResult":
-        """Return the record in `text`; keys this version does not know are ignored.
+        """Return the record in `text`; keys this version does not know are ignored, what is `COMPUTED` is not needed.
 
         Raises:
             UserError: not JSON, not an object, keys are missing, or one holds the wrong kind of value; named.
@@ -73,14 +79,19 @@ class RunResult:
             raise UserError(f"a result is a JSON object, got {type(record).__name__}")
         fields = dataclasses.fields(cls)
         required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-        missing = [name for name in required if name not in record]
-        if missing:
+        if missing := [name for name in required if name not in record and name not in COMPUTED]:
             raise UserError(f"missing keys: {', '.join(missing)}")
         for f in fields:
             if f.name in record and not _fits(record[f.name], f.type):
                 kind = getattr(f.type, "__name__", f.type)
                 raise UserError(f"{f.name} must be {kind}, got {type(record[f.name]).__name__}")
-        return cls(**{f.name: record[f.name] for f in fields if f.name in record})
+        if any(name not in record for name in COMPUTED):
+            # Only results of earlier versions need a network, and so PyTorch, to be read.
+            from ellarepro.results.mend import mended
+
+            record = mended(record)
+        known = {f.name: record[f.name] for f in fields if f.name in record}
+        return cls(**known | {"tensors": places_from(record["tensors"])})
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
@@ -94,6 +105,20 @@ def write_result(result: RunResult, folder: Path) -> Path:
 def result_file(run: Path) -> Path:
     """Return the result file of `run`, a run's folder or the file itself."""
     return run / RESULT_FILE if run.is_dir() else run
+
+
+def result_files(folder: Path) -> list[Path]:
+    """Return every `result.json` below `folder`, sorted by path.
+
+    Raises:
+        UserError: `folder` is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
+        )
+    return sorted(folder.rglob(RESULT_FILE))
 
 
 def read_result(path: Path) -> RunResult:
@@ -114,13 +139,26 @@ def read_results(folder: Path) -> list[RunResult]:
     Raises:
         UserError: `folder` is missing or a file in it is damaged.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
-        )
-    found = (read_result(path) for path in sorted(folder.rglob(RESULT_FILE)))
+    found = map(read_result, result_files(folder))
     return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """Return `record` as indented JSON; a number that is not finite becomes null, as JSON has none."""
+    return json.dumps(_finite(record), indent=2, allow_nan=False) + "\n"
+
+
+def places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
+    """Return the places that `tensors` of a JSON record holds.
+
+    Raises:
+        UserError: an entry is not a place.
+    """
+    names = [f.name for f in dataclasses.fields(Place)]
+    try:
+        return {tensor: Place(**{name: entry[name] for name in names}) for tensor, entry in entries.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"tensors must give {', '.join(names)} of each tensor: {error!r}") from error
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from ellarepro.results import RunResult, flatten, read_results
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import SETTINGS, Edition, augmentation, editions, source
-from ellarepro.tables.spec import MEASURES, SPECS, Line, Spec, published
+from ellarepro.tables.spec import MEASURES, SPECS, Line, published
 
 RUNS = Path("results/runs")
 
@@ -15,7 +15,9 @@ RUNS = Path("results/runs")
 def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None) -> list[Grid]:
     """Return the editions of `table` that `runs` make up (of one budget if given); one empty grid if there are none."""
     spec = SPECS[table]
-    wanted = [run for run in runs if any(row.takes(run) for row in spec.rows.values())]
+    runs = list(runs)
+    rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
+    wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
     chosen = [run for run in wanted if budget in (None, run.budget)]
     found = editions(chosen, spec.apart)
     if not found:
@@ -47,7 +49,7 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
         headers=[*spec.headers, *(line.labels[0] for line in spec.columns.values())],
         rows=[
             Row(line.labels, [_cell(table, row, column, line, edition.runs) for column in spec.columns])
-            for row, line in _row_lines(spec, edition.runs)
+            for row, line in spec.expand(spec.rows, edition.runs).items()
         ],
         notes=[
             "a cell is ours [published]; ± is the sample standard deviation over n seeds; – has not been run",
@@ -60,24 +62,13 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
     )
 
 
-def _row_lines(spec: Spec, runs: Sequence[RunResult]) -> list[tuple[str, Line]]:
-    """Return (key, line) of each row; a row of several data sets becomes one for each data set that was run."""
-    if not spec.by_dataset:
-        return list(spec.rows.items())
-    lines = []
-    for key, line in spec.rows.items():
-        datasets = sorted({run.dataset for run in runs if line.takes(run)})
-        lines += [(key, Line((name,), {**line.match, "dataset": (name,)})) for name in datasets or [key]]
-    return lines
-
-
 def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
     across = SPECS[table].columns[column]
-    measure = MEASURES[line.measure or across.measure]
+    measure = MEASURES[line.measure or across.measure or ""]
     readings = [measure.read(run) for run in runs if line.takes(run) and across.takes(run)]
-    number = published()[table]["rows"][row].get(column, [])
+    number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(
-        row=line.labels[0] if SPECS[table].by_dataset else row,
+        row=row,
         column=column,
         runs=[values for values in readings if values and None not in values],
         published=number if isinstance(number, list) else [number],
