@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
@@ -51,10 +50,7 @@ def _step_seconds(trainer: Trainer) -> float:
 
     def steps() -> None:
         for images, labels in batches:
-            loss = nn.functional.cross_entropy(trainer.model(images), labels)
-            trainer.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            trainer.optimiser.step()
+            trainer.step(images, labels)
 
     return _seconds(steps) / len(batches)
 
