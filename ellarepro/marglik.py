@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.spectra import Curvature
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
@@ -101,7 +102,7 @@ def fit(
     settings: FitSettings = DEFAULT_FIT,
     generator: torch.Generator | None = None,
 ) -> MarginalLikelihood:
-    """Fit the curvature at the current weights.
+    """Fit the curvature at the current weights; the loss is that of the same forward passes, and of the rest's own.
 
     Args:
         data: the whole training set, without augmentation.
@@ -112,19 +113,25 @@ def fit(
         CurvatureError: the curvature is not finite.
         ValueError: `structure=full` for a large network, sampled passes without a generator.
     """
-    used = ImageSet(data.images[: settings.fit_size], data.labels[: settings.fit_size])
+    size = len(data) if settings.fit_size is None else min(settings.fit_size, len(data))
+    used, rest = (ImageSet(data.images[part], data.labels[part]) for part in (slice(size), slice(size, None)))
     gatherer = gatherer_of(model, settings, generator)
-    for images, _ in ordered_batches(used, settings.batch_size):
-        gatherer.update(images)
-    loss = total_loss(model, data, settings.batch_size)
+    losses = [
+        _summed_loss(gatherer.update(images), labels) for images, labels in ordered_batches(used, settings.batch_size)
+    ]
+    loss = torch.stack(losses).sum().item()
+    if len(rest):
+        loss += total_loss(model, rest, settings.batch_size)
     return MarginalLikelihood(gatherer.curvature(len(data)), loss, prior.squared_norms(), len(data))
 
 
 @torch.no_grad()
 def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
-    """Negative log likelihood of `data` in nats, summed, accumulated in float64."""
-    losses = [
-        nn.functional.cross_entropy(model(images), labels, reduction="none").double().sum()
-        for images, labels in ordered_batches(data, batch_size)
-    ]
+    """Negative log likelihood of `data` in nats, summed, accumulated in float64; the model in evaluation mode."""
+    with evaluation_mode(model):
+        losses = [_summed_loss(model(images), labels) for images, labels in ordered_batches(data, batch_size)]
     return torch.stack(losses).sum().item()
+
+
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, labels, reduction="none").double().sum()

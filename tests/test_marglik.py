@@ -170,6 +170,31 @@ def test_fit_on_half_of_duplicated_data_is_the_whole_fit(model, data, structure)
     assert relative_error(unscaled.log_det, whole.log_det) > 0.05, "the control: not scaled up"
 
 
+class Counted(nn.Module):
+    """Counts the samples that pass forward through a model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.samples = model, 0
+
+    def forward(self, x):
+        self.samples += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("fit_size", [None, 5, 12, 50])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_datum_passes_forward_once_and_the_loss_is_that_of_all(model, data, structure, fit_size):
+    spy = Counted(model)
+    settings = {"structure": structure, "tolerance": 0, "batch_size": 5, "fit_size": fit_size}
+    objective = fit(spy, LayerwisePrior(spy), data, **settings)
+    assert spy.samples == 12
+    wanted = marglik.total_loss(spy, data, 12)
+    assert objective.negative_log_likelihood == pytest.approx(wanted, rel=1e-12)
+    assert spy.samples == 24, "the control: counted"
+    assert marglik.total_loss(model, ImageSet(data.images[:5], data.labels[:5]), 5) < 0.9 * wanted
+
+
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_batch_size_plays_no_part(model, data, structure):
     prior, eta = LayerwisePrior(model), log_precisions(model)

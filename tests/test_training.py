@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_data
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.config.compose import compose
@@ -154,6 +155,31 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="delete it to start afresh"):
         load_checkpoint(path)
     assert load_checkpoint(tmp_path / "none.pt") is None
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a tensor's values decide what the host does next."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += function in waits
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_step_never_waits_for_the_device(optimiser):
+    run = trainer(optimiser)
+    with HostReads() as reads:
+        loss, logits = run.step(run.task.train.images[:8], run.task.train.labels[:8])
+    assert reads.count == 0
+    assert loss.shape == () and logits.shape == (8, 3) and not logits.requires_grad
+    with HostReads() as control:
+        loss.item()
+    assert control.count == 1
 
 
 def test_map_leaves_the_precisions_alone_and_laplace_moves_them():
