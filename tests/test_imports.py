@@ -35,6 +35,7 @@ RANKS = {
     "figures": 7,
     "predictive": 7,
     "training": 7,
+    "use": 7,
     "data.__main__": 8,
     "config": 8,
     "run": 9,
