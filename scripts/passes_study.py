@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
-from ellarepro.marglik import MarginalLikelihood, total_loss
+from ellarepro.evaluation import total_loss
+from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit

@@ -11,7 +11,7 @@ leaves both places where they are. Only what the label tells differs between tas
     rotation      d at the centre, 3 - d at the corner                F-FC (none keeps rotation, gives up translation)
     none          the latter + turn, modulo 4                         F-FC
 
-A label that tells less does not have fewer classes: there are four, as many images of each to within chance, at any strength.
+A label that tells less does not have fewer classes: there are four, as many images of each to within chance.
 A turn or another place changes the label of every image wherever it should; of turn and place together, none that
 leaves all labels as they are.
 """
@@ -71,9 +71,9 @@ def move(images: Tensor, moves: Moves) -> Tensor:
 
 
 def moved(digits: Tensor, labels: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
-    """Digits (N, 1, 28, 28) with labels (N,) of `MOVED_DIGITS`, moved: images (N, 1, 16, 16) and what all tasks tell of.
+    """Digits (N, 1, 28, 28) with labels (N,) of `MOVED_DIGITS`, moved: images (N, 1, 16, 16), and states (N,).
 
-    The latter (N,) is digit, turn and place in one number, see `moved_class`.
+    A state is what all tasks tell of in one number: (digit * TURNS + turn) * PLACES + place.
     """
     moves = draw_moves(len(labels), strength, generator)
     digit = torch.searchsorted(torch.tensor(MOVED_DIGITS), labels)
@@ -81,7 +81,7 @@ def moved(digits: Tensor, labels: Tensor, generator: torch.Generator, strength: 
 
 
 def moved_class(symmetry: str, state: Tensor) -> Tensor:
-    """Labels (N,) with this `symmetry`, one of `SYMMETRIES`, of states (N,), (digit * TURNS + turn) * PLACES + place."""
+    """Labels (N,) with this `symmetry`, one of `SYMMETRIES`, of states (N,), see `moved`."""
     translation, rotation = SYMMETRIES[symmetry]
     digit, turn, place = state // (TURNS * PLACES), state // PLACES % TURNS, state % PLACES
     if not translation:

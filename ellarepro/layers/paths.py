@@ -35,7 +35,7 @@ class PathMean(nn.Module):
         return self.mean(self.outputs(features))
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
-        """What each path makes of `features (B, C, H, W)`, by name: `(B, D, H', W')`, `(B, D, H, W)` of `subsampled`."""
+        """What each path makes of `features (B, C, H, W)`, by name: `(B, D, H', W')`, whole if `subsampled`."""
         return {name: path(features) for name, path in self.paths.items()}
 
     def mean(self, outputs: Mapping[str, Tensor]) -> Tensor:
