@@ -75,8 +75,10 @@ def test_the_prior_variance_is_that_of_draws(path):
     layer, images = layer_of(path, out_side=8), smooth_images()
     told, drawn = layer.unit_variance(images).item(), SpatialLayer.unit_variance(layer, images).item()
     assert told == pytest.approx(drawn, rel=0.1)
-    assert told != pytest.approx(2 * drawn, rel=0.1) and layer_of(path).unit_variance(images).item() == told or (
-        path == "s_fc"
+    assert (
+        told != pytest.approx(2 * drawn, rel=0.1)
+        and layer_of(path).unit_variance(images).item() == told
+        or (path == "s_fc")
     )
 
 

@@ -152,7 +152,9 @@ def load_task(
     if strength is not None and not recipe.has_strength:
         others = ", ".join(other for other, its in RECIPES.items() if its.has_strength)
         raise UserError(f"dataset.strength={strength}: has no meaning for dataset={name}; it is for {others}")
-    shift = partial(recipe.shift, strength=1.0 if strength is None else strength) if recipe.has_strength else recipe.shift
+    shift = (
+        partial(recipe.shift, strength=1.0 if strength is None else strength) if recipe.has_strength else recipe.shift
+    )
     train, test = read(root, download)
     train, test = _prepare(train, recipe, shift, "train", train_size), _prepare(test, recipe, shift, "test", test_size)
     return Task(
