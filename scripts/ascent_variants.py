@@ -92,7 +92,7 @@ class Ascent(Trainer):
         scale, temperature = len(data) / len(used), self.temperature()
         blocks = self._average({name: block.scaled(scale) for name, block in found.curvature.blocks.items()})
         spectra = [spectrum * temperature for spectrum in SpectralCurvature.from_blocks(blocks).spectra]
-        loss = found.negative_log_likelihood * scale * temperature
+        loss = found.loss * scale * temperature
         return MarginalLikelihood(SpectralCurvature(spectra, blocks), loss, found.squared_norms, len(data))
 
     def temperature(self) -> float:
