@@ -40,7 +40,7 @@ def raw(result: RunResult) -> ByPath:
 
 
 def use(result: RunResult) -> ByPath:
-    """Change of test NLL without the path, in nats a datum, in the layer where it is largest: one is enough to need it."""
+    """Change of test NLL without the path, in nats a datum, in the layer where it is largest: one is enough."""
     return _over_layers(_used(result, "nll_change"), max)
 
 
@@ -63,10 +63,10 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     seeds, commits, machines = (sorted({str(getattr(r, key)) for r in results}) for key in ("seed", *_PROVENANCE))
     parts = [
         "# Does it find the symmetry that is there?",
-        f"Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says; {len(results)} of {asked} runs, "
-        f"seeds {', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
-        f"{sum(r.wall_seconds for r in results) / 60:.0f} minutes. Four classes in every task: guessing is right in 25% "
-        "and has 1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
+        f"Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says; {len(results)} of "
+        f"{asked} runs, seeds {', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
+        f"{sum(r.wall_seconds for r in results) / 60:.0f} minutes. Four classes in every task: guessing is right in "
+        "25% and has 1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
     ]
     for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
         parts += [f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items())] if own else []
@@ -179,8 +179,8 @@ def _named(laplace: Sequence[RunResult], controls: Sequence[RunResult]) -> str:
         texts = [", ".join(f"{gap:+.3g}" for gap in seeds.values()) or "–" for seeds in gaps]
         lines += [[f"{strength:.0%}", own[0].objective, *texts]] if own else []
     explained = (
-        "What F-FC has at least in the two tasks whose label tells the place, less what it has at most in the two whose "
-        "label does not, a number a seed with all four tasks: positive where the measure names the truth."
+        "What F-FC has at least in the two tasks whose label tells the place, less what it has at most in the two "
+        "whose label does not, a number a seed with all four tasks: positive where the measure names the truth."
     )
     return f"{explained}\n\n{markdown_table(lines, labels=2)}"
 

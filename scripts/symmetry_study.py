@@ -3,11 +3,11 @@
     python -m scripts.symmetry_study [key=value ...] [--report]
 
 The data are those of `ellarepro/data/moves.py`, the runs those of configs/experiment/study/, the same as
-`python -m ellarepro -m experiment=study/laplace,study/map` makes: what is finished is not run again, what was interrupted
-goes on. Keys are for all runs, as there; by default three seeds, one run at a time, on one thread each. Then study.md and
-study.png are written beside the runs' folder, from the result files of these runs alone, and from all that are there:
-measures of the paths of F-FC+CONV+GCONV beside the truth. What a person reads in it goes into reading.md, which study.md
-ends with.
+`python -m ellarepro -m experiment=study/laplace,study/map` makes: what is finished is not run again, what was
+interrupted goes on. Keys are for all runs, as there; by default three seeds, one run at a time, on one thread each. Then
+study.md and study.png are written beside the runs' folder, from the result files of these runs alone, as many as there
+are: measures of the paths of F-FC+CONV+GCONV beside the truth. What a person reads in it goes into reading.md, which
+study.md ends with.
 """
 
 import argparse
@@ -27,8 +27,12 @@ from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
 from scripts.symmetry_report import draw, page
 
 EXPERIMENTS = [name for name in choices_of("experiment") if name.startswith("study/")]
-RUNS = Path(__file__).parents[1] / "results" / "symmetry_study" / "runs"
-DEFAULTS = (f"experiment={','.join(EXPERIMENTS)}", "seed=711,712,713", "threads=1", f"output_dir={RUNS}")
+DEFAULTS = (
+    f"experiment={','.join(EXPERIMENTS)}",
+    "seed=711,712,713",
+    "threads=1",
+    "output_dir=results/symmetry_study/runs",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Made-up results for the tests of what reads results."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -113,6 +114,18 @@ def make_learned_result(
     }
     config = make_config(layer={"name": "_".join(paths)}, prior={"name": prior})
     return make_result(config, paths, layers, **{**fields, **changes})
+
+
+def with_use(result: RunResult, **changes: float) -> RunResult:
+    """`result` with a made-up use of every path; `changes` are NLL changes of paths, in layer 1."""
+    used: dict[str, dict[str, dict[str, Any]]] = {}
+    for place in result.tensors.values():
+        if place.layer != HEAD:
+            own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
+            used.setdefault(place.layer, {})[place.path] = own
+    for path, change in changes.items():
+        used["1"][path]["nll_change"] = change
+    return replace(result, path_use=used)
 
 
 def make_map_result(paths: tuple[str, ...] = ("f_fc", "conv")) -> RunResult:

@@ -15,20 +15,25 @@ from ellarepro.results import RunResult
 FLOOR = 1e-3
 """Effective numbers of parameters below this are drawn here: nothing is left of the path, on a scale without a zero."""
 LENGTHSCALE_MARKERS = "<>"
+SMALL = 1e-2
+"""Nats a datum, of changes that can have either sign."""
 
 
 def draw_run(result: RunResult) -> Figure:
-    """Return the figure of `result`; a panel without data says so."""
-    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    """Return the figure of `result`; a panel without data says so. A third row is there where the use is known."""
+    lines = 3 if result.path_use else 2
+    figure = Figure(figsize=(14, 3.75 * lines), layout="constrained")
     figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
     figure.suptitle(heading(result))
-    (precisions, effective), (shares, curves) = figure.subplots(2, 2)
+    (precisions, effective), (shares, curves), *use = figure.subplots(lines, 2)
     rows = path_rows(result)
     _draw_precisions(precisions, rows)
     _draw_effective(effective, rows)
     draw_shares(shares, result.relative_effective_parameters)
     legend_beside(shares)
     _draw_curves(curves, result)
+    for changes, variances in use:
+        _draw_use(changes, variances, rows)
     return figure
 
 
@@ -46,10 +51,23 @@ def _draw_effective(axes: Axes, rows: Sequence[PathRow]) -> None:
     _draw_points(axes, numbered, lambda row: {"": max(row.effective, FLOOR)}, NO_CURVATURE)
 
 
+def _draw_use(changes: Axes, variances: Axes, rows: Sequence[PathRow]) -> None:
+    changes.set(title="change of test NLL without the path", xlabel="layer", ylabel="nats a datum")
+    _draw_points(changes, rows, lambda row: {"": row.nll_change}, "not recorded", signed=True)
+    variances.set(title="prior variance of the output, over the equivariant path's", xlabel="layer", ylabel="ratio")
+    _draw_points(variances, rows, lambda row: {"": row.variance_ratio}, "no equivariant path to compare with")
+
+
 def _draw_points(
-    axes: Axes, rows: Sequence[PathRow], read: Callable[[PathRow], Mapping[str, float | None]], without: str
+    axes: Axes,
+    rows: Sequence[PathRow],
+    read: Callable[[PathRow], Mapping[str, float | None]],
+    without: str,
+    signed: bool = False,
 ) -> None:
     """Draw what `read` gives of each row by part, "" for the weights, on a log scale; say `without` if that is nothing.
+
+    Where values are `signed` the scale is linear up to `SMALL` on either side of zero.
 
     A colour and a marker a path; lengthscales are hollow.
     """
@@ -57,12 +75,12 @@ def _draw_points(
         (row.layer, HEAD if row.layer == HEAD else row.path, part, value)
         for row in rows
         for part, value in read(row).items()
-        if value
+        if value or (signed and value is not None)
     ]
     if not points:
         say(axes, without)
         return
-    axes.set_yscale("log")
+    axes.set_yscale("symlog", linthresh=SMALL) if signed else axes.set_yscale("log")
     layers = list(dict.fromkeys(layer for layer, *_ in points))
     paths = sorted({path for _, path, *_ in points} - {HEAD}, key=path_order)
     for path in [*paths, HEAD]:
