@@ -177,7 +177,7 @@ class Check:
         return next((seed for seed in (1, 2) if self.job_of(seed) not in text.split()), None)
 
     def checkpoints(self) -> list[Path]:
-        return list(self.cluster.glob("*/checkpoint*"))
+        return list(self.cluster.glob("*/checkpoint.pt"))
 
     def wait_for(self, what: str, arrived: Callable[[], Any], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
