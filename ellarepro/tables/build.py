@@ -64,7 +64,7 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
 
 def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
     across = SPECS[table].columns[column]
-    measure = MEASURES[line.measure or across.measure]
+    measure = MEASURES[line.measure or across.measure or ""]
     readings = [measure.read(run) for run in runs if line.takes(run) and across.takes(run)]
     number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(

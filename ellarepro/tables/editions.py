@@ -68,7 +68,7 @@ def _split(runs: list[RunResult]) -> list[tuple[dict[str, str], list[RunResult]]
     value_of = {id(run): recipes[id(run)].get(key, UNSET if id(run) in disagreeing else None) for run in runs}
     return [
         ({key: value, **extra}, part)
-        for value in sorted(set(value_of.values()) - {None})
+        for value in sorted(value for value in set(value_of.values()) if value is not None)
         for extra, part in _split([run for run in runs if value_of[id(run)] in (None, value)])
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -176,4 +176,4 @@ SPECS = {
 @cache
 def published() -> dict[str, Any]:
     """Return the published numbers: {table: {protocol, rows: {row: {column: number or [mean, min, max]}}}}."""
-    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml")))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))
