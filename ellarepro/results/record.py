@@ -24,7 +24,8 @@ class RunResult:
     seconds. `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was
     asked for (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss`
     and `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`.
+    `prior_precision`. `fallbacks` counts what happened to eigendecompositions: taken again in `float64`, or on the
+    `cpu`, and eigenvalues below zero that were `clipped`; what did not happen is left out.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class RunResult:
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     history: dict[str, Any] = field(default_factory=dict)
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
