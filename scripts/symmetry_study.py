@@ -5,7 +5,7 @@
 The data are those of `ellarepro/data/moves.py`, the runs those of configs/experiment/study/, the same as
 `python -m ellarepro -m experiment=study/laplace,study/map` makes: what is finished is not run again, what was
 interrupted goes on. Keys are for all runs, as there; by default three seeds, one run at a time, on one thread each.
-Then study.md and study.png are written beside the runs' folder, from the result files of these runs alone, as many as there
+Then study.md and study.png are written beside the runs' folder, from the result files of these runs, as many as there
 are: measures of the paths of F-FC+CONV+GCONV beside the truth. What a person reads in it goes into reading.md, which
 study.md ends with.
 """
