@@ -66,8 +66,11 @@ class Network(nn.Module):
         self.group_order = group_order
 
     def forward(self, images: Tensor) -> Tensor:
-        features = images
-        for block in self.blocks:
+        return self.rest(images, 0)
+
+    def rest(self, features: Tensor, first: int) -> Tensor:
+        """Logits `(B, K)` from the `features` that block `first`, of `len(blocks)` then the head, takes."""
+        for block in self.blocks[first:]:
             features = block(features).relu()
         return self.head(self.pool(features))
 

@@ -18,6 +18,7 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
+from ellarepro.curvature.eigen import counted
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
@@ -34,6 +35,7 @@ from ellarepro.results import RunResult, git_commit, hardware, read_result, run_
 from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
+from ellarepro.use import path_use
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
+    if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
+        say(f"{identity}: eigendecompositions that had to be taken again: {again}")
     write_result(result, folder)
     save(draw_run(result), folder / "effective_parameters.png")
     checkpoint.unlink(missing_ok=True)
@@ -90,7 +94,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     task = load_task(
-        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment")},
+        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
         train_size=config["train_size"],
         test_size=config["test_size"],
     ).to(device)
@@ -228,8 +232,10 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         effective_parameters=effective,
         relative_effective_parameters=relative_effective_parameters(effective, places),
         effective_share=effective_share(effective, places),
+        path_use=path_use(trainer.model, trainer.prior.precisions(), task.train, task.test),
         tensors=places,
         history=trainer.history,
+        fallbacks=dict(trainer.fallbacks),
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
         hardware=hardware(task.train.labels.device),
@@ -244,7 +250,8 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
     from ellarepro.curvature.posterior import posterior_precision
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
-    posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
+    with counted(trainer.fallbacks):
+        posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
     samples = trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)

@@ -25,7 +25,7 @@ from ellarepro.tables import RENDERERS, build_grids, load_runs
 from scripts.estimate import as_text, run_seconds
 
 JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jpeg"}
-TABLES = sorted(path.name for path in (CONFIGS / "experiment").iterdir() if path.is_dir())
+TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

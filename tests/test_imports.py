@@ -35,6 +35,7 @@ RANKS = {
     "figures": 7,
     "predictive": 7,
     "training": 7,
+    "use": 7,
     "layerwise": 8,
     "data.__main__": 8,
     "config": 8,

@@ -5,7 +5,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from result_factory import make_learned_result, make_map_result, make_result
+from result_factory import make_learned_result, make_map_result, make_result, with_use
 
 from ellarepro.inspection import comma_separated, markdown, path_rows, precision_curves, ratio_curves
 from ellarepro.inspection.__main__ import main
@@ -180,3 +180,22 @@ def test_a_users_mistake_is_one_message(tmp_path, capsys):
         assert main([str(argument)]) == 2
         shown = capsys.readouterr()
         assert shown.out == "" and shown.err.count("\n") == 1 and str(argument) in shown.err
+
+
+def test_what_paths_are_used_for_is_a_table_of_its_own():
+    plain, used = make_learned_result(), with_use(make_learned_result(), conv=-0.5)
+    assert "NLL change" not in markdown(plain)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(used).splitlines() if "|" in line]
+    assert ["1", "F-FC", "+0.250", "-12.5", "1.50"] in lines and ["1", "CONV", "-0.500", "-12.5", "1.50"] in lines
+    assert len([line for line in lines if len(line) == 5]) == 2 + 8 * 2, "the head has none"
+    assert "NLL change" in markdown(with_use(make_map_result())), "MAP has a use, too"
+    first, second, *_, head = csv.DictReader(io.StringIO(comma_separated(used)))
+    assert (float(first["nll_change"]), float(second["nll_change"]), head["nll_change"]) == (0.25, -0.5, "")
+    assert (float(first["accuracy_change"]), float(first["prior_variance_ratio"])) == (-0.125, 1.5)
+
+
+def test_a_layer_without_an_equivariant_path_has_no_variance_ratio():
+    used = with_use(make_learned_result(("f_fc",)))
+    for own in used.path_use.values():
+        own["f_fc"]["prior_variance_ratio"] = None
+    assert "| 1     | F-FC |     +0.250 |                    -12.5 |                    – |" in markdown(used)

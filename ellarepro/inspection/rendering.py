@@ -12,13 +12,21 @@ from ellarepro.results import RunResult
 MISSING = "–"
 HEADERS = ("layer", "path", "prior precision", "precision ratio", "effective number", "relative (%)", "share (%)")
 COLUMNS = ("precision_ratio", "effective_number", "relative_percent", "share_percent")
+USE_HEADERS = ("layer", "path", "NLL change", "accuracy change (points)", "prior variance ratio")
+USE_COLUMNS = ("nll_change", "accuracy_change", "prior_variance_ratio")
+
+USE_NOTES = (
+    "NLL change (nats a datum), accuracy change: of the test predictions, when the path's output is replaced by its "
+    "mean over the training data.",
+    "prior variance ratio: variance of the path's output under the prior, over that of the layer's equivariant path.",
+)
 
 
 def markdown(result: RunResult) -> str:
     """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
     table = markdown_table([HEADERS, *(_texts(row) for row in path_rows(result))], labels=3)
     listed = "\n".join(f"- {note}" for note in notes(result))
-    return f"## {heading(result)}\n\n{table}\n\n{listed}\n"
+    return f"## {heading(result)}\n\n{table}\n\n{_use(result)}{listed}\n"
 
 
 def comma_separated(result: RunResult) -> str:
@@ -27,10 +35,12 @@ def comma_separated(result: RunResult) -> str:
     scales = list(dict.fromkeys(part for row in rows for part in row.lengthscales))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["run_id", "layer", "path", "precision", *(f"precision.{part}" for part in scales), *COLUMNS])
+    learned = ("precision", *(f"precision.{part}" for part in scales), *COLUMNS)
+    writer.writerow(["run_id", "layer", "path", *learned, *USE_COLUMNS])
     for row in rows:
         precisions = [row.precision, *(row.lengthscales.get(part) for part in scales)]
         numbers = [*precisions, row.ratio, row.effective, row.relative, row.share]
+        numbers += [row.nll_change, row.accuracy_change, row.variance_ratio]
         writer.writerow([result.run_id, row.layer, row.path, *("" if n is None else f"{n:.6g}" for n in numbers)])
     return stream.getvalue()
 
@@ -38,12 +48,30 @@ def comma_separated(result: RunResult) -> str:
 RENDERERS = {"md": markdown, "csv": comma_separated}
 
 
+def _use(result: RunResult) -> str:
+    """The table of what paths are used for; nothing where the result does not know."""
+    lines = [
+        (
+            row.layer,
+            path_title(row.path),
+            f"{row.nll_change:+.3f}",
+            f"{100 * row.accuracy_change:+.1f}",
+            _number(row.variance_ratio, 2),
+        )
+        for row in path_rows(result)
+        if row.nll_change is not None
+    ]
+    return f"{markdown_table([USE_HEADERS, *lines], labels=2)}\n\n" if lines else ""
+
+
 def notes(result: RunResult) -> list[str]:
     """Return what a reader must know of the columns."""
+    used = USE_NOTES if result.path_use else ()
     if not has_curvature(result):
         return [
             f"objective={result.objective}: no curvature was fitted. The precisions are fixed, not learned, and there "
-            "are no effective numbers of parameters."
+            "are no effective numbers of parameters.",
+            *used,
         ]
     if is_learned(result, WEIGHT):
         ratio = "precision ratio: over the layer's equivariant path, the first it has; means something within a layer."
@@ -61,7 +89,7 @@ def notes(result: RunResult) -> list[str]:
     ]
     if is_learned(result, LENGTHSCALE):
         lines.append("omega: prior precision of a lengthscale; where it is high, weights hardly vary over positions.")
-    return lines
+    return [*lines, *used]
 
 
 def _texts(row: PathRow) -> list[str]:

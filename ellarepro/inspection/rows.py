@@ -33,6 +33,11 @@ class PathRow:
         share: of the layer's effective number of weights, in percent; None as `relative`.
         ratio: `precision` over that of the layer's equivariant path, the first one it has; None for that path itself,
             where there is none, and where the precisions of the weights were not learned.
+        nll_change: of the test predictions, in nats a datum, when the path's output is replaced by its mean over the
+            training data (`use.py`); None for the head and in results of earlier versions.
+        accuracy_change: likewise, a fraction of 1.
+        variance_ratio: prior variance of the output over that of the layer's equivariant path, 1 for that path itself;
+            None as `nll_change`, and where there is no such path.
     """
 
     layer: str
@@ -44,6 +49,9 @@ class PathRow:
     relative: float | None
     share: float | None
     ratio: float | None = None
+    nll_change: float | None = None
+    accuracy_change: float | None = None
+    variance_ratio: float | None = None
 
 
 def path_rows(result: RunResult) -> list[PathRow]:
@@ -54,18 +62,22 @@ def path_rows(result: RunResult) -> list[PathRow]:
     scales = by_path(result.tensors, LENGTHSCALE)
     rows = []
     for (layer, path), names in by_path(result.tensors, WEIGHT).items():
-        numbers = [result.effective_parameters.get(name) for name in names]
-        precisions = {result.tensors[name].part: result.prior_precision.get(name) for name in scales[layer, path]}
+        numbers = [result.effective_parameters[name] for name in names if name in result.effective_parameters]
+        lengthscales = {result.tensors[name].part: result.prior_precision.get(name) for name in scales[layer, path]}
+        used = result.path_use.get(layer, {}).get(path, {})
         rows.append(
             PathRow(
                 layer,
                 path,
                 part=_joined(result, names),
                 precision=_product([result.prior_precision.get(name) for name in names]),
-                lengthscales=dict(sorted(precisions.items())),
-                effective=None if None in numbers else sum(numbers),
+                lengthscales=dict(sorted(lengthscales.items())),
+                effective=sum(numbers) if numbers else None,
                 relative=result.relative_effective_parameters.get(layer, {}).get(path),
                 share=result.effective_share.get(layer, {}).get(path),
+                nll_change=used.get("nll_change"),
+                accuracy_change=used.get("accuracy_change"),
+                variance_ratio=used.get("prior_variance_ratio"),
             )
         )
     if not is_learned(result, WEIGHT):
@@ -136,7 +148,8 @@ def _joined(result: RunResult, names: Sequence[str]) -> str:
 
 
 def _product(values: Sequence[float | None]) -> float | None:
-    return None if None in values else math.prod(values)
+    known = [value for value in values if value is not None]
+    return math.prod(known) if len(known) == len(values) else None
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:

@@ -19,7 +19,7 @@ OVER = {
     "COMPLETED": "ended",
     "DEADLINE": "past its deadline",
     "FAILED": "killed, or stopped before it could say why",
-    "GONE": "left the queue",
+    "GONE": "cancelled, or gone from the queue",
     "NODE_FAIL": "its node failed",
     "OUT_OF_MEMORY": "out of memory (hydra.launcher.memory_gb)",
     "TIMEOUT": "at its time limit (hydra.launcher.minutes), before it could be requeued",

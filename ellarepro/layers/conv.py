@@ -56,6 +56,10 @@ class Conv(SpatialLayer):
         """The convolution before subsampling, `(B, D, H, W)`."""
         return convolve(features, self.weight, self.bias, self.padding_mode)
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        ones, zero = torch.ones_like(self.weight[:1]), torch.zeros_like(self.bias[:1])
+        return convolve(features.square(), ones, zero, self.padding_mode).mean()
+
 
 def convolve(features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular") -> Tensor:
     """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`."""

@@ -28,6 +28,9 @@ class Dense(SpatialLayer):
         flat = F.linear(features.flatten(1), self.weight, self.bias)
         return flat.view(-1, self.out_channels, *self.out_shape)
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * prod(self.in_shape))
+
 
 @register(Dense)
 class DenseRule(CurvatureRule):

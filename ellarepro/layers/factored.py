@@ -53,6 +53,9 @@ class FactoredDense(SpatialLayer):
     def forward(self, features: Tensor) -> Tensor:
         return self.theta1(self.theta2(features))
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * prod(self.in_shape))
+
 
 def spatial_sum(features: Tensor, theta2: Tensor) -> Tensor:
     """h[b, d, c] = sum over x of theta2[d, c, x] x[b, c, x] for `(B, C, H, W)` and `(D, C, H, W)`: `(B, D, C)`."""

@@ -66,6 +66,9 @@ class GroupConv(SpatialLayer):
         bias = self.bias[:, None].expand(-1, self.group.order).flatten()
         return convolve(features, self.filters(), bias, self.padding_mode)
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * KERNEL**2)
+
     def filters(self) -> Tensor:
         """The filter of every output map: `(D*|G|, C*|G|, 3, 3)`, lifting `(D*|G|, C, 3, 3)`."""
         # A copy of the weights for each element makes the sources distinct: gradients are then added up in a fixed

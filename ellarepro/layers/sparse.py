@@ -2,11 +2,12 @@
 
 from math import prod
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ellarepro.curvature.rule import register
 from ellarepro.layers.anchors import Anchored, AnchoredRule
-from ellarepro.layers.conv import KERNEL, ConvRule, convolve
+from ellarepro.layers.conv import KERNEL, ConvRule, convolve, pad_circular
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
 from ellarepro.layers.subsample import keep_largest_phase
@@ -92,6 +93,10 @@ class SparseDense(SparseLayer):
     def forward(self, features: Tensor) -> Tensor:
         return self.u1(self.u2(features))
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        seen = features.flatten(2) @ self.u2.basis().T
+        return seen.square().sum((1, 2)).mean() * self.u1.basis().square().sum(0).mean()
+
 
 class SparseConv(SparseLayer):
     """S-CONV (eq. 6): CONV with 3 x 3 filters by their values at four anchors. Commutes with translations, as CONV."""
@@ -107,6 +112,10 @@ class SparseConv(SparseLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.u(features)
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        patches = F.unfold(pad_circular(features), KERNEL).unflatten(1, (-1, KERNEL**2))
+        return (self.u.basis() @ patches).square().sum((1, 2)).mean()
 
 
 @register(SparseSpatialSum)

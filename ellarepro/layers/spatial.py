@@ -1,15 +1,17 @@
 """The contract of every spatial layer: built from channels and shapes, maps `(B, C, H, W)` to `(B, D, H', W')`."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ellarepro.places import BIAS, WEIGHT, Place
 
 Shape = tuple[int, int]
 
 RELU_GAIN = 2.0**0.5
+VARIANCE_DRAWS = 100
 
 
 class SpatialLayer(nn.Module):
@@ -69,6 +71,22 @@ class SpatialLayer(nn.Module):
         if silent := sorted(tensors.keys() - self.parts.keys()):
             raise NotImplementedError(f"{type(self).__name__}.parts says nothing of {', '.join(silent)}")
         return {name: Place(layer, path, *self.parts[name], p.numel()) for name, p in tensors.items()}
+
+    @torch.no_grad()
+    def unit_variance(self, features: Tensor) -> Tensor:
+        """Variance of the output for `features (B, C, H, W)` where weights are standard normal and biases zero.
+
+        The mean over samples, channels and positions (before any subsampling), a scalar. The prior variance is this
+        over the product of the weight tensors' precisions. Layers that do not say it by a formula get it from draws.
+        """
+        drawn, generator = deepcopy(self), torch.Generator(features.device).manual_seed(0)
+        tensors = {name: p for name, p in drawn.named_parameters() if self.parts[name][1] in (WEIGHT, BIAS)}
+        squares = []
+        for _ in range(VARIANCE_DRAWS):
+            for name, p in tensors.items():
+                p.normal_(generator=generator) if self.parts[name][1] == WEIGHT else p.zero_()
+            squares.append(drawn(features).square().mean())
+        return torch.stack(squares).mean()
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, {self.in_shape}, {self.out_shape}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ellarepro.data.tasks import IMAGE_SIZE, RECIPES
+from ellarepro.data.tasks import RECIPES
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
 from ellarepro.network import build_network
@@ -40,7 +40,7 @@ def mended(record: Mapping[str, Any]) -> dict[str, Any]:
         "effective_share": effective_share(effective, places),
         "tensors": {name: asdict(place) for name, place in places.items()},
     }
-    whole = {}
+    whole: dict[str, Any] = {}
     for key, value in record.items():
         if key == "relative_effective_parameters":
             whole |= computed
@@ -62,7 +62,7 @@ def _rebuilt(record: Mapping[str, Any]) -> dict[str, Place]:
                 in_channels=len(recipe.family.mean),
                 num_classes=len(recipe.class_names),
                 alpha=config["alpha"],
-                image_size=IMAGE_SIZE,
+                image_size=recipe.image_size,
                 anchors=anchors,
                 group=config.get("group") or "c1",
             )

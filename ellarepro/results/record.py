@@ -26,9 +26,12 @@ class RunResult:
     latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
     effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
-    (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
+    (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
+    earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`. `tensors` tells what each parameter tensor is.
+    `prior_precision`. `tensors` tells what each parameter tensor is. `fallbacks` counts what happened to
+    eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues below zero that were `clipped`; what
+    did not happen is left out.
     """
 
     run_id: str
@@ -58,7 +61,9 @@ class RunResult:
     hardware: str = ""
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
+    path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     history: dict[str, Any] = field(default_factory=dict)
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
