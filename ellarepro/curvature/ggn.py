@@ -83,6 +83,11 @@ class GGN(BlockGatherer):
                     f"layer {name} is called twice in one forward pass: no rule covers this; make it two layers"
                 )
             _check_samples(name, layer_inputs, output, len(inputs))
+            if not torch.is_grad_enabled():
+                raise ValueError(
+                    f"layer {name} is called without gradients: under torch.no_grad(), or in a checkpoint, which must "
+                    "have use_reentrant=False"
+                )
             if not output.requires_grad:
                 # The output of an embedding, say: a copy, as an activation could not overwrite a leaf of the graph.
                 output = output.requires_grad_().clone()

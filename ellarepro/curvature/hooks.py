@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -39,8 +40,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     and batch normalisation would change a sample's output with its batch mates, and its own statistics with each pass.
 
     Raises:
-        ValueError: batch normalisation without running statistics, which has no such mode.
+        ValueError: batch normalisation without running statistics, which has no such mode; half precision.
     """
+    for name, p in model.named_parameters():
+        if p.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} is {p.dtype}: a curvature needs float32 or float64, model.float()")
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise ValueError("a curvature needs float32 or float64: fit it outside of torch.autocast")
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(

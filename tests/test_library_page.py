@@ -1,0 +1,198 @@
+"""docs/library.md and the ten lines of README: the code runs in a fresh process, and what is refused is refused."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import relative_error
+from laplace import Laplace
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from ellarepro import FitSettings, LayerwiseLaplace
+from ellarepro.curvature import EllaGGN
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "library.md").read_text()
+INPUTS, LABELS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def code_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_runs_in_a_fresh_process():
+    out = run("\n".join(code_of(PAGE)))
+    assert "trace ratio" in out and "0.weight" in out
+
+
+def test_the_ten_lines_are_ten_and_stand_in_the_readme():
+    ten = code_of(PAGE)[0]
+    assert len(list(filter(None, ten.splitlines()))) <= 10
+    assert ten in code_of((ROOT / "README.md").read_text())
+    run(ten)
+
+
+class Wired(nn.Module):
+    """Layers and a forward pass given as a function of them and the input."""
+
+    def __init__(self, forward, **layers: nn.Module):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.wiring = forward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.wiring(self, inputs)
+
+
+class Doubled(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+def linear(**options) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4, **options), nn.Tanh(), nn.Linear(4, 3))
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+def tied_by_hand() -> nn.Module:
+    return Wired(lambda net, x: net.a(x).tanh() @ net.a.weight, a=nn.Linear(4, 4))
+
+
+def hooked() -> nn.Module:
+    model = linear()
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    return model
+
+
+def bare() -> nn.Module:
+    model = linear()
+    model.scale = nn.Parameter(torch.ones(3))
+    return model
+
+
+def fit(model: nn.Module, data=(INPUTS, LABELS), likelihood: str = "classification", **settings) -> None:
+    LayerwiseLaplace(model, likelihood, settings=FitSettings(**settings)).fit(data)
+
+
+def fit_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fit(linear())
+
+
+def last_layer() -> None:
+    Laplace(linear(), "classification", backend=EllaGGN).fit(DataLoader(TensorDataset(INPUTS, LABELS), batch_size=3))
+
+
+def without_gradients(net: nn.Module, x: Tensor) -> Tensor:
+    return net.b(checkpoint(lambda v: net.a(v).tanh(), x, use_reentrant=True))
+
+
+def folded(net: nn.Module, x: Tensor) -> Tensor:
+    return net.b(net.a(x.reshape(-1, 2)).view(len(x), -1))
+
+
+REFUSED = {
+    "a layer without a rule: `nn.PReLU`, `nn.LSTM`, `nn.MultiheadAttention`, …": [
+        lambda: fit(nn.Sequential(nn.Linear(4, 3), nn.PReLU())),
+        lambda: fit(nn.LSTM(4, 3)),
+        lambda: fit(nn.MultiheadAttention(4, 1)),
+    ],
+    "a subclass of a covered layer with a forward of its own": [lambda: fit(Doubled(4, 3))],
+    "a parameter that is no layer's, as `nn.Parameter` in a network": [lambda: fit(bare())],
+    "one tensor in two layers": [lambda: fit(tied())],
+    "a weight used outside of its layer's call, as in a tied output": [lambda: fit(tied_by_hand())],
+    "a hook, or an assigned forward, that changes a layer's output": [lambda: fit(hooked())],
+    "a layer called twice in a forward pass": [lambda: fit(Wired(lambda net, x: net.a(net.a(x)), a=nn.Linear(4, 4)))],
+    "a layer that is not called": [lambda: fit(Wired(lambda net, x: net.a(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3)))],
+    "a layer called by keyword": [lambda: fit(Wired(lambda net, x: net.a(input=x), a=nn.Linear(4, 3)))],
+    "a layer called under `torch.no_grad()`, or in a reentrant checkpoint": [
+        lambda: fit(Wired(without_gradients, a=nn.Linear(4, 4), b=nn.Linear(4, 3)))
+    ],
+    "positions folded into the samples, `(B * T, F)`": [
+        lambda: fit(Wired(folded, a=nn.Linear(2, 2), b=nn.Linear(4, 3)))
+    ],
+    "batch normalisation without running statistics": [
+        lambda: fit(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)))
+    ],
+    "`nn.Embedding` with `max_norm`": [
+        lambda: fit(nn.Sequential(nn.Embedding(5, 3, max_norm=1.0)), (torch.zeros(6, dtype=torch.long), LABELS))
+    ],
+    "half precision": [lambda: fit(linear().bfloat16(), (INPUTS.bfloat16(), LABELS))],
+    "a fit under `torch.autocast`": [fit_under_autocast],
+    "a network of more than 6,000 parameters under `full`": [lambda: fit(nn.Linear(4, 2000), structure="full")],
+    "several inputs, or a dictionary of them": [
+        lambda: fit(linear(), [({"a": INPUTS}, LABELS)]),
+        lambda: fit(linear(), [((INPUTS, INPUTS), LABELS)]),
+    ],
+    "outputs a position, `(B, T, K)`": [lambda: fit(linear(), (INPUTS[:, None].expand(6, 2, 4), LABELS))],
+    "one logit for two classes": [lambda: fit(nn.Linear(4, 1), (INPUTS, LABELS.clamp_max(1)))],
+    "labels out of range, `ignore_index` among them": [
+        lambda: fit(linear(), (INPUTS, LABELS + 1)),
+        lambda: fit(linear(), (INPUTS, torch.where(LABELS == 0, -100, LABELS))),
+    ],
+    "labels that are not int64 `(B,)`": [
+        lambda: fit(linear(), (INPUTS, LABELS.float())),
+        lambda: fit(linear(), (INPUTS, LABELS[:, None])),
+    ],
+    "regression targets of another shape than the outputs": [
+        lambda: fit(nn.Linear(4, 1), (INPUTS, INPUTS[:, 0]), "regression")
+    ],
+    "inputs or targets that are not finite": [
+        lambda: fit(linear(), (INPUTS / 0, LABELS)),
+        lambda: fit(nn.Linear(4, 4), (INPUTS, INPUTS / 0), "regression"),
+    ],
+    "no data": [lambda: fit(linear(), (INPUTS[:0], LABELS[:0])), lambda: fit(linear(), [])],
+    "an iterator in place of a loader": [lambda: fit(linear(), iter([(INPUTS, LABELS)]))],
+    "a regression with asdl as engine": [
+        lambda: fit(nn.Linear(4, 4), (INPUTS, INPUTS), "regression", engine="asdl", tolerance=0.0)
+    ],
+    "laplace-torch's last layer or subnetwork": [last_layer],
+}
+
+
+def promised() -> dict[str, str]:
+    rows = re.findall(r"^\| (.*) \| `(.*)` \|$", PAGE.partition("## What it cannot do")[2], re.MULTILINE)
+    return dict(rows)
+
+
+def test_every_line_of_the_table_has_its_refusal():
+    assert list(promised()) == list(REFUSED)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", promised())
+def test_it_is_refused_as_the_page_says(what):
+    for mistake in REFUSED[what]:
+        with pytest.raises((ValueError, TypeError), match=re.escape(promised()[what])):
+            mistake()
+
+
+def test_the_same_network_without_the_mistake_is_taken():
+    fit(linear())
+    fit(Wired(lambda net, x: net.a(x), a=nn.Linear(4, 3)))
+    fit(nn.Linear(4, 4), (INPUTS, INPUTS), "regression")
+    checkpointed = Wired(
+        lambda net, x: net.b(checkpoint(lambda v: net.a(v).tanh(), x, use_reentrant=False)),
+        a=nn.Linear(4, 4),
+        b=nn.Linear(4, 3),
+    )
+    plain = nn.Sequential(checkpointed.a, nn.Tanh(), checkpointed.b)
+    found = [LayerwiseLaplace(net).fit((INPUTS, LABELS)).log_marginal_likelihood() for net in (checkpointed, plain)]
+    assert relative_error(*map(torch.tensor, found)) < 1e-6
