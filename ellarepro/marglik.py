@@ -6,7 +6,9 @@ The constants in 2 pi cancel between the prior and the Gaussian integral. With c
 is a function of eta = log delta alone, so a fit is paid once and hyper-steps are nearly free.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +96,76 @@ class MarginalLikelihood:
         return -slope
 
 
+class Fit:
+    """A fit of the curvature in the making: batch by batch, so that it can stop between two of them and continue.
+
+    First come the batches that the curvature is gathered from, then those of the loss of the whole training set.
+
+    Args:
+        data: the whole training set, without augmentation.
+        settings: what is gathered, and from how much.
+        generator: of sampled passes, on the data's device.
+
+    Attributes:
+        done: batches so far.
+
+    Raises:
+        ValueError: `structure=full` for a large network, sampled passes without a generator.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prior: LayerwisePrior,
+        data: ImageSet,
+        settings: FitSettings = DEFAULT_FIT,
+        generator: torch.Generator | None = None,
+    ):
+        self.model, self.prior, self.data, self.settings = model, prior, data, settings
+        self.gatherer = gatherer_of(model, settings, generator)
+        self.losses: list[Tensor] = []
+        self.done = 0
+        self._gathered_from = min(settings.fit_size or len(data), len(data))
+
+    def __len__(self) -> int:
+        return self._gathering + math.ceil(len(self.data) / self.settings.batch_size)
+
+    @property
+    def _gathering(self) -> int:
+        return math.ceil(self._gathered_from / self.settings.batch_size)
+
+    def advance(self) -> None:
+        """Take the next batch."""
+        size = self.settings.batch_size
+        if self.done < self._gathering:
+            start = self.done * size
+            self.gatherer.update(self.data.images[start : min(start + size, self._gathered_from)])
+        else:
+            start = (self.done - self._gathering) * size
+            batch = slice(start, start + size)
+            self.losses.append(_batch_loss(self.model, self.data.images[batch], self.data.labels[batch]))
+        self.done += 1
+
+    def result(self) -> MarginalLikelihood:
+        """What was fitted, once all batches are taken.
+
+        Raises:
+            CurvatureError: the curvature is not finite.
+        """
+        loss, size = torch.stack(self.losses).sum().item(), len(self.data)
+        return MarginalLikelihood(self.gatherer.curvature(size), loss, self.prior.squared_norms(), size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+        return {"done": self.done, "losses": self.losses, "gatherer": self.gatherer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, as `state_dict` gave it."""
+        device = self.data.labels.device
+        self.done, self.losses = state["done"], [loss.to(device) for loss in state["losses"]]
+        self.gatherer.load_state_dict(state["gatherer"], device)
+
+
 def fit(
     model: nn.Module,
     prior: LayerwisePrior,
@@ -101,30 +173,24 @@ def fit(
     settings: FitSettings = DEFAULT_FIT,
     generator: torch.Generator | None = None,
 ) -> MarginalLikelihood:
-    """Fit the curvature at the current weights.
-
-    Args:
-        data: the whole training set, without augmentation.
-        settings: what is gathered, and from how much.
-        generator: of sampled passes, on the data's device.
+    """Fit the curvature at the current weights, in one go; arguments as of `Fit`.
 
     Raises:
         CurvatureError: the curvature is not finite.
         ValueError: `structure=full` for a large network, sampled passes without a generator.
     """
-    used = ImageSet(data.images[: settings.fit_size], data.labels[: settings.fit_size])
-    gatherer = gatherer_of(model, settings, generator)
-    for images, _ in ordered_batches(used, settings.batch_size):
-        gatherer.update(images)
-    loss = total_loss(model, data, settings.batch_size)
-    return MarginalLikelihood(gatherer.curvature(len(data)), loss, prior.squared_norms(), len(data))
+    whole = Fit(model, prior, data, settings, generator)
+    for _ in range(len(whole)):
+        whole.advance()
+    return whole.result()
+
+
+def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
+    """Negative log likelihood of `data` in nats, summed, accumulated in float64."""
+    losses = [_batch_loss(model, images, labels) for images, labels in ordered_batches(data, batch_size)]
+    return torch.stack(losses).sum().item()
 
 
 @torch.no_grad()
-def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
-    """Negative log likelihood of `data` in nats, summed, accumulated in float64."""
-    losses = [
-        nn.functional.cross_entropy(model(images), labels, reduction="none").double().sum()
-        for images, labels in ordered_batches(data, batch_size)
-    ]
-    return torch.stack(losses).sum().item()
+def _batch_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(images), labels, reduction="none").double().sum()

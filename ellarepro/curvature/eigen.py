@@ -16,6 +16,12 @@ counts: Counter[str] = Counter()
 """What happened so far in this process: `float64`, `cpu` (fallbacks taken), `clipped` (eigenvalues below zero)."""
 
 
+def fallbacks_taken() -> list[str]:
+    """A line for each kind of fallback that was taken so far in this process."""
+    names = {"float64": "in float64", "cpu": "in float64 on the CPU"}
+    return [f"{counts[kind]} eigendecompositions {where}" for kind, where in names.items() if counts[kind]]
+
+
 class CurvatureError(ArithmeticError):
     """A factor that cannot be decomposed; the message names the tensor and what to change."""
 

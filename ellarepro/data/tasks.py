@@ -110,6 +110,7 @@ def load_task(
     if augment and not recipe.family.may_flip:
         raise UserError(f"dataset.augment=true: a flip would change the meaning of a digit; set it to false for {name}")
     train, test = read(root, download)
+    source = fingerprint(*(ImageSet(raw.pixels, raw.labels) for raw in (train, test)))
     train, test = _prepare(train, recipe, "train", train_size), _prepare(test, recipe, "test", test_size)
     return Task(
         name=name,
@@ -123,6 +124,7 @@ def load_task(
         std=recipe.family.std,
         augment=augment,
         class_names=recipe.class_names,
+        source_fingerprint=source,
     )
 
 

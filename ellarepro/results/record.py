@@ -25,6 +25,10 @@ class RunResult:
     asked for (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss`
     and `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
     `prior_precision`.
+
+    `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what was made of them. `peak_memory` is
+    in bytes, `host` and `gpu`, of the process that ended the run; `fallbacks` what did not go as asked for, a line
+    each; `code_changes` the states of the code (commit and a digest) in their order, where there was more than one.
     """
 
     run_id: str
@@ -53,6 +57,10 @@ class RunResult:
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     history: dict[str, Any] = field(default_factory=dict)
+    source_fingerprint: str = ""
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
+    code_changes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
