@@ -2,6 +2,7 @@
 
 import hashlib
 import signal
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from ellarepro.lock import Lock
 from ellarepro.results import RESULT_FILE, code_state, run_id
 from ellarepro.stopping import Stop
 from ellarepro.training import Trainer
+
+QUIET_SECONDS = 60.0
 
 
 class Keeper:
@@ -41,6 +44,7 @@ class Keeper:
     ):
         self.folder, self.trainer, self.lock, self.stop, self.say = lock.folder, trainer, lock, stop, say
         self.code = [code]
+        self._epoch, self._told = trainer.epoch, time.monotonic()
         result = self.folder / RESULT_FILE
         self.checkpoints = Checkpoints(
             self.folder,
@@ -74,6 +78,7 @@ class Keeper:
             Interrupted: a signal has come; the place is kept.
             RunFailure: the run's folder is gone or full, or the run has diverged.
         """
+        self._tell()
         if self.stop.signal is None and not self.checkpoints.due:
             return
         self.keep(state)
@@ -84,6 +89,15 @@ class Keeper:
                 f"step {trainer.steps_done} of the next; the same command continues from there",
                 self.stop.signal,
             )
+
+    def _tell(self) -> None:
+        """Say where the run is once an epoch takes long: nothing else would be heard of it until its end."""
+        now, trainer = time.monotonic(), self.trainer
+        if trainer.epoch != self._epoch:
+            self._epoch, self._told = trainer.epoch, now
+        elif now - self._told >= QUIET_SECONDS:
+            self._told = now
+            self.say(f"{self.folder.name}: epoch {trainer.epoch + 1}, {trainer.doing}")
 
     def keep(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
         """Write a checkpoint now.

@@ -19,7 +19,7 @@ from ellarepro.config.resolve import (
     weight_settings,
 )
 from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.memory import FactorsTooLarge
+from ellarepro.curvature.memory import FactorsTooLarge, free_bytes, out_of_memory
 from ellarepro.data import Task, load_task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
@@ -32,7 +32,7 @@ from ellarepro.progress import Progress
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
 from ellarepro.stopping import stopping
 from ellarepro.tracking import make_tracker
-from ellarepro.training import Trainer, out_of_memory
+from ellarepro.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _load(config: Mapping[str, Any]) -> Task:
 
 
 def _network(config: Mapping[str, Any], task: Task) -> Network:
-    try:
+    def build() -> Network:
         return build_network(
             config["layer"]["name"],
             in_channels=task.in_channels,
@@ -158,8 +158,46 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             group=config["group"] or "c1",
             relaxation=config["relaxation"],
         )
+
+    try:
+        with torch.device("meta"):
+            planned = build()
+        check_training_memory(planned, config, task)
+        return build()
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_training_memory(planned: Network, config: Mapping[str, Any], task: Task) -> None:
+    """Refuse a network that surely does not fit, before any of it is made.
+
+    Args:
+        planned: the network on the meta device, where tensors have no storage.
+
+    Raises:
+        UserError: its weights, or the outputs of its layers for one batch, exceed the memory that is free.
+    """
+    states = {"sgd": 1, "adam": 2}[config["optimiser"]["name"]]
+    count = sum(p.numel() for p in planned.parameters())
+    device = task.train.images.device
+    free = free_bytes(device)
+    if (needed := 4 * count * (2 + states)) > free:
+        raise UserError(
+            f"alpha={config['alpha']}: {count:,} parameters with their gradients and the optimiser's state need "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower alpha"
+        )
+    outputs: list[int] = []
+    leaves = [module for module in planned.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(lambda *call: outputs.append(call[2].numel())) for leaf in leaves]
+    planned(torch.empty(1, *task.train.images.shape[1:], device="meta"))
+    for hook in hooks:
+        hook.remove()
+    batch = min(config["batch_size"], len(task.train))
+    if (needed := 4 * batch * sum(outputs)) > free:
+        raise UserError(
+            f"batch_size={config['batch_size']}: what the layers put out for {batch:,} images needs "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower batch_size or alpha"
+        )
 
 
 def check_fit_memory(trainer: Trainer, task: Task) -> str | None:

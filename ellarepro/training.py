@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.eigen import CurvatureError
+from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import batches_in_order, epoch_order
 from ellarepro.data.dataset import Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.marglik import Fit, MarginalLikelihood
+from ellarepro.optimiser import optimiser_of
 from ellarepro.place import EpochPlace
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import LaplaceSettings, WeightSettings
@@ -51,11 +53,7 @@ class Trainer:
     fallbacks: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        groups = _parameter_groups(self.model, self.weights.relative)
-        if self.weights.optimiser == "sgd":
-            self.optimiser = torch.optim.SGD(groups, lr=self.weights.lr, momentum=self.weights.momentum, fused=True)
-        else:
-            self.optimiser = torch.optim.Adam(groups, lr=self.weights.lr, fused=True)
+        self.optimiser = optimiser_of(self.model, self.weights)
         hyper_lr = self.laplace.lr if self.laplace else 0.0
         self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=hyper_lr)
         self.history = {"epoch": [], "loss": [], "train_accuracy": [], "fit_epoch": [], "neg_log_marglik_per_datum": []}
@@ -279,24 +277,15 @@ class Trainer:
             self._fit.load_state_dict(state["fit"])
 
     @property
+    def doing(self) -> str:
+        """What of an epoch goes on, in words."""
+        if self._fit is not None and self._fit.done < len(self._fit):
+            return f"batch {self._fit.done} of {len(self._fit)} of the fit"
+        if self._place is not None and self._place.hyper_steps:
+            return f"step {self._place.hyper_steps} of {self.laplace.steps} on the precisions"
+        return f"step {self.steps_done}"
+
+    @property
     def steps_done(self) -> int:
         """Steps of the epoch that it stands in."""
         return 0 if self._place is None else self._place.step
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch says by `error` that memory, on whichever device, does not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
-    """One group for all tensors, or with `relative` one a tensor with its learning-rate scale."""
-    if not relative:
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
-    groups = []
-    for module in model.modules():
-        tensors = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        scales = [p.detach().square().mean().sqrt().item() for p in tensors]
-        # A bias starts at zero and has no scale of its own: it takes that of its layer's weight, the first tensor.
-        groups += [{"params": [p], "lr_scale": scale or scales[0]} for p, scale in zip(tensors, scales, strict=True)]
-    return groups

@@ -29,6 +29,7 @@ RANKS = {
     "lock": 1,
     "stopping": 1,
     "place": 6,
+    "optimiser": 6,
     "keeper": 8,
     "measuring": 8,
     "progress": 6,

@@ -409,3 +409,29 @@ def test_a_damaged_result_is_named_and_force_makes_it_anew(tmp_path, wanted):
     assert not said
     quiet(tmp_path, "force=true")
     assert found(tmp_path) == wanted
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["layer=fc", "alpha=1000"], r"alpha=1000: [\d,]+ parameters .* GB are free on cpu; lower alpha"),
+        (["alpha=500", "batch_size=1000000", "train_size=null"], r"batch_size=1000000: .* 4,000 images needs"),
+        (["device=meta"], "device=meta is not usable here: possible are auto, cpu"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, overrides, said):
+    with pytest.raises(UserError, match=said):
+        quiet(tmp_path, *overrides)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_epoch_says_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper, "QUIET_SECONDS", 0.0)
+    said: list[str] = []
+    run(config(tmp_path, "objective.steps=3"), say=said.append)
+    assert any("epoch 1, step 2 on the precisions" in line.replace(" of 3", "") for line in said)
+    assert any("epoch 1, batch 1 of" in line for line in said)

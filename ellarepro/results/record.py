@@ -56,7 +56,7 @@ class RunResult:
     hardware: str = ""
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
-    history: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[float] | dict[str, list[float]]] = field(default_factory=dict)
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
@@ -86,8 +86,10 @@ class RunResult:
             raise UserError(f"missing keys: {', '.join(missing)}")
         for f in fields:
             if f.name in record and not _fits(record[f.name], f.type):
-                kind = getattr(f.type, "__name__", f.type)
-                raise UserError(f"{f.name} must be {kind}, got {type(record[f.name]).__name__}")
+                kind, got = getattr(f.type, "__name__", f.type), type(record[f.name]).__name__
+                if kind == got:
+                    raise UserError(f"{f.name} must be {f.type}, got entries of another kind")
+                raise UserError(f"{f.name} must be {kind}, got {got}")
         return cls(**{f.name: record[f.name] for f in fields if f.name in record})
 
 
@@ -132,10 +134,17 @@ def read_results(folder: Path) -> list[RunResult]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` is of the annotated kind, entries of containers apart; whole numbers are floats, too."""
-    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    kinds = {get_origin(option) or option for option in options}
-    return type(value) in kinds or (type(value) is int and float in kinds)
+    """Whether `value` is of the annotated kind; whole numbers are floats, too."""
+    if annotation is Any:
+        return True
+    if isinstance(annotation, UnionType):
+        return any(_fits(value, option) for option in get_args(annotation))
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if type(value) is not kind:
+        return type(value) is int and kind is float
+    # Within containers a number that was not finite is null, see `to_json`.
+    entries = value.values() if kind is dict else value if kind is list else ()
+    return all((entry is None and inner[-1] is float) or _fits(entry, inner[-1]) for entry in entries)
 
 
 def _finite(value: Any) -> Any:
