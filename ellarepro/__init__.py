@@ -1,3 +1,25 @@
-"""Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023)."""
+"""Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023).
+
+For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification` and
+`Regression`. They are imported on first use: a command must not wait for PyTorch to check its configuration.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "LayerwiseLaplace": "layerwise",
+    "FitSettings": "settings",
+    "LaplaceSettings": "settings",
+    "Classification": "curvature.likelihood",
+    "Regression": "curvature.likelihood",
+}
+
+__all__ = ["Classification", "FitSettings", "LaplaceSettings", "LayerwiseLaplace", "Regression"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

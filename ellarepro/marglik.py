@@ -3,20 +3,24 @@
     log p(D|eta) ~ log p(D|theta) - 1/2 sum_l delta_l |theta_l|^2 + 1/2 sum_l P_l log delta_l - 1/2 log|H + diag(delta)|
 
 The constants in 2 pi cancel between the prior and the Gaussian integral. With curvature, weights and data loss fixed it
-is a function of eta = log delta alone, so a fit is paid once and hyper-steps are nearly free.
+is a function of eta = log delta alone, so a fit is paid once and hyper-steps are nearly free; of a regression, also one
+of the noise's precision beta, by which loss and curvature are multiplied.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
-from ellarepro.data.batches import ordered_batches
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.loading import Data, batches_of
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import DEFAULT_FIT, FitSettings
 
@@ -51,36 +55,46 @@ class MarginalLikelihood:
     """The evidence as a function of the log precisions, at fixed weights.
 
     Args:
-        curvature: H of the whole training set.
-        negative_log_likelihood: of the whole training set, in nats, summed.
+        curvature: H of the whole training set; of a regression, at noise of precision one.
+        loss: of the whole training set, summed: the likelihood's, for classification -log p(D|theta) in nats.
         squared_norms: |theta_l|^2, `(L,)`.
         data_size: N.
+        likelihood: what loss and curvature are of; `Classification` if not given.
+        width: outputs of the network, K.
     """
 
     def __init__(
         self,
         curvature: Curvature,
-        negative_log_likelihood: float,
+        loss: float,
         squared_norms: Tensor,
         data_size: int,
+        likelihood: Likelihood | None = None,
+        width: int = 1,
     ):
         self.curvature = curvature
-        self.negative_log_likelihood = negative_log_likelihood
+        self.loss = loss
         self.squared_norms = squared_norms
         self.data_size = data_size
+        self.likelihood = likelihood or Classification()
+        self.width = width
 
     def evidence(self, log_precision: Tensor) -> Evidence:
-        """The evidence at `log_precision (L,)`, differentiable in it."""
+        """The evidence at `log_precision (L,)` and the likelihood's noise, differentiable in both."""
         deltas = log_precision.exp()
         return Evidence(
-            data_fit=torch.tensor(-self.negative_log_likelihood, dtype=torch.float64),
+            data_fit=self.likelihood.log_likelihood(self.loss, self.data_size, self.width),
             log_prior=-(deltas * self.squared_norms).sum() / 2,
-            log_det=-self.curvature.log_det_ratio(deltas) / 2,
+            log_det=-self.log_det_ratio(deltas) / 2,
             data_size=self.data_size,
         )
 
+    def log_det_ratio(self, deltas: Tensor) -> Tensor:
+        """log |beta H + D| - log |D| for `deltas (L,)`: that of H at delta / beta."""
+        return self.curvature.log_det_ratio(deltas / self.likelihood.precision())
+
     def ascend(self, log_precision: Tensor, optimiser: torch.optim.Optimizer, steps: int) -> None:
-        """Take `steps` steps of `optimiser` up the evidence per datum; changes `log_precision` in place."""
+        """Take `steps` steps of `optimiser` up the evidence per datum; changes what it is given in place."""
         for _ in range(steps):
             optimiser.zero_grad()
             (-self.evidence(log_precision).value / self.data_size).backward()
@@ -92,19 +106,20 @@ class MarginalLikelihood:
         Taken as minus the derivative of log|H + D| - log|D| in eta_l: the same sum, for every structure.
         """
         eta = log_precision.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(self.curvature.log_det_ratio(eta.exp()), eta)
+        (slope,) = torch.autograd.grad(self.log_det_ratio(eta.exp()), eta)
         return -slope
 
 
 class Fit:
     """A fit of the curvature in the making: batch by batch, so that it can stop between two of them and continue.
 
-    First come the batches that the curvature is gathered from, then those of the loss of the whole training set.
+    The loss is taken in the same pass over the data. The model is in evaluation mode meanwhile, whatever its mode is.
 
     Args:
-        data: the whole training set, without augmentation.
-        settings: what is gathered, and from how much.
-        generator: of sampled passes, on the data's device.
+        data: the whole training set, without augmentation: tensors, or a loader, which has batches of its own.
+        settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
+        generator: of sampled passes, on the model's device.
+        likelihood: `Classification` if not given.
 
     Attributes:
         done: batches so far.
@@ -117,34 +132,31 @@ class Fit:
         self,
         model: nn.Module,
         prior: LayerwisePrior,
-        data: ImageSet,
+        data: Data,
         settings: FitSettings = DEFAULT_FIT,
         generator: torch.Generator | None = None,
+        likelihood: Likelihood | None = None,
     ):
         self.model, self.prior, self.data, self.settings = model, prior, data, settings
-        self.gatherer = gatherer_of(model, settings, generator)
+        self.likelihood = likelihood or Classification()
+        self.gatherer = gatherer_of(model, settings, generator, self.likelihood)
         self.losses: list[Tensor] = []
-        self.done = 0
-        self._gathered_from = min(settings.fit_size or len(data), len(data))
+        self.done = self.size = self.width = 0
 
-    def __len__(self) -> int:
-        return self._gathering + math.ceil(len(self.data) / self.settings.batch_size)
+    def batches(self) -> Iterator[None]:
+        """Take one batch after the other, from the first that has not been taken; yields after each.
 
-    @property
-    def _gathering(self) -> int:
-        return math.ceil(self._gathered_from / self.settings.batch_size)
-
-    def advance(self) -> None:
-        """Take the next batch."""
-        size = self.settings.batch_size
-        if self.done < self._gathering:
-            start = self.done * size
-            self.gatherer.update(self.data.images[start : min(start + size, self._gathered_from)])
-        else:
-            start = (self.done - self._gathering) * size
-            batch = slice(start, start + size)
-            self.losses.append(_batch_loss(self.model, self.data.images[batch], self.data.labels[batch]))
-        self.done += 1
+        Raises:
+            ValueError: data or outputs that the likelihood does not take.
+        """
+        device = self.prior.parameters[0].device
+        for inputs, targets in islice(batches_of(self.data, self.settings.batch_size, device), self.done, None):
+            outputs = _gathered(self.gatherer, self.model, inputs, self.settings.fit_size)
+            self.likelihood.check_outputs(outputs, len(inputs))
+            self.likelihood.check_targets(targets, outputs)
+            self.losses.append(self.likelihood.losses(outputs, targets).double().sum())
+            self.size, self.width, self.done = self.size + len(inputs), outputs.shape[1], self.done + 1
+            yield
 
     def result(self) -> MarginalLikelihood:
         """What was fitted, once all batches are taken.
@@ -152,45 +164,57 @@ class Fit:
         Raises:
             CurvatureError: the curvature is not finite.
         """
-        loss, size = torch.stack(self.losses).sum().item(), len(self.data)
-        return MarginalLikelihood(self.gatherer.curvature(size), loss, self.prior.squared_norms(), size)
+        loss, curvature = torch.stack(self.losses).sum().item(), self.gatherer.curvature(self.size)
+        return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
 
     def state_dict(self) -> dict[str, Any]:
         """What was gathered so far, as tensors and plain values."""
-        return {"done": self.done, "losses": self.losses, "gatherer": self.gatherer.state_dict()}
+        counts = {"done": self.done, "size": self.size, "width": self.width}
+        return counts | {"losses": self.losses, "gatherer": self.gatherer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, as `state_dict` gave it."""
-        device = self.data.labels.device
-        self.done, self.losses = state["done"], [loss.to(device) for loss in state["losses"]]
+        device = self.prior.parameters[0].device
+        self.done, self.size, self.width = state["done"], state["size"], state["width"]
+        self.losses = [loss.to(device) for loss in state["losses"]]
         self.gatherer.load_state_dict(state["gatherer"], device)
 
 
 def fit(
     model: nn.Module,
     prior: LayerwisePrior,
-    data: ImageSet,
+    data: Data,
     settings: FitSettings = DEFAULT_FIT,
     generator: torch.Generator | None = None,
+    likelihood: Likelihood | None = None,
 ) -> MarginalLikelihood:
     """Fit the curvature at the current weights, in one go; arguments as of `Fit`.
 
     Raises:
         CurvatureError: the curvature is not finite.
-        ValueError: `structure=full` for a large network, sampled passes without a generator.
+        ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
-    whole = Fit(model, prior, data, settings, generator)
-    for _ in range(len(whole)):
-        whole.advance()
+    whole = Fit(model, prior, data, settings, generator, likelihood)
+    for _ in whole.batches():
+        pass
     return whole.result()
 
 
-def total_loss(model: nn.Module, data: ImageSet, batch_size: int) -> float:
-    """Negative log likelihood of `data` in nats, summed, accumulated in float64."""
-    losses = [_batch_loss(model, images, labels) for images, labels in ordered_batches(data, batch_size)]
-    return torch.stack(losses).sum().item()
+def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
+    """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`, of one forward pass each."""
+    wanted = len(inputs) if fit_size is None else min(max(fit_size - gatherer.gathered, 0), len(inputs))
+    outputs = [gatherer.update(inputs[:wanted])] if wanted else []
+    if wanted < len(inputs):
+        with evaluation_mode(model), torch.no_grad():
+            outputs.append(model(inputs[wanted:]))
+    return torch.cat(outputs)
 
 
 @torch.no_grad()
-def _batch_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(model(images), labels, reduction="none").double().sum()
+def total_loss(model: nn.Module, data: Data, batch_size: int, likelihood: Likelihood | None = None) -> float:
+    """The likelihood's loss of `data`, summed in float64; of `Classification`, if none is given, in nats."""
+    likelihood, losses = likelihood or Classification(), []
+    with evaluation_mode(model):
+        for inputs, targets in batches_of(data, batch_size, next(model.parameters()).device):
+            losses.append(likelihood.losses(model(inputs), targets).double().sum())
+    return torch.stack(losses).sum().item()

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ellarepro.curvature.eigen import fallbacks_taken
+from ellarepro.curvature.eigen import counted
 from ellarepro.data import Task
 from ellarepro.evaluation import Scores, evaluate
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.results import RunResult, git_commit, hardware, peak_memory, versions
-from ellarepro.shares import relative_effective_parameters
+from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.training import Trainer
+from ellarepro.use import path_use
 
 
 def parameter_count(trainer: Trainer) -> int:
@@ -29,6 +30,7 @@ def measured(
     Raises:
         RunFailure: the curvature is not finite.
     """
+    places = trainer.model.places()
     scores = evaluate(trainer.model, task.test)
     evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
@@ -38,6 +40,7 @@ def measured(
         effective = dict(zip(trainer.prior.names, marglik.effective_parameters(log_precision).tolist(), strict=True))
         if trainer.laplace.predictive_samples:
             linearised = asdict(_linearised(trainer, marglik, task))
+    use = path_use(trainer.model, trainer.prior.precisions(), task.train, task.test)
     trainer.lap()
     return RunResult(
         run_id=identity,
@@ -57,8 +60,12 @@ def measured(
         neg_log_marglik_per_datum=evidence,
         prior_precision=trainer.prior.precisions(),
         effective_parameters=effective,
-        relative_effective_parameters=relative_effective_parameters(effective, trainer.model.path_weights()),
+        relative_effective_parameters=relative_effective_parameters(effective, places),
+        effective_share=effective_share(effective, places),
+        path_use=use,
+        tensors=places,
         history=trainer.history,
+        fallbacks=dict(trainer.fallbacks),
         wall_seconds=trainer.seconds,
         device=str(task.train.labels.device),
         hardware=hardware(task.train.labels.device),
@@ -68,18 +75,16 @@ def measured(
         config=dict(config),
         source_fingerprint=task.source_fingerprint,
         peak_memory=peak_memory(task.train.labels.device),
-        fallbacks=[*trainer.fallbacks, *fallbacks_taken()],
         code_changes=list(code) if len(code) > 1 else [],
     )
 
 
 def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
-    from ellarepro.curvature.kron import BlockKron
+    from ellarepro.curvature.posterior import posterior_precision
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
-    log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
-    precision = curvature + log_precision.exp().to(curvature.deltas)
+    with counted(trainer.fallbacks):
+        posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
     samples = trainer.laplace.predictive_samples
-    deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
+    deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)

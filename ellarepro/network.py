@@ -5,6 +5,7 @@ One stage table and one head serve all layer types; a layer is the mean of the p
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
+from ellarepro.places import BIAS, HEAD, WEIGHT, Place, by_path
 from ellarepro.settings import AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
@@ -40,19 +42,14 @@ PATHS: dict[str, type[SpatialLayer]] = {
 }
 """Path name to layer."""
 LAYERS = {
-    "fc": ("fc",),
-    "conv": ("conv",),
+    **{path: (path,) for path in PATHS},
     "fc_conv": ("fc", "conv"),
-    "f_fc": ("f_fc",),
     "f_fc_conv": ("f_fc", "conv"),
-    "s_fc": ("s_fc",),
-    "s_conv": ("s_conv",),
     "s_fc_s_conv": ("s_fc", "s_conv"),
-    "gconv": ("gconv",),
     "conv_gconv": ("conv", "gconv"),
     "f_fc_conv_gconv": ("f_fc", "conv", "gconv"),
 }
-"""`layer=` name to the names of its paths."""
+"""`layer=` name to the names of its paths: every path by itself, and sums of paths."""
 
 
 class Network(nn.Module):
@@ -62,15 +59,18 @@ class Network(nn.Module):
     group features, folded into the channels, the head sees the largest over the group.
     """
 
-    def __init__(self, blocks: list[PathMean], head: nn.Sequential, group_order: int = 1):
+    def __init__(self, blocks: Iterable[PathMean], head: nn.Sequential, group_order: int = 1):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.head = head
         self.group_order = group_order
 
     def forward(self, images: Tensor) -> Tensor:
-        features = images
-        for block in self.blocks:
+        return self.rest(images, 0)
+
+    def rest(self, features: Tensor, first: int) -> Tensor:
+        """Logits `(B, K)` from the `features` that block `first`, of `len(blocks)` then the head, takes."""
+        for block in self.blocks[first:]:
             features = block(features).relu()
         return self.head(self.pool(features))
 
@@ -79,19 +79,23 @@ class Network(nn.Module):
         flat = features.flatten(1)
         return flat.unflatten(1, (-1, self.group_order)).amax(2) if self.group_order > 1 else flat
 
-    def path_weights(self) -> dict[str, dict[str, list[str]]]:
-        """Names of the weight tensors (no biases) of each path of each layer; layers are numbered from "1"."""
-        names: dict[str, dict[str, list[str]]] = {}
+    def places(self) -> dict[str, Place]:
+        """What each parameter tensor is, by name, in the order of `named_parameters()`; layers count from "1"."""
+        found = {}
         for index, block in enumerate(self.blocks):
-            names[str(index + 1)] = {
-                path: [f"blocks.{index}.paths.{path}.{name}" for name, p in layer.named_parameters() if p.ndim > 1]
-                for path, layer in block.paths.items()
-            }
-        return names
+            paths = cast(PathMean, block).paths
+            for path, layer in paths.items():
+                own = cast(SpatialLayer, layer).places(str(index + 1), path)
+                found |= {f"blocks.{index}.paths.{path}.{name}": place for name, place in own.items()}
+        for index, module in enumerate(self.head):
+            for name, p in module.named_parameters():
+                role = BIAS if name == "bias" else WEIGHT
+                found[f"head.{index}.{name}"] = Place(HEAD, f"linear{index}", name, role, p.numel())
+        return found
 
     def factor_groups(self) -> list[list[str]]:
         """Names of the weight tensors whose product is one path's map, path by path, for paths of several tensors."""
-        return [names for paths in self.path_weights().values() for names in paths.values() if len(names) > 1]
+        return [names for names in by_path(self.places(), WEIGHT).values() if len(names) > 1]
 
     def anchor_values(self) -> set[str]:
         """Names of the tensors u of sparse layers, whose prior `prior=omega` leaves as it is."""

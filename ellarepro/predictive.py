@@ -4,23 +4,41 @@ Samples are taken in function space by forward-mode products, one per weight sam
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.kron import BlockKronDecomposed
+from ellarepro.curvature.exact import jacobians
+from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.evaluation import Scores, score
 
+_JACOBIAN_ENTRIES = 2**26
+"""Entries of the Jacobians that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted of each sample, and how sure that is.
+
+    Attributes:
+        mean: `(B, K)`: class probabilities, summing to one, or the mean of the outputs.
+        std: `(B, K)`: spread of the probabilities over the posterior, or of the targets, noise included.
+    """
+
+    mean: Tensor
+    std: Tensor
+
 
 def weight_deviations(
-    model: nn.Module, posterior_precision: BlockKronDecomposed, samples: int, generator: torch.Generator
+    model: nn.Module, posterior: PosteriorPrecision, samples: int, generator: torch.Generator
 ) -> list[dict[str, Tensor]]:
     """`samples` draws of epsilon ~ N(0, P^-1), each by parameter name.
 
     Args:
-        posterior_precision: P, curvature plus prior precisions, in the order of `model.parameters()`.
+        posterior: P, curvature plus prior precisions, in the order of `model.parameters()`.
         generator: on the model's device.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -28,25 +46,50 @@ def weight_deviations(
     draws = []
     for _ in range(samples):
         noise = torch.randn(1, 1, sum(sizes), generator=generator, device=named[0][1].device, dtype=named[0][1].dtype)
-        flat = posterior_precision.bmm(noise, exponent=-0.5)[0, 0]
+        flat = posterior.bmm(noise, exponent=-0.5)[0, 0]
         pieces = flat.split(sizes)
         draws.append({name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)})
     return draws
 
 
 @torch.no_grad()
-def predict(model: nn.Module, deviations: list[dict[str, Tensor]], images: Tensor) -> Tensor:
-    """Log probabilities `(B, K)` of the mean over samples of softmax(f(x) + J(x) epsilon)."""
+def sampled_outputs(model: nn.Module, deviations: list[dict[str, Tensor]], inputs: Tensor) -> Tensor:
+    """f(x) + J(x) epsilon for each of S deviations: `(S, B, K)`."""
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
-    def logits_of(values: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(model, values, (images,))
+    def outputs_of(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, values, (inputs,))
 
-    functions = []
-    for deviation in deviations:
-        logits, change = torch.func.jvp(logits_of, (parameters,), (deviation,))
-        functions.append((logits + change).log_softmax(1))
-    return torch.stack(functions).logsumexp(0) - math.log(len(functions))
+    return torch.stack([sum(torch.func.jvp(outputs_of, (parameters,), (deviation,))) for deviation in deviations])
+
+
+def predict(model: nn.Module, deviations: list[dict[str, Tensor]], images: Tensor) -> Tensor:
+    """Log probabilities `(B, K)` of the mean over samples of softmax(f(x) + J(x) epsilon)."""
+    functions = sampled_outputs(model, deviations, images).log_softmax(2)
+    return functions.logsumexp(0) - math.log(len(functions))
+
+
+def predict_classes(
+    model: nn.Module, posterior: PosteriorPrecision, inputs: Tensor, samples: int, seed: int = 0
+) -> Prediction:
+    """Mean and spread of softmax(f(x) + J(x) epsilon) over `samples` functions of the posterior."""
+    generator = torch.Generator(inputs.device).manual_seed(seed)
+    probabilities = sampled_outputs(model, weight_deviations(model, posterior, samples, generator), inputs).softmax(2)
+    return Prediction(probabilities.mean(0), probabilities.std(0))
+
+
+@torch.no_grad()
+def predict_outputs(
+    model: nn.Module, posterior: PosteriorPrecision, inputs: Tensor, noise_variance: float
+) -> Prediction:
+    """f(x), and the root of the diagonal of J P^-1 J^T plus the noise: exact, a few Jacobians at a time."""
+    means, variances = [], []
+    entries = model(inputs[:1]).numel() * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    for part in inputs.split(max(1, _JACOBIAN_ENTRIES // entries)):
+        jacobian, outputs = jacobians(model, part)
+        means.append(outputs)
+        variances.append((posterior.bmm(jacobian, exponent=-1) * jacobian).sum(2))
+    return Prediction(torch.cat(means), (torch.cat(variances) + noise_variance).sqrt())
 
 
 def evaluate_linearised(

@@ -1,6 +1,7 @@
 """The prior: one Gaussian N(0, 1/delta) a parameter tensor (Section 3.2), delta kept as its logarithm."""
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -75,4 +76,4 @@ class LayerwisePrior:
     def add_gradients(self, deltas: list[float], data_size: int) -> None:
         """Add the gradient of -log p(theta) / N to the parameters' gradients: delta theta / N, tensor by tensor."""
         for p, delta in zip(self.parameters, deltas, strict=True):
-            p.grad.add_(p, alpha=delta / data_size)
+            cast(Tensor, p.grad).add_(p, alpha=delta / data_size)

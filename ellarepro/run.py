@@ -27,9 +27,11 @@ from ellarepro.keeper import Keeper
 from ellarepro.lock import LOCK_FILE, only_writer
 from ellarepro.measuring import measured, parameter_count
 from ellarepro.network import Network, build_network
+from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
+from ellarepro.shares import relative_effective_parameters
 from ellarepro.stopping import stopping
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
@@ -75,6 +77,8 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
             keeper = Keeper(config, trainer, task, lock, stop, code, say)
             keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
             result = _train(config, identity, trainer, task, keeper)
+        if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
+            say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         # The result comes last: where it lies, nothing is missing.
         keeper.write("effective_parameters.png", as_png(draw_run(result)))
         keeper.write(RESULT_FILE, result.to_json().encode())
@@ -140,7 +144,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
 
 def _load(config: Mapping[str, Any]) -> Task:
     return load_task(
-        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment")},
+        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
         train_size=config["train_size"],
         test_size=config["test_size"],
     )
@@ -237,11 +241,13 @@ def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Tas
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
+    places = trainer.model.places()
+
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:
             evidence = trainer.history["neg_log_marglik_per_datum"]
             progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
-        tracker.log(_tracked(metrics), epoch)
+        tracker.log(_tracked(metrics, places), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
     try:
@@ -260,8 +266,8 @@ def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Tas
     return result
 
 
-def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics under the names that the tracker shows."""
+def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, float]:
+    """Metrics under the names that the tracker shows; `places` tells of each tensor what it is."""
     named = {
         "train/loss": metrics["objective"],
         "train/nll": metrics["loss"],
@@ -271,4 +277,6 @@ def _tracked(metrics: Mapping[str, Any]) -> dict[str, float]:
         named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
         for group in ("prior_precision", "effective_parameters"):
             named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
+        for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
+            named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
     return named

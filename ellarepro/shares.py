@@ -1,25 +1,54 @@
-"""Shares of the paths of a layer in what it learned."""
+"""What the paths of a layer have of what it learned; biases, lengthscales and the head are left out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from statistics import fmean
+
+from ellarepro.places import HEAD, WEIGHT, Place, by_path
+
+ByPath = dict[str, dict[str, float]]
+"""{layer: {path: number}}"""
 
 
-def relative_effective_parameters(
-    effective: Mapping[str, float], path_weights: Mapping[str, Mapping[str, list[str]]]
-) -> dict[str, dict[str, float]]:
-    """Share of each path in the effective number of weights of its layer, in percent: {layer: {path: percent}}.
+def relative_effective_parameters(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+    """Return the paper's relative effective number of parameters (Table 3, Figure 3), in percent of the layer.
+
+    gamma_t / P_t of each weight tensor, effective over actual number, averaged over the weight tensors of a path (both
+    factors of a factored one), as a share of the sum over the layer's paths. It favours paths with few weights.
 
     Args:
-        effective: effective number of parameters of each tensor; empty gives an empty result.
-        path_weights: as `Network.path_weights` gives them.
+        effective: effective number of parameters gamma_t of each tensor; empty gives an empty result.
+        places: what each tensor is.
     """
-    shares = {}
-    for layer, paths in path_weights.items() if effective else ():
-        sums = effective_by_path(effective, paths)
-        total = sum(sums.values()) or 1.0
-        shares[layer] = {path: 100 * value / total for path, value in sums.items()}
-    return shares
+    used = _by_path(lambda names: fmean(effective[name] / places[name].size for name in names), effective, places)
+    return _percent(used)
 
 
-def effective_by_path(effective: Mapping[str, float], paths: Mapping[str, list[str]]) -> dict[str, float]:
-    """Effective number of weights of each path of a layer: {path: number}, given {path: names of its tensors}."""
-    return {path: sum(effective[name] for name in names) for path, names in paths.items()}
+def effective_share(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+    """Return each path's percentage of the layer's effective number of weights. It favours paths with many weights.
+
+    Arguments as of `relative_effective_parameters`.
+    """
+    return _percent(effective_numbers(effective, places))
+
+
+def effective_numbers(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+    """Return each path's effective number of weights, the sum of gamma_t over its weight tensors.
+
+    Arguments as of `relative_effective_parameters`.
+    """
+    return _by_path(lambda names: sum(effective[name] for name in names), effective, places)
+
+
+def _by_path(measure: Callable[[list[str]], float], effective: Mapping, places: Mapping[str, Place]) -> ByPath:
+    """`measure` of each path's weight tensors, given by name."""
+    found: ByPath = {}
+    for (layer, path), names in by_path(places, WEIGHT).items() if effective else ():
+        if layer != HEAD:
+            found.setdefault(layer, {})[path] = measure(names)
+    return found
+
+
+def _percent(numbers: ByPath) -> ByPath:
+    # A layer of which nothing is left has no shares to give.
+    totals = {layer: sum(paths.values()) or 1.0 for layer, paths in numbers.items()}
+    return {layer: {path: 100 * n / totals[layer] for path, n in paths.items()} for layer, paths in numbers.items()}

@@ -6,7 +6,7 @@ mirrors finished runs (folders, their result.json, or folders of runs) anew, wha
 Whatever W&B does to a run that goes on, the run goes on: its failure is one line.
 
 Metrics are named `train/loss`, `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum` (nats per datum),
-`prior_precision/<tensor>` and `effective_parameters/<tensor>`.
+`prior_precision/<tensor>`, `effective_parameters/<tensor>`, `relative_effective_parameters/<layer>/<path>` (percent).
 """
 
 import argparse

@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.eigen import CurvatureError
+from ellarepro.curvature.eigen import CurvatureError, counted
 from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import batches_in_order, epoch_order
@@ -34,9 +35,8 @@ class Trainer:
             `prior_precision` and `effective_parameters` by tensor.
         pause: called between any two steps, batches of a fit and hyper-steps, with a function that gives the state;
             what it raises ends the run there.
-
-    Attributes:
-        fallbacks: what did not go as asked for, a line each.
+        fallbacks: what has happened to the eigendecompositions of all fits, as `curvature.eigen.counts` names it, and
+            how often a fit's batches were halved for want of memory, `fit_batch_halved`.
     """
 
     model: nn.Module
@@ -50,7 +50,7 @@ class Trainer:
     epoch: int = 0
     seconds: float = 0.0
     history: dict[str, Any] = field(default_factory=dict)
-    fallbacks: list[str] = field(default_factory=list)
+    fallbacks: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self):
         self.optimiser = optimiser_of(self.model, self.weights)
@@ -101,7 +101,8 @@ class Trainer:
     def _evidence(self) -> MarginalLikelihood:
         while True:
             try:
-                return self._fitted()
+                with counted(self.fallbacks):
+                    return self._fitted()
             except CurvatureError as error:
                 raise RunFailure(f"epoch {self.epoch}: {error}") from error
             except RuntimeError as error:
@@ -112,8 +113,7 @@ class Trainer:
     def _fitted(self) -> MarginalLikelihood:
         if self._fit is None:
             self._fit = self._new_fit()
-        while self._fit.done < len(self._fit):
-            self._fit.advance()
+        for _ in self._fit.batches():
             self._pause()
         return self._fit.result()
 
@@ -129,7 +129,23 @@ class Trainer:
                 "lower alpha, or take objective.structure=diag"
             ) from error
         self._fit_batch_size = got // 2
-        self.fallbacks.append(f"epoch {self.epoch}: a fit ran out of memory, objective.batch_size {got} -> {got // 2}")
+        self.fallbacks["fit_batch_halved"] += 1
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one step of the weights, at the optimiser's present learning rate.
+
+        The host never waits for the device: the precisions lie on the CPU.
+
+        Returns:
+            The loss (nats a datum, without the prior) and the logits `(B, K)` before the step, detached.
+        """
+        logits = self.model(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.prior.add_gradients(self.prior.log_precision.detach().exp().tolist(), len(self.task.train))
+        self.optimiser.step()
+        return loss.detach(), logits.detach()
 
     def _train_epoch(self) -> dict[str, float]:
         """One pass over the training set, or what is left of it. Everything stays on the device until its end."""
@@ -140,13 +156,12 @@ class Trainer:
         place = self._place
         if place.metrics is not None:
             return place.metrics
-        deltas = self.prior.log_precision.detach().exp().tolist()
         augment = flip_and_crop if self.task.augment else None
         self.model.train()
         rest = place.order[place.step * batch_size :]
         for images, labels in batches_in_order(data, rest, batch_size, self.generator, augment):
             self._set_lr(self.epoch * steps + place.step, self.weights.epochs * steps)
-            place.count(*self.step(images, labels, deltas), labels)
+            place.count(*self.step(images, labels), labels)
             self._pause()
         self.model.eval()
         self._check_finite()
@@ -154,20 +169,6 @@ class Trainer:
         penalty = (self.prior.log_precision.detach().exp() * self.prior.squared_norms()).sum().item() / (2 * len(data))
         place.metrics = {"loss": nll, "objective": nll + penalty, "train_accuracy": place.correct.item() / len(data)}
         return place.metrics
-
-    def step(self, images: Tensor, labels: Tensor, deltas: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """One step on images (B, C, H, W) and labels (B,); returns their loss (nats a datum) and logits (B, K).
-
-        Args:
-            deltas: the precisions, one a tensor.
-        """
-        logits = self.model(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.prior.add_gradients(deltas, len(self.task.train))
-        self.optimiser.step()
-        return loss.detach(), logits.detach()
 
     def _learn_precisions(self) -> dict[str, float]:
         evidence = self._evidence()
@@ -239,7 +240,7 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
-            "fallbacks": self.fallbacks,
+            "fallbacks": dict(self.fallbacks),
             "place": None if self._place is None else dict(vars(self._place)),
             "fit": None if self._fit is None else self._fit.state_dict(),
             "fit_batch_size": self._fit_batch_size,
@@ -268,7 +269,8 @@ class Trainer:
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
         self.generator.set_state(state["generator"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
-        self.fallbacks, self._fit_batch_size = state["fallbacks"], state["fit_batch_size"]
+        self.fallbacks = Counter(state["fallbacks"])
+        self._fit_batch_size = state["fit_batch_size"]
         place = state["place"]
         self._place = None if place is None else EpochPlace(**place).to(device)
         self._fit = None
@@ -279,10 +281,10 @@ class Trainer:
     @property
     def doing(self) -> str:
         """What of an epoch goes on, in words."""
-        if self._fit is not None and self._fit.done < len(self._fit):
-            return f"batch {self._fit.done} of {len(self._fit)} of the fit"
         if self._place is not None and self._place.hyper_steps:
             return f"step {self._place.hyper_steps} of {self.laplace.steps} on the precisions"
+        if self._fit is not None:
+            return f"batch {self._fit.done} of the fit"
         return f"step {self.steps_done}"
 
     @property

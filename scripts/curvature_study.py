@@ -115,7 +115,7 @@ def _ascended(evidence: MarginalLikelihood, start: Tensor) -> Tensor:
 
 def _conv_shares(trainer: Trainer, evidence: MarginalLikelihood, log_precision: Tensor) -> list[float]:
     effective = dict(zip(trainer.prior.names, evidence.effective_parameters(log_precision).tolist(), strict=True))
-    shares = relative_effective_parameters(effective, trainer.model.path_weights())
+    shares = relative_effective_parameters(effective, trainer.model.places())
     return [paths["conv"] for paths in shares.values()]
 
 

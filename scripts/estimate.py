@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
@@ -41,8 +40,9 @@ def run_seconds(config: Mapping[str, Any]) -> float:
     seconds = loading + weights.epochs * math.ceil(size / weights.batch_size) * step
     if trainer.laplace is not None:
         fits = 1 + sum(trainer.laplace.due(epoch) for epoch in range(1, weights.epochs))
-        # The loss of all training images is a third of an epoch: forward passes without backward ones.
-        seconds += fits * (_fit_seconds(trainer) + size / weights.batch_size * step / 3)
+        # The loss of images that the curvature leaves out: forward passes, a third of steps.
+        others = size - min(trainer.laplace.fit.fit_size or size, size)
+        seconds += fits * (_fit_seconds(trainer) + others / weights.batch_size * step / 3)
     return seconds
 
 
@@ -51,10 +51,7 @@ def _step_seconds(trainer: Trainer) -> float:
 
     def steps() -> None:
         for images, labels in batches:
-            loss = nn.functional.cross_entropy(trainer.model(images), labels)
-            trainer.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            trainer.optimiser.step()
+            trainer.step(images, labels)
 
     return _seconds(steps) / len(batches)
 

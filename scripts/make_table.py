@@ -25,19 +25,23 @@ from ellarepro.tables import RENDERERS, build_grids, load_runs
 from scripts.estimate import as_text, run_seconds
 
 JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jpeg"}
-TABLES = sorted(path.name for path in (CONFIGS / "experiment").iterdir() if path.is_dir())
+TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command."""
+    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 130 if interrupted."""
     options = _parse(arguments)
     try:
         sweep = _sweep(options)
         left = _left(sweep)
+        ended = launch(left, sweep.hydra) if left else []
     except UserError as error:
         print(f"make_table: {error}", file=sys.stderr)
         return 2
-    lines, status = failures(launch(left, sweep.hydra)) if left else ([], 0)
+    except KeyboardInterrupt:
+        print("make_table: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    lines, status = failures(ended)
     _print_table(options.table, sweep.configs[0])
     for line in lines:
         print(f"make_table: {line}", file=sys.stderr)

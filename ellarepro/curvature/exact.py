@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.ggn import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.memory import Forecast
 from ellarepro.curvature.spectra import FullCurvature
 
@@ -31,19 +32,16 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
 
 
-def softmax_hessian(logits: Tensor) -> Tensor:
-    """Lambda = diag(p) - p p^T, `(B, K, K)`, of the negative log likelihood in the logits `(B, K)`."""
-    p = logits.softmax(-1)
-    return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5).
+
+    Lambda is that of softmax cross-entropy, or of another `likelihood`, with noise of precision one.
+    """
+    return _product(*jacobians(model, inputs), likelihood or Classification())
 
 
-def exact_ggn(model: nn.Module, inputs: Tensor) -> Tensor:
-    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5)."""
-    return _product(*jacobians(model, inputs))
-
-
-def _product(jacobian: Tensor, logits: Tensor) -> Tensor:
-    return torch.einsum("nkp,nkl,nlq->pq", jacobian, softmax_hessian(logits), jacobian)
+def _product(jacobian: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
+    return torch.einsum("nkp,nkl,nlq->pq", jacobian, likelihood.hessian(outputs), jacobian)
 
 
 class FullGatherer:
@@ -53,8 +51,8 @@ class FullGatherer:
         ValueError: a network of more than `FULL_LIMIT` parameters.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, model: nn.Module, likelihood: Likelihood | None = None):
+        self.model, self.likelihood = model, likelihood or Classification()
         self.sizes = [p.numel() for p in model.parameters() if p.requires_grad]
         if sum(self.sizes) > FULL_LIMIT:
             raise ValueError(
@@ -65,12 +63,13 @@ class FullGatherer:
         self.gathered = 0
 
     def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
-        jacobian, logits = jacobians(self.model, inputs)
-        part = _product(jacobian, logits).double()
+        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
+        jacobian, outputs = (found.detach() for found in jacobians(self.model, inputs))
+        self.likelihood.check_outputs(outputs, len(inputs))
+        part = _product(jacobian, outputs, self.likelihood).double()
         self.matrix = part if self.matrix is None else self.matrix.add_(part)
         self.gathered += len(inputs)
-        return logits.detach()
+        return outputs
 
     def curvature(self, data_size: int) -> FullCurvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
@@ -114,6 +113,8 @@ class KernelCurvature:
     Attributes:
         grams: A_l A_l^T of each tensor's columns of A, `(M, M)`, float64.
     """
+
+    blocks = None
 
     def __init__(self, rows: Tensor, sizes: Sequence[int]):
         self.grams = [(part := columns.double()) @ part.mT for columns in rows.split(list(sizes), dim=1)]

@@ -6,23 +6,33 @@ from torch import nn
 from ellarepro.curvature.exact import FullGatherer
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.settings import FitSettings
 
 
-def gatherer_of(model: nn.Module, settings: FitSettings, generator: torch.Generator | None = None) -> Gatherer:
+def gatherer_of(
+    model: nn.Module,
+    settings: FitSettings,
+    generator: torch.Generator | None = None,
+    likelihood: Likelihood | None = None,
+) -> Gatherer:
     """One fit of the curvature of `model`, still without data.
 
     Args:
         generator: of sampled passes, on the device of the data.
+        likelihood: `Classification` if not given.
 
     Raises:
         UnclaimedParameterError: a trainable parameter that no rule claims.
-        ValueError: `structure=full` for a large network, sampled passes without a generator.
+        ValueError: `structure=full` for a large network, sampled passes without a generator,
+            asdl for another likelihood than `Classification`.
     """
     if not settings.has_blocks:
-        return FullGatherer(model)
+        return FullGatherer(model, likelihood)
     if settings.engine == "asdl":
+        if likelihood is not None and not isinstance(likelihood, Classification):
+            raise ValueError(f"engine must be native for {type(likelihood).__name__.lower()}, got 'asdl'")
         from ellarepro.curvature.asdl_hooks import AsdlPasses  # asdl is imported only where it is asked for
 
         return AsdlPasses(model, settings.structure)
-    return GGN(model, settings.structure, settings.tolerance, settings.sampled, generator)
+    return GGN(model, settings.structure, settings.tolerance, settings.sampled, generator, likelihood)

@@ -15,10 +15,16 @@ from ellarepro.curvature.structures import STRUCTURES, Block, Structure, distinc
 
 
 class Gatherer(Protocol):
-    """What `FitSettings.gatherer` gives: one fit of the curvature of a model, whatever its structure."""
+    """What `gatherer_of` gives: one fit of the curvature of a model, whatever its structure.
+
+    Attributes:
+        gathered: samples so far.
+    """
+
+    gathered: int
 
     def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
+        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
 
     def curvature(self, data_size: int) -> Curvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""

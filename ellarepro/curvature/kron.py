@@ -48,8 +48,8 @@ class BlockKron(Kron):
         return self._like([[a + b for a, b in zip(mine, others, strict=True)] for mine, others in pairs])
 
     def __radd__(self, other: object) -> "BlockKron":
-        """Allows `sum(...)` and laplace-torch's running total, which both start from nothing."""
-        return self if other is None or other == 0 else self.__add__(other)
+        """Allows `sum(...)` and laplace-torch's running totals, which start from nothing or from dense zeros."""
+        return self if other is None or other == 0 or _is_start(other) else self.__add__(other)
 
     def __mul__(self, scalar: float | Tensor) -> "BlockKron":
         """The matrix times a scalar; of two factors each takes its square root."""
@@ -152,6 +152,10 @@ class BlockKronDecomposed(KronDecomposed):
         size = sum(grid.numel() for grid in self._grids())
         identity = torch.eye(size, dtype=self.deltas.dtype, device=self.deltas.device)
         return self._bmm(identity[None], exponent)[0]
+
+
+def _is_start(other: object) -> bool:
+    return type(other) is Kron and not any(factor.any() for factors in other.kfacs for factor in factors)
 
 
 def _shape(factors: list[Tensor]) -> tuple[int, int, int]:

@@ -3,20 +3,22 @@
 `assert_rule_matches_oracle(layer, inputs)` is for whoever writes a rule: it passes, or says what is wrong and where.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.exact import jacobians, softmax_hessian
+from ellarepro.curvature.calls import Call, calls_of, with_positions
+from ellarepro.curvature.exact import jacobians
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.kron import BlockKron
-from ellarepro.curvature.rule import CurvatureRule, rules_of
+from ellarepro.curvature.likelihood import softmax_hessian
+from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.structures import STRUCTURES, Block
 
 CLASSES = 3
@@ -80,118 +82,88 @@ def assert_rule_matches_oracle(layer: nn.Module, inputs: Tensor, tolerance: floa
     layer = _moved(deepcopy(layer).double(), generator)
     with evaluation_mode(layer):
         model = Readout(layer, layer(inputs[:1]).detach(), generator)
-        for name, call in _calls(model, inputs).items():
+        for name, call in calls_of(model, inputs).items():
             _check_rows(name, call, tolerance)
-        reports = list(_check_blocks(model, inputs, tolerance))
+        _check_blocks(model, inputs, tolerance)
         _check_one_datum(model, inputs[:1].repeat_interleave(2, 0), tolerance)
+        found = block_reports(model, [inputs])
+    reports = [replace(report, tensor=report.tensor.removeprefix("layer.")) for report in found]
     print("\n".join(map(str, reports)))
     return reports
 
 
-@dataclass
-class _Call:
-    """One leaf layer in one forward pass: its rule, inputs, and one gradient with respect to output and parameters."""
+def block_reports(model: nn.Module, batches: Sequence[Tensor]) -> list[BlockReport]:
+    """Every tensor's block under every structure beside the exact one, for a network small enough for it.
 
-    layer: nn.Module
-    rule: CurvatureRule
-    inputs: Tensor
-    output: Tensor
-    output_gradient: Tensor | None = None
-
-
-def _calls(model: nn.Module, inputs: Tensor) -> dict[str, _Call]:
-    """The calls of all leaf layers with a rule; `output_gradient` is that of an arbitrary function of the logits."""
-    rules, calls = rules_of(model), {}
-    layers = {name: model.get_submodule(name) for name in rules}
-
-    def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
-        calls[name] = _Call(layers[name], rules[name], layer_inputs.detach(), output)
-
-    with forward_hooks(layers, keep), torch.enable_grad():
-        logits = model(inputs)
-    function = (logits * torch.arange(1.0, logits.numel() + 1).view_as(logits)).sum()
-    gradients = torch.autograd.grad(function, [call.output for call in calls.values()])
-    for call, gradient in zip(calls.values(), gradients, strict=True):
-        call.output_gradient = gradient
-    return calls
+    Args:
+        model: maps `(B, ...)` to logits `(B, K)`; in float64, unless rounding is to be seen.
+        batches: the data, inputs `(B, ...)`.
+    """
+    return [
+        BlockReport(tensor, structure, (ours.trace() / exact.trace()).item(), _error(ours, exact))
+        for tensor, structure, ours, exact in _block_pairs(model, batches)
+    ]
 
 
-def _check_rows(name: str, call: _Call, tolerance: float) -> None:
+def _check_rows(name: str, call: Call, tolerance: float) -> None:
     """Rows against the gradients that autograd gives for the layer's parameters, sample by sample."""
-    rule, gradients = call.rule, _sample_gradients(call)
-    for parameter, wanted in gradients.items():
-        if parameter in rule.pointwise:
-            got = rule.pointwise_rows(call.output_gradient * rule.tangent(call.inputs, parameter), parameter)
-        elif parameter == "bias":
-            got = rule.bias_rows(call.output_gradient)
-        else:
-            got = _weight_rows(name, call)
+    _check_shapes(name, call)
+    for parameter, wanted in _sample_gradients(call).items():
+        got = call.gradient_rows(parameter)
         _assert_close(f"{name}.{parameter}", "gradient of each sample by its rows", got, wanted, tolerance)
-    if "weight" in gradients and "weight" not in rule.pointwise:
-        rows = _with_positions(rule.input_rows(call.inputs))
+    if call.has_factors:
+        rows = with_positions(call.rule.input_rows(call.inputs))
         wanted = second_moment(rows) / rows.shape[2]
         claim = "input factor beside the mean of the products of input rows"
-        _assert_close(f"{name}.weight", claim, rule.input_factor(call.inputs), wanted, tolerance)
+        _assert_close(f"{name}.weight", claim, call.rule.input_factor(call.inputs), wanted, tolerance)
 
 
-def _sample_gradients(call: _Call) -> dict[str, Tensor]:
-    """`(N, P)` by name of the parameter: the layer called on one sample after another."""
-    names, parameters = zip(
-        *((n, p) for n, p in call.layer.named_parameters(recurse=False) if p.requires_grad), strict=True
-    )
-    found = []
-    for one, gradient in zip(call.inputs.split(1), call.output_gradient.split(1), strict=True):
-        with torch.enable_grad():
-            output = call.layer(one)
-        found.append([g.flatten() for g in torch.autograd.grad(output, parameters, gradient)])
-    return {name: torch.stack(rows) for name, rows in zip(names, zip(*found, strict=True), strict=True)}
-
-
-def _weight_rows(name: str, call: _Call) -> Tensor:
-    """`(N, P)`: the gradient of each sample with respect to the weight, as the rule's rows make it."""
-    rule, samples = call.rule, len(call.inputs)
-    rows_in = _with_positions(rule.matched_input_rows(call.inputs))
-    rows_out = _with_positions(rule.output_rows(call.output_gradient))
-    groups = max(rows_in.shape[0], rows_out.shape[0])
-    entries = groups * rows_in.shape[3] * rows_out.shape[3]
+def _check_shapes(name: str, call: Call) -> None:
+    if not call.has_factors:
+        return
+    rows_in, rows_out = call.weight_rows()
+    samples, entries, groups = len(call.inputs), call.layer.weight.numel(), max(len(rows_in), len(rows_out))
     _require(
         f"{name}.weight",
-        f"rows (groups, {samples} samples, positions, features) that make {call.layer.weight.numel()} entries, with as "
-        "many positions on both sides",
+        f"rows (groups, {samples} samples, positions, features) that make {entries} entries, with as many positions on "
+        "both sides",
         f"input {tuple(rows_in.shape)}, output {tuple(rows_out.shape)}",
         {len(rows_in), len(rows_out)} <= {1, groups}
         and rows_in.shape[1] == rows_out.shape[1] == samples
         and rows_in.shape[2] == rows_out.shape[2]
-        and entries == call.layer.weight.numel(),
+        and groups * rows_in.shape[3] * rows_out.shape[3] == entries,
     )
-    first, second = (rows_in, rows_out) if rule.input_first else (rows_out, rows_in)
-    by_group = (first.mT @ second).transpose(0, 1)
-    return (by_group.transpose(1, 2) if rule.group_axis == 1 else by_group).flatten(1)
 
 
-def _check_blocks(model: nn.Module, inputs: Tensor, tolerance: float) -> Iterator[BlockReport]:
-    exact = _exact_blocks(model, inputs)
+def _sample_gradients(call: Call) -> dict[str, Tensor]:
+    """`(N, P)` by name of the parameter: the layer called on one sample after another."""
+    parameters = call.parameters()
+    found = []
+    for one, gradient in zip(call.inputs.split(1), call.output_gradient.split(1), strict=True):
+        with torch.enable_grad():
+            output = call.layer(one)
+        found.append([g.flatten() for g in torch.autograd.grad(output, list(parameters.values()), gradient)])
+    return {name: torch.stack(rows) for name, rows in zip(parameters, zip(*found, strict=True), strict=True)}
+
+
+def _check_blocks(model: nn.Module, inputs: Tensor, tolerance: float) -> None:
     rules = rules_of(model)
-    for structure in STRUCTURES:
-        for tensor, block in _blocks(model, inputs, structure).items():
-            layer, _, parameter = tensor.rpartition(".")
-            ours, wanted = _dense(block), exact[tensor]
-            if structure == "diag":
-                _assert_close(tensor, "diag beside the exact diagonal", ours.diagonal(), wanted.diagonal(), tolerance)
-            elif parameter != "weight" or parameter in rules[layer].pointwise:
-                _assert_close(tensor, f"exact block under {structure}", ours, wanted, tolerance)
-            trace = (ours.trace() / wanted.trace()).item()
-            yield BlockReport(tensor.removeprefix("layer."), structure, trace, _error(ours, wanted))
+    for tensor, structure, ours, exact in _block_pairs(model, [inputs]):
+        layer, _, parameter = tensor.rpartition(".")
+        if structure == "diag":
+            _assert_close(tensor, "diag beside the exact diagonal", ours.diagonal(), exact.diagonal(), tolerance)
+        elif parameter != "weight" or parameter in rules[layer].pointwise:
+            _assert_close(tensor, f"exact block under {structure}", ours, exact, tolerance)
 
 
 def _check_one_datum(model: nn.Module, datum: Tensor, tolerance: float) -> None:
     """With one datum of one position, repeated, a block is one product: only what is between groups is left out."""
-    exact = _exact_blocks(model, datum)
-    blocks = {structure: _blocks(model, datum, structure) for structure in ("kron", "kron_blockwise")}
-    for name, call in _calls(model, datum).items():
-        if "weight" in call.rule.pointwise or not call.layer.weight.requires_grad:
+    exact = _exact_blocks(model, [datum])
+    blocks = {structure: _blocks(model, [datum], structure) for structure in ("kron", "kron_blockwise")}
+    for name, call in calls_of(model, datum).items():
+        if not call.has_factors:
             continue
-        rows = _with_positions(call.rule.input_rows(call.inputs))
+        rows = with_positions(call.rule.input_rows(call.inputs))
         if rows.shape[2] > 1:
             continue
         tensor = f"{name}.weight"
@@ -203,21 +175,30 @@ def _check_one_datum(model: nn.Module, datum: Tensor, tolerance: float) -> None:
             _assert_close(tensor, "one datum under kron", _dense(blocks["kron"][tensor]), wanted, tolerance)
 
 
-def _blocks(model: nn.Module, inputs: Tensor, structure: str) -> dict[str, Block]:
+def _block_pairs(model: nn.Module, batches: Sequence[Tensor]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Tensor, structure, its block under it and the exact one, `(P, P)`."""
+    exact = _exact_blocks(model, batches)
+    for structure in STRUCTURES:
+        for tensor, block in _blocks(model, batches, structure).items():
+            yield tensor, structure, _dense(block), exact[tensor]
+
+
+def _blocks(model: nn.Module, batches: Sequence[Tensor], structure: str) -> dict[str, Block]:
     ggn = GGN(model, structure, tolerance=0)
-    ggn.update(inputs)
-    return ggn.blocks(data_size=len(inputs))
+    for inputs in batches:
+        ggn.update(inputs)
+    return ggn.blocks(data_size=sum(map(len, batches)))
 
 
-def _exact_blocks(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def _exact_blocks(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """The exact GGN of each tensor, `(P, P)`."""
-    jacobian, logits = jacobians(model, inputs)
-    hessian, blocks, start = softmax_hessian(logits), {}, 0
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            part = jacobian[:, :, start : start + p.numel()]
-            start += p.numel()
-            blocks[name] = torch.einsum("nkp,nkl,nlq->pq", part, hessian, part).detach()
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    blocks = dict.fromkeys(sizes, 0)
+    for inputs in batches:
+        jacobian, logits = (found.detach() for found in jacobians(model, inputs))
+        hessian = softmax_hessian(logits)
+        for name, part in zip(sizes, jacobian.split(list(sizes.values()), dim=2), strict=True):
+            blocks[name] = blocks[name] + torch.einsum("nkp,nkl,nlq->pq", part, hessian, part)
     return blocks
 
 
@@ -232,10 +213,6 @@ def _moved(layer: nn.Module, generator: torch.Generator) -> nn.Module:
         if prod(p.shape) and (p == p.flatten()[0]).all():
             p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     return layer
-
-
-def _with_positions(rows: Tensor) -> Tensor:
-    return rows if rows.ndim == 4 else rows.unsqueeze(2)
 
 
 def _error(got: Tensor, wanted: Tensor) -> float:

@@ -11,7 +11,7 @@ Factors, scaling and structure are then the same for every layer and live in `fa
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -41,6 +41,8 @@ class CurvatureRule:
     input_first: ClassVar[bool] = False
     bias_is_output: ClassVar[bool] = False
     pointwise: ClassVar[tuple[str, ...]] = ()
+
+    layer: Any  # of the type that the rule is registered for
 
     def __init__(self, layer: nn.Module):
         self.layer = layer

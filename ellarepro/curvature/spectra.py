@@ -28,7 +28,7 @@ class SpectralCurvature:
 
     Args:
         spectra: eigenvalues of each tensor's block in float64, in any shape; all at least zero.
-        blocks: what they are the eigenvalues of.
+        blocks: what they are the eigenvalues of, for a posterior.
     """
 
     def __init__(self, spectra: Sequence[Tensor], blocks: dict[str, Block] | None = None):
@@ -66,9 +66,13 @@ class FullCurvature:
         self.matrix = matrix
         self.sizes = torch.tensor(sizes)
 
+    def each_entry(self, precisions: Tensor) -> Tensor:
+        """The precision of each entry, `(P,)`, from that of each tensor, `(L,)`."""
+        return precisions.repeat_interleave(self.sizes.to(precisions.device))
+
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """log |I + D^-1/2 H D^-1/2| with D = diag(delta)."""
-        root = precisions.repeat_interleave(self.sizes.to(precisions.device)).rsqrt()
+        root = self.each_entry(precisions).rsqrt()
         scaled = self.matrix * root[:, None] * root[None, :]
         return torch.linalg.slogdet(scaled + torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device))[1]
 

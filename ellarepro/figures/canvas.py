@@ -1,4 +1,4 @@
-"""What all figures share: how a path looks, words in place of data, legends, and the way to a file."""
+"""What all figures share: words in place of data, legends, and the way to a file."""
 
 import io
 from pathlib import Path
@@ -7,19 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ellarepro.files import write_atomically
-from ellarepro.inspection import HEAD
 
-# Name and colour (Okabe and Ito's palette, told apart by colour-blind readers) of each path.
-PATHS = {
-    "f_fc": ("F-FC", "#E69F00"),
-    "fc": ("FC", "#D55E00"),
-    "s_fc": ("S-FC", "#CC79A7"),
-    "conv": ("CONV", "#0072B2"),
-    "s_conv": ("S-CONV", "#56B4E9"),
-    "gconv": ("GCONV", "#009E73"),
-    HEAD: ("head", "#000000"),
-}
 NO_CURVATURE = "no curvature was fitted"
+ARBITRARY = "the scale of each ReLU layer is arbitrary"
+"""What must stand where precisions of several layers are drawn."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -38,21 +29,10 @@ def as_png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def path_order(path: str) -> int:
-    """Return where `path` stands among others, in legends and stacks."""
-    return list(PATHS).index(path) if path in PATHS else len(PATHS)
-
-
-def path_style(path: str) -> tuple[str, str]:
-    """Return the name and the colour of `path`; grey for one that `PATHS` does not know."""
-    return PATHS.get(path, (path, "#999999"))
-
-
 def say(axes: Axes, message: str) -> None:
     """Write `message` where the data would be."""
     axes.set_xticks([])
-    # A shared axis shows the others' scale.
-    axes.yaxis.set_visible(len(axes.get_shared_y_axes().get_siblings(axes)) > 1)
+    axes.yaxis.set_visible(False)
     axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color="#666666")
 
 

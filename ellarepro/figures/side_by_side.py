@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 from ellarepro.errors import UserError
-from ellarepro.figures.canvas import path_order, path_style, say
+from ellarepro.figures.canvas import ARBITRARY, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import by_path, has_curvature, precision_curves
+from ellarepro.inspection import has_curvature, is_learned, precision_curves, ratio_curves, references
+from ellarepro.labels import layer_title, path_colour, path_marker, path_order, path_title
+from ellarepro.places import LENGTHSCALE, WEIGHT
 from ellarepro.results import RunResult
 
 MOST_RUNS = 12
@@ -34,36 +37,48 @@ def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
             f"runs: got {', '.join(without)}, which fitted no curvature (objective=map) and so learned no precisions; "
             "give runs with objective=laplace"
         )
-    figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.06)
+    figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout=ConstrainedLayoutEngine(hspace=0.06))
     grid = figure.subplots(3, len(results), squeeze=False)
-    for row in grid[:2]:
-        for axes in row[1:]:
-            axes.sharey(row[0])
-            axes.tick_params(labelleft=False)
-    for (shares, precisions, evidence), result, title in zip(grid.T, results, _titles(results), strict=True):
-        draw_shares(shares, by_path(result))
-        shares.set_title(title, fontsize="medium")
-        _draw_precisions(precisions, result)
-        _draw_evidence(evidence, result)
-    for axes in grid[:, 1:].flat:
-        axes.set_ylabel("")
+    for column, result, title in zip(grid.T, results, _titles(results), strict=True):
+        draw_shares(column[0], result.relative_effective_parameters)
+        column[0].set_title(title, fontsize="medium")
+        column[0].set_ylabel("relative effective number\nof parameters (%)")
+        _draw_precisions(column[1], result)
+        _draw_evidence(column[2], result)
+    for row in grid:
+        _share_scales(row)
     _legend(figure, results)
     return figure
 
 
 def _draw_precisions(axes: Axes, result: RunResult) -> None:
-    subject = "ω" if result.prior == "omega" else "the weights"
-    axes.set(title=f"learned precision of {subject}", xlabel="epoch", ylabel="prior precision", yscale="log")
-    curves = precision_curves(result)
+    axes.set(title="learned precision of the weights", xlabel="epoch", ylabel="prior precision")
+    curves = precision_curves(result, LENGTHSCALE)
+    if is_learned(result, WEIGHT):
+        curves = precision_curves(result)
+        axes.set_xlabel(f"epoch\n({ARBITRARY})")
+        if ratios := ratio_curves(result):
+            curves, measure = ratios, {path_title(path) for _, path in references(result).values()}
+            axes.set(title=f"learned precision over\nthat of {' or '.join(measure)}", xlabel="epoch")
+            axes.set_ylabel("precision ratio")
+    elif curves:
+        axes.set_title("learned precision of ω\n(the second ω of a path dashed)")
     if not curves:
         say(axes, NOT_LEARNED)
         return
-    layers = list(dict.fromkeys(layer for layer, _ in curves))
-    for (layer, path), values in curves.items():
-        colour = _pale(path_style(path)[1], layers.index(layer) / max(len(layers) - 1, 1))
-        finite = [math.nan if value is None else value for value in values]
-        axes.plot(result.history["fit_epoch"], finite, ".-", markersize=3, color=colour, label=f"{path} {layer}")
+    axes.set_yscale("log")
+    layers = list(dict.fromkeys(layer for layer, *_ in curves))
+    for (layer, path, part), values in curves.items():
+        parts = [other for *place, other in curves if place == [layer, path]]
+        axes.plot(
+            result.history["fit_epoch"],
+            [math.nan if value is None else value for value in values],
+            color=_pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1)),
+            linestyle=("-", "--")[parts.index(part) % 2],
+            marker=path_marker(path),
+            markersize=3,
+            label=f"{path_title(path)} {layer}",
+        )
     axes.grid(alpha=0.3)
 
 
@@ -77,12 +92,27 @@ def _draw_evidence(axes: Axes, result: RunResult) -> None:
     axes.grid(alpha=0.3)
 
 
+def _share_scales(row: Sequence[Axes]) -> None:
+    """Give the panels of `row` that show the same quantity one scale, named at the first of neighbours."""
+    shown = [axes for axes in row if axes.yaxis.get_visible()]
+    quantities = [axes.get_ylabel() for axes in shown]
+    limits = [axes.get_ylim() for axes in shown]
+    for index, axes in enumerate(shown):
+        same = [own for own, quantity in zip(limits, quantities, strict=True) if quantity == quantities[index]]
+        axes.set_ylim(min(low for low, _ in same), max(high for _, high in same))
+        if index and quantities[index - 1] == quantities[index]:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+
+
 def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
-    used = {row.path for result in results for row in by_path(result) if row.share is not None}
-    styles = [path_style(path) for path in sorted(used, key=path_order)]
-    handles = [Patch(color=colour, label=name) for name, colour in styles]
-    title = "over training: pale to full colour\nfrom the first layer to the last"
-    columns = min(len(handles), 3)
+    used = {path for result in results for own in result.relative_effective_parameters.values() for path in own}
+    handles = [
+        Line2D([], [], color=path_colour(path), marker=path_marker(path), linewidth=5, label=path_title(path))
+        for path in sorted(used, key=path_order)
+    ]
+    title = "over training: pale to full colour from the first layer to the last"
+    columns = min(len(handles), 3 * len(results))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
     legend.get_title().set_multialignment("center")
 
@@ -90,7 +120,7 @@ def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
 def _titles(results: Sequence[RunResult]) -> list[str]:
     """What was run and how well it did; with the end of the run's id where titles would be the same."""
     titles = [
-        f"{r.dataset}\n{r.layer}, prior {r.prior}\nbudget {r.budget}, seed {r.seed}\n"
+        f"{r.dataset}\n{layer_title(r.layer)}, prior {r.prior}\nbudget {r.budget}, seed {r.seed}\n"
         f"test accuracy {100 * r.test_accuracy:.1f} %"
         for r in results
     ]

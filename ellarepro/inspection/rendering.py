@@ -3,31 +3,44 @@
 import csv
 import io
 
-from ellarepro.inspection.rows import EQUIVARIANT, PathRow, by_path, has_curvature, heading
+from ellarepro.inspection.rows import PathRow, has_curvature, heading, is_learned, path_rows
+from ellarepro.labels import path_title
 from ellarepro.markdown import markdown_table
+from ellarepro.places import LENGTHSCALE, WEIGHT
 from ellarepro.results import RunResult
 
 MISSING = "–"
+HEADERS = ("layer", "path", "prior precision", "precision ratio", "effective number", "relative (%)", "share (%)")
+COLUMNS = ("precision_ratio", "effective_number", "relative_percent", "share_percent")
+USE_HEADERS = ("layer", "path", "NLL change", "accuracy change (points)", "prior variance ratio")
+USE_COLUMNS = ("nll_change", "accuracy_change", "prior_variance_ratio")
+
+USE_NOTES = (
+    "NLL change (nats a datum), accuracy change: of the test predictions, when the path's output is replaced by its "
+    "mean over the training data.",
+    "prior variance ratio: variance of the path's output under the prior, over that of the layer's equivariant path.",
+)
 
 
 def markdown(result: RunResult) -> str:
     """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
-    headers = ["layer", "path", "prior precision", "effective number", "share (%)", "precision ratio"]
-    table = markdown_table([headers, *(_texts(row) for row in by_path(result))], labels=3)
+    table = markdown_table([HEADERS, *(_texts(row) for row in path_rows(result))], labels=3)
     listed = "\n".join(f"- {note}" for note in notes(result))
-    return f"## {heading(result)}\n\n{table}\n\n{listed}\n"
+    return f"## {heading(result)}\n\n{table}\n\n{_use(result)}{listed}\n"
 
 
 def comma_separated(result: RunResult) -> str:
-    """Return the table of `result` as CSV: a line a layer and path, a column `precision.<tensor>` for each kind."""
-    rows = by_path(result)
-    parts = list(dict.fromkeys(part for row in rows for part in row.precisions))
+    """Return the table of `result` as CSV: a line a layer and path; `precision.<omega>` is that of a lengthscale."""
+    rows = path_rows(result)
+    scales = list(dict.fromkeys(part for row in rows for part in row.lengthscales))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    named = [f"precision.{part}" for part in parts]
-    writer.writerow(["run_id", "layer", "path", *named, "effective_number", "share_percent", "precision_ratio"])
+    learned = ("precision", *(f"precision.{part}" for part in scales), *COLUMNS)
+    writer.writerow(["run_id", "layer", "path", *learned, *USE_COLUMNS])
     for row in rows:
-        numbers = [*(row.precisions.get(part) for part in parts), row.effective, row.share, row.ratio]
+        precisions = [row.precision, *(row.lengthscales.get(part) for part in scales)]
+        numbers = [*precisions, row.ratio, row.effective, row.relative, row.share]
+        numbers += [row.nll_change, row.accuracy_change, row.variance_ratio]
         writer.writerow([result.run_id, row.layer, row.path, *("" if n is None else f"{n:.6g}" for n in numbers)])
     return stream.getvalue()
 
@@ -35,16 +48,59 @@ def comma_separated(result: RunResult) -> str:
 RENDERERS = {"md": markdown, "csv": comma_separated}
 
 
-def _texts(row: PathRow) -> list[str]:
-    precisions = {part: MISSING if value is None else f"{value:.1e}" for part, value in row.precisions.items()}
-    return [
-        row.layer,
-        row.path,
-        precisions["weight"] if list(precisions) == ["weight"] else ", ".join(map(" ".join, precisions.items())),
-        _number(row.effective, 1),
-        _number(row.share, 1),
-        _number(row.ratio, 2),
+def _use(result: RunResult) -> str:
+    """The table of what paths are used for; nothing where the result does not know."""
+    lines = [
+        (
+            row.layer,
+            path_title(row.path),
+            f"{row.nll_change:+.3f}",
+            f"{100 * row.accuracy_change:+.1f}",
+            _number(row.variance_ratio, 2),
+        )
+        for row in path_rows(result)
+        if row.nll_change is not None
     ]
+    return f"{markdown_table([USE_HEADERS, *lines], labels=2)}\n\n" if lines else ""
+
+
+def notes(result: RunResult) -> list[str]:
+    """Return what a reader must know of the columns."""
+    used = USE_NOTES if result.path_use else ()
+    if not has_curvature(result):
+        return [
+            f"objective={result.objective}: no curvature was fitted. The precisions are fixed, not learned, and there "
+            "are no effective numbers of parameters.",
+            *used,
+        ]
+    if is_learned(result, WEIGHT):
+        ratio = "precision ratio: over the layer's equivariant path, the first it has; means something within a layer."
+    else:
+        ratio = "The precisions of the weights were not learned, so there is no ratio."
+    lines = [
+        "Weights only; biases are left out.",
+        "prior precision: of the factors of a path their product, as factors can trade scale; layers of a ReLU network "
+        "can, too, so it is not to be compared between layers.",
+        ratio,
+        "effective number: sum of lambda / (lambda + precision) over the curvature's eigenvalues lambda.",
+        "relative: relative effective number of parameters, the paper's: effective over actual number, mean over the "
+        "path's weight tensors, in percent of the sum over the layer's paths. It favours paths with few weights.",
+        "share: of the layer's effective number of weights. It favours paths with many.",
+    ]
+    if is_learned(result, LENGTHSCALE):
+        lines.append("omega: prior precision of a lengthscale; where it is high, weights hardly vary over positions.")
+    return [*lines, *used]
+
+
+def _texts(row: PathRow) -> list[str]:
+    precisions = {row.part: row.precision, **row.lengthscales}
+    shown = [f"{part} {_scientific(value)}" for part, value in precisions.items()]
+    numbers = [_number(row.ratio, 2), _number(row.effective, 1), _number(row.relative, 1), _number(row.share, 1)]
+    return [row.layer, path_title(row.path), ", ".join(shown), *numbers]
+
+
+def _scientific(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1e}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -52,23 +108,3 @@ def _number(value: float | None, digits: int) -> str:
     if value is None:
         return MISSING
     return f"{value:.{digits}f}" if value == 0 or 10**-digits <= value < 1e6 else f"{value:.1e}"
-
-
-def notes(result: RunResult) -> list[str]:
-    if not has_curvature(result):
-        return [
-            f"objective={result.objective}: no curvature was fitted. The precisions are fixed, not learned, and there "
-            "are no effective numbers of parameters."
-        ]
-    notes = [
-        "Weights only; biases are left out.",
-        "effective number: sum of lambda / (lambda + precision) over the curvature's eigenvalues lambda; share: of the "
-        "layer's.",
-    ]
-    if result.prior == "omega":
-        return [*notes, "prior=omega: the precisions of u are fixed, those of omega are learned; so there is no ratio."]
-    return [
-        *notes,
-        f"precision ratio: over the layer's equivariant path (the first it has of {', '.join(EQUIVARIANT)}). Of a path "
-        "with two factors the larger precision counts: a product is switched off when one of its factors is.",
-    ]

@@ -1,62 +1,90 @@
-"""What a run learned, a row a layer and path, and what its precisions did on the way."""
+"""What a run learned, a row a layer and path, and what its precisions did on the way.
 
-import re
-import sys
-from collections.abc import Iterable, Sequence
+The factors of a path can trade scale (theta1 c, theta2 / c) without changing the function or the evidence, and so can
+consecutive layers of a ReLU network. Of a factored path only the product of its precisions means anything, and that
+only beside another path of the same layer.
+"""
+
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ellarepro.labels import is_equivariant, layer_title
+from ellarepro.places import HEAD, LENGTHSCALE, WEIGHT, by_path
 from ellarepro.results import RunResult
 
-HEAD = "head"
-EQUIVARIANT = ("conv", "s_conv", "gconv")
-"""Paths that a layer's other paths are measured against; the first of these that the layer has."""
-TENSOR = re.compile(r"blocks\.(?P<block>\d+)\.paths\.(?P<path>\w+)\.(?P<name>.+)")
+Curves = dict[tuple[str, str, str], list[float | None]]
+"""{(layer, path, part): value at each fit}; None where one was not finite."""
 
 
 @dataclass(frozen=True)
 class PathRow:
-    """What one path of one layer learned; the head is a layer of its own with the one path "head".
+    """What one path of one layer learned; the head is a layer of its own, with its linear layers for paths.
 
     Attributes:
         layer: "1", "2", … from the image on, then "head".
         path: as in `layer=`: "f_fc", "conv", …
-        precisions: prior precision by tensor, without biases: "weight"; "theta1", "theta2"; "u", "u1", "u2" and, where
-            learned, "omega", "omega1", "omega2"; "head.0", "head.2". None: not recorded, or not finite.
-        effective: sum over the weights of lambda / (lambda + delta); None without curvature.
-        share: of the layer's effective number of weights, in percent; None without curvature and for the head.
-        ratio: `precision` over that of the layer's equivariant path; None for that path itself, where there is none,
-            and where the precisions of the weights were not learned.
+        part: what the path calls its weights, factors joined: "weight", "theta1·theta2".
+        precision: prior precision of the weights, of factors their product; None: not recorded, or not finite.
+        lengthscales: prior precision of each learned lengthscale, by what the path calls it.
+        effective: effective number of weights; None without curvature.
+        relative: relative effective number of parameters in percent (`shares.py`); None without curvature and for the
+            head.
+        share: of the layer's effective number of weights, in percent; None as `relative`.
+        ratio: `precision` over that of the layer's equivariant path, the first one it has; None for that path itself,
+            where there is none, and where the precisions of the weights were not learned.
+        nll_change: of the test predictions, in nats a datum, when the path's output is replaced by its mean over the
+            training data (`use.py`); None for the head and in results of earlier versions.
+        accuracy_change: likewise, a fraction of 1.
+        variance_ratio: prior variance of the output over that of the layer's equivariant path, 1 for that path itself;
+            None as `nll_change`, and where there is no such path.
     """
 
     layer: str
     path: str
-    precisions: dict[str, float | None]
+    part: str
+    precision: float | None
+    lengthscales: dict[str, float | None]
     effective: float | None
+    relative: float | None
     share: float | None
-    ratio: float | None
-
-    @property
-    def precision(self) -> float | None:
-        """Largest precision of the weights (not omega): a product is switched off when one of its factors is."""
-        return _largest([value for part, value in self.precisions.items() if not _is_omega(part)])
+    ratio: float | None = None
+    nll_change: float | None = None
+    accuracy_change: float | None = None
+    variance_ratio: float | None = None
 
 
-def by_path(result: RunResult) -> list[PathRow]:
-    """Return a row for each layer and path of `result`: layers in order, paths in the network's order, then the head.
+def path_rows(result: RunResult) -> list[PathRow]:
+    """Return a row for each layer and path of `result`, in the network's order, the head last.
 
     A run without curvature (MAP) has rows too, with its fixed precisions.
     """
+    scales = by_path(result.tensors, LENGTHSCALE)
     rows = []
-    for (layer, path), tensors in _places([*result.prior_precision, *result.effective_parameters]).items():
-        weights = [result.effective_parameters.get(name) for part, name in tensors.items() if not _is_omega(part)]
-        parts = sorted(tensors, key=lambda part: (_is_omega(part), part))
-        precisions = {part: result.prior_precision.get(tensors[part]) for part in parts}
-        effective = None if None in weights else sum(weights)
-        share = result.relative_effective_parameters.get(layer, {}).get(path)
-        rows.append(PathRow(layer, path, precisions, effective, share, ratio=None))
-    if not has_curvature(result) or result.prior == "omega":
+    for (layer, path), names in by_path(result.tensors, WEIGHT).items():
+        numbers = [result.effective_parameters[name] for name in names if name in result.effective_parameters]
+        lengthscales = {result.tensors[name].part: result.prior_precision.get(name) for name in scales[layer, path]}
+        used = result.path_use.get(layer, {}).get(path, {})
+        rows.append(
+            PathRow(
+                layer,
+                path,
+                part=_joined(result, names),
+                precision=_product([result.prior_precision.get(name) for name in names]),
+                lengthscales=dict(sorted(lengthscales.items())),
+                effective=sum(numbers) if numbers else None,
+                relative=result.relative_effective_parameters.get(layer, {}).get(path),
+                share=result.effective_share.get(layer, {}).get(path),
+                nll_change=used.get("nll_change"),
+                accuracy_change=used.get("accuracy_change"),
+                variance_ratio=used.get("prior_variance_ratio"),
+            )
+        )
+    if not is_learned(result, WEIGHT):
         return rows
-    return [replace(row, ratio=_ratio(row, rows)) for row in rows]
+    precisions = {(row.layer, row.path): row.precision for row in rows}
+    compared = {place: precisions[reference] for place, reference in references(result).items()}
+    return [replace(row, ratio=_ratio(row.precision, compared.get((row.layer, row.path)))) for row in rows]
 
 
 def has_curvature(result: RunResult) -> bool:
@@ -64,63 +92,65 @@ def has_curvature(result: RunResult) -> bool:
     return bool(result.effective_parameters)
 
 
-def precision_curves(result: RunResult) -> dict[tuple[str, str], list[float | None]]:
-    """Return {(layer, path): precision at each of `history["fit_epoch"]`}, the head left out.
+def is_learned(result: RunResult, role: str) -> bool:
+    """Return whether the precision of any tensor in this `role`, the head's apart, has left its start."""
+    start = result.config["prior"]["precision"]
+    tensors = [name for name, place in result.tensors.items() if place.role == role and place.layer != HEAD]
+    return any(not math.isclose(result.prior_precision.get(name) or math.inf, start) for name in tensors)
 
-    The largest over the tensors whose precisions are learned: the path's weights, or with `prior=omega` its
-    lengthscales. None where one was not finite.
+
+def precision_curves(result: RunResult, role: str = WEIGHT) -> Curves:
+    """Return the precisions in this `role` at each of `history["fit_epoch"]`, the head left out.
+
+    One curve a path for weights, the product over its factors; one a tensor for lengthscales.
     """
     history = result.history.get("prior_precision") or {}
-    curves = {}
-    for (layer, path), tensors in _places(history).items():
-        learned = [history[name] for part, name in tensors.items() if _is_omega(part) == (result.prior == "omega")]
-        if layer != HEAD and learned:
-            curves[layer, path] = [_largest(values) for values in zip(*learned, strict=True)]
+    curves: Curves = {}
+    for (layer, path), names in by_path(result.tensors, role).items():
+        for group in [names] if role == WEIGHT else [[name] for name in sorted(names)]:
+            if layer != HEAD and group and all(name in history for name in group):
+                values = zip(*(history[name] for name in group), strict=True)
+                curves[layer, path, _joined(result, group)] = [_product(value) for value in values]
     return curves
+
+
+def ratio_curves(result: RunResult) -> Curves:
+    """Return `precision_curves` of the weights over those of the layer's equivariant path, which has none itself."""
+    curves = precision_curves(result)
+    measure, found = references(result), {key[:2]: values for key, values in curves.items()}
+    return {
+        key: [_ratio(*pair) for pair in zip(values, found[measure[key[:2]]], strict=True)]
+        for key, values in curves.items()
+        if key[:2] in measure
+    }
+
+
+def references(result: RunResult) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return {(layer, path): (layer, its equivariant path)}: what each path is measured against, if there is such."""
+    places = list(by_path(result.tensors, WEIGHT))
+    first: dict[str, str] = {}
+    for layer, path in places:
+        if is_equivariant(path):
+            first.setdefault(layer, path)
+    return {(layer, path): (layer, first[layer]) for layer, path in places if path != first.get(layer, path)}
 
 
 def heading(result: RunResult) -> str:
     """Return one line that names the run and its test accuracy."""
     return (
-        f"{result.dataset} · {result.layer} · prior {result.prior} · {result.objective} · budget {result.budget} · "
-        f"seed {result.seed} · test accuracy {100 * result.test_accuracy:.1f} %"
+        f"{result.dataset} · {layer_title(result.layer)} · prior {result.prior} · {result.objective} · "
+        f"budget {result.budget} · seed {result.seed} · test accuracy {100 * result.test_accuracy:.1f} %"
     )
 
 
-def _places(tensors: Iterable[str]) -> dict[tuple[str, str], dict[str, str]]:
-    """{(layer, path): {part: tensor}} of parameter names, layers in order; biases and unknown names are left out."""
-    places: dict[tuple[str, str], dict[str, str]] = {}
-    for tensor in tensors:
-        if found := _place(tensor):
-            *place, part = found
-            places.setdefault(tuple(place), {})[part] = tensor
-    return dict(sorted(places.items(), key=lambda item: sys.maxsize if item[0][0] == HEAD else int(item[0][0])))
+def _joined(result: RunResult, names: Sequence[str]) -> str:
+    return "·".join(sorted(result.tensors[name].part for name in names))
 
 
-def _place(tensor: str) -> tuple[str, str, str] | None:
-    """(layer, path, part) of a tensor's name, None for a bias and what is in no layer."""
-    if tensor.endswith("bias"):
-        return None
-    if tensor.startswith(f"{HEAD}."):
-        return HEAD, HEAD, tensor.removesuffix(".weight")
-    if not (found := TENSOR.fullmatch(tensor)):
-        return None
-    stage, _, kind = found["name"].rpartition(".")
-    part = {"weight": stage or "weight", "omega": f"omega{stage.removeprefix('u')}"}.get(kind, found["name"])
-    return str(int(found["block"]) + 1), found["path"], part
+def _product(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.prod(known) if len(known) == len(values) else None
 
 
-def _ratio(row: PathRow, rows: Sequence[PathRow]) -> float | None:
-    """Precision of `row` over that of its layer's equivariant path, None for that path itself and without one."""
-    layer = {other.path: other.precision for other in rows if other.layer == row.layer}
-    reference = next((path for path in EQUIVARIANT if path in layer), row.path)
-    known = row.path != reference and row.precision and layer[reference]
-    return row.precision / layer[reference] if known else None
-
-
-def _is_omega(part: str) -> bool:
-    return part.startswith("omega")
-
-
-def _largest(values: Sequence[float | None]) -> float | None:
-    return None if None in values or not values else max(values)
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value is not None and reference else None

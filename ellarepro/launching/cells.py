@@ -4,13 +4,14 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, RunFailure, UserError
-from ellarepro.results import run_id
+from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,30 @@ class Cells:
         except Exception as error:  # What nobody foresaw ends this run, and the others go on.
             traceback.print_exc(file=sys.stderr)
             return Ended(label(config), f"failed: {type(error).__name__}: {error}", 1)
-        result = outcome.result
-        evidence = result.neg_log_marglik_per_datum
-        return Ended(
-            label(config),
-            f"accuracy {100 * result.test_accuracy:.2f}%"
-            + ("" if evidence is None else f", -log marginal likelihood {evidence:.3f} nats a datum")
-            + (" (finished before)" if outcome.was_finished else f", {result.wall_seconds:.0f} s"),
-            0,
-        )
+        return Ended(label(config), _line(outcome.result, outcome.was_finished), 0)
+
+    def finished(self, index: int) -> Ended | None:
+        """How run `index` ended where that is known already; None if it is still to be carried out."""
+        config = self.configs[index]
+        path = Path(config["output_dir"]) / run_id(config) / RESULT_FILE
+        if config["force"] or not path.exists():
+            return None
+        try:
+            return Ended(label(config), _line(read_result(path), was_finished=True), 0)
+        except UserError as error:
+            return Ended(label(config), f"failed: {error}", 2)
+
+
+def tell(run: Ended, done: int, total: int, seconds: float) -> None:
+    """Print how a run ended, how many have, and how long the sweep has taken so far."""
+    minutes, left = divmod(round(seconds), 60)
+    print(f"[{done}/{total}  {minutes}:{left:02d}]  {run.label}: {run.line}", flush=True)
+
+
+def _line(result: RunResult, was_finished: bool) -> str:
+    evidence = result.neg_log_marglik_per_datum
+    return (
+        f"accuracy {100 * result.test_accuracy:.2f}%"
+        + ("" if evidence is None else f", -log marginal likelihood {evidence:.3f} nats a datum")
+        + (" (finished before)" if was_finished else f", {result.wall_seconds:.0f} s")
+    )

@@ -6,11 +6,13 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.errors import InstantiationException
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ellarepro.config.compose import loader
+from ellarepro.errors import UserError
 from ellarepro.launching.cells import Cells, Ended
 from ellarepro.results import run_id
 
@@ -21,13 +23,16 @@ def launch(configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig) -> li
     Args:
         configs: checked configurations.
         hydra_config: with `hydra.launcher`, as `sweep.expand` gives it.
+
+    Raises:
+        UserError: the launcher cannot work here, or with what it was told.
     """
     cells = Cells(list({run_id(config): config for config in configs}.values()))
     with loader() as found:
         context = HydraContext(config_loader=found, callbacks=Callbacks())
         if hydra_config.hydra.launcher._target_.startswith("ellarepro."):
             # Hydra's registry of plugins takes none from here.
-            launcher = instantiate(hydra_config.hydra.launcher)
+            launcher = _own_launcher(hydra_config.hydra.launcher)
             launcher.setup(hydra_context=context, task_function=cells, config=hydra_config)
         else:
             launcher = Plugins.instance().instantiate_launcher(
@@ -35,6 +40,13 @@ def launch(configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig) -> li
             )
         returns: Sequence[JobReturn] = launcher.launch([[]] * len(cells), initial_job_idx=0)
     return [job.return_value for job in returns]
+
+
+def _own_launcher(settings: DictConfig) -> Any:
+    try:
+        return instantiate(settings, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"hydra.launcher: {error.__cause__ or error}") from error
 
 
 def failures(ended: Sequence[Ended]) -> tuple[list[str], int]:

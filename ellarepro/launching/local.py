@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import UserError
-from ellarepro.launching.cells import Cells, Ended
+from ellarepro.launching.cells import Cells, tell
 
 
 class LocalLauncher(Launcher):
@@ -42,7 +42,7 @@ class LocalLauncher(Launcher):
             }
             for future in as_completed(futures):
                 ended[futures[future]] = future.result()
-                _tell(future.result(), len(ended), len(self.cells), time.monotonic() - started)
+                tell(future.result(), len(ended), len(self.cells), time.monotonic() - started)
         return [JobReturn(_return_value=ended[index], status=JobStatus.COMPLETED) for index in sorted(ended)]
 
 
@@ -59,8 +59,3 @@ def share(config: dict[str, Any], jobs: int) -> dict[str, Any]:
         return {}
     threads = config["threads"] or max((os.cpu_count() or 1) // jobs, 1)
     return {"progress": False, "threads": threads}
-
-
-def _tell(run: Ended, done: int, total: int, seconds: float) -> None:
-    minutes, left = divmod(round(seconds), 60)
-    print(f"[{done}/{total}  {minutes}:{left:02d}]  {run.label}: {run.line}", flush=True)

@@ -66,6 +66,9 @@ class Anchored(nn.Module):
         bias: whether there is one for each d.
     """
 
+    anchors: Tensor
+    omega: Tensor
+    psi: Tensor
     sums_over_positions = True
     """Whether the filters are summed over the grid (u, u2) or spread over it (u1)."""
 
@@ -73,11 +76,11 @@ class Anchored(nn.Module):
         self, channels: tuple[int, int], grid: Shape, count: int, settings: AnchorSettings, std: float, bias: bool
     ):
         super().__init__()
-        self.grid = tuple(grid)
+        self.grid = grid
         self.settings = settings
         positions = grid_positions(grid)
         # One draw of the global generator whatever P is: other layers start alike for every setting of the anchors.
-        generator = torch.Generator().manual_seed(torch.randint(2**31, (), device="cpu").item())
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, (), device="cpu")))
         drawn = torch.randperm(len(positions), generator=generator, device="cpu")[:count].sort().values
         self.register_buffer("anchors", positions[drawn])
         omega = torch.full((1,), settings.omega)

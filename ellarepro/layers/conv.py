@@ -26,6 +26,7 @@ class Conv(SpatialLayer):
         padding_mode: `circular`, or `zeros`, which commutes with no shift and is here for comparison.
     """
 
+    title, colour = "CONV", "#0072B2"
     equivariant_to = frozenset({"translation"})
 
     def __init__(
@@ -54,6 +55,10 @@ class Conv(SpatialLayer):
     def full_resolution(self, features: Tensor) -> Tensor:
         """The convolution before subsampling, `(B, D, H, W)`."""
         return convolve(features, self.weight, self.bias, self.padding_mode)
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        ones, zero = torch.ones_like(self.weight[:1]), torch.zeros_like(self.bias[:1])
+        return convolve(features.square(), ones, zero, self.padding_mode).mean()
 
 
 def convolve(features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular") -> Tensor:

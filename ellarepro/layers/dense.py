@@ -15,6 +15,8 @@ class Dense(SpatialLayer):
     Parameters: `weight (D*Y, C*X)`, `bias (D*Y)`. Commutes with no transformation of the map.
     """
 
+    title, colour, marker = "FC", "#D55E00", "v"
+
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
         in_features = in_channels * prod(in_shape)
@@ -25,6 +27,9 @@ class Dense(SpatialLayer):
     def forward(self, features: Tensor) -> Tensor:
         flat = F.linear(features.flatten(1), self.weight, self.bias)
         return flat.view(-1, self.out_channels, *self.out_shape)
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * prod(self.in_shape))
 
 
 @register(Dense)

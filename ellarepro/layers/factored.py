@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
+from ellarepro.places import BIAS, WEIGHT
 
 
 class SpatialSum(nn.Module):
@@ -41,6 +42,9 @@ class ChannelSum(nn.Module):
 class FactoredDense(SpatialLayer):
     """theta = theta1 theta2 (eq. 5): 2 D C X parameters instead of D C X^2. Commutes with no transformation."""
 
+    title, colour, marker = "F-FC", "#E69F00", "^"
+    parts = {"theta2.weight": ("theta2", WEIGHT), "theta1.weight": ("theta1", WEIGHT), "theta1.bias": ("bias", BIAS)}
+
     def __init__(self, in_channels: int, out_channels: int, in_shape: Shape, out_shape: Shape, gain: float = RELU_GAIN):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
         self.theta2 = SpatialSum(in_channels, out_channels, in_shape)
@@ -48,6 +52,9 @@ class FactoredDense(SpatialLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.theta1(self.theta2(features))
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * prod(self.in_shape))
 
 
 def spatial_sum(features: Tensor, theta2: Tensor) -> Tensor:

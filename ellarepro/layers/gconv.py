@@ -29,6 +29,7 @@ class GroupConv(SpatialLayer):
         ValueError: an unknown group, or channels that are no multiple of |G|.
     """
 
+    title, colour, marker = "GCONV", "#009E73", "s"
     equivariant_to = frozenset({"translation", "rotation"})
     """Rotation: by 90 degrees, where G has it and maps are square; reflection: of left and right, where G has it."""
     options = frozenset({"group", "lifting"})
@@ -64,6 +65,9 @@ class GroupConv(SpatialLayer):
         """The group convolution before subsampling, `(B, D*|G|, H, W)`."""
         bias = self.bias[:, None].expand(-1, self.group.order).flatten()
         return convolve(features, self.filters(), bias, self.padding_mode)
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        return features.square().mean() * (self.in_channels * KERNEL**2)
 
     def filters(self) -> Tensor:
         """The filter of every output map: `(D*|G|, C*|G|, 3, 3)`, lifting `(D*|G|, C, 3, 3)`."""

@@ -90,7 +90,8 @@ class PointGroup:
         if size % 2 == 0:
             raise ValueError(f"a kernel that turns about a pixel has an odd size, got {size}")
         half = size // 2
-        moved = (self.act_on_offset(element, offset) for offset in product(range(-half, half + 1), repeat=2))
+        offsets = range(-half, half + 1)
+        moved = (self.act_on_offset(element, offset) for offset in product(offsets, offsets))
         return [(row + half) * size + column + half for row, column in moved]
 
     def transform_image(self, images: Tensor, element: int) -> Tensor:

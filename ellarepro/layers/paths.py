@@ -32,8 +32,16 @@ class PathMean(nn.Module):
         self.subsampled = frozenset(subsampled)
 
     def forward(self, features: Tensor) -> Tensor:
-        whole = [path(features) for name, path in self.paths.items() if name in self.subsampled]
-        halves = [path(features) for name, path in self.paths.items() if name not in self.subsampled]
+        return self.mean(self.outputs(features))
+
+    def outputs(self, features: Tensor) -> dict[str, Tensor]:
+        """What each path makes of `features (B, C, H, W)`, by name: `(B, D, H', W')`, whole if `subsampled`."""
+        return {name: path(features) for name, path in self.paths.items()}
+
+    def mean(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The layer's output `(B, D, H', W')` from its paths' `outputs`."""
+        whole = [output for name, output in outputs.items() if name in self.subsampled]
+        halves = [output for name, output in outputs.items() if name not in self.subsampled]
         if whole:
             halves.append(keep_largest_phase(_sum(whole)))
         return _sum(halves) / len(self.paths) if len(self.paths) > 1 else halves[0]

@@ -2,14 +2,16 @@
 
 from math import prod
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ellarepro.curvature.rule import register
 from ellarepro.layers.anchors import Anchored, AnchoredRule
-from ellarepro.layers.conv import KERNEL, ConvRule, convolve
+from ellarepro.layers.conv import KERNEL, ConvRule, convolve, pad_circular
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
 from ellarepro.layers.subsample import keep_largest_phase
+from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT
 from ellarepro.settings import AnchorSettings
 
 
@@ -75,6 +77,13 @@ class SparseDense(SparseLayer):
     is the same everywhere and depends on the mean of the input only.
     """
 
+    title, colour, marker = "S-FC", "#CC79A7", "D"
+    parts = {
+        **{f"u{i}.weight": (f"u{i}", WEIGHT) for i in (1, 2)},
+        **{f"u{i}.omega": (f"omega{i}", LENGTHSCALE) for i in (1, 2)},
+        "u1.bias": ("bias", BIAS),
+    }
+
     def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
         in_shape, out_shape = self.in_shape, self.out_shape
         std2, std1 = prod(in_shape) ** -0.5, gain * self.in_channels**-0.5
@@ -84,10 +93,16 @@ class SparseDense(SparseLayer):
     def forward(self, features: Tensor) -> Tensor:
         return self.u1(self.u2(features))
 
+    def unit_variance(self, features: Tensor) -> Tensor:
+        seen = features.flatten(2) @ self.u2.basis().T
+        return seen.square().sum((1, 2)).mean() * self.u1.basis().square().sum(0).mean()
+
 
 class SparseConv(SparseLayer):
     """S-CONV (eq. 6): CONV with 3 x 3 filters by their values at four anchors. Commutes with translations, as CONV."""
 
+    title, colour, marker = "S-CONV", "#56B4E9", "p"
+    parts = {"u.weight": ("u", WEIGHT), "u.omega": ("omega", LENGTHSCALE), "u.bias": ("bias", BIAS)}
     equivariant_to = frozenset({"translation"})
 
     def add_leaves(self, channels: tuple[int, int], gain: float, anchors: AnchorSettings) -> None:
@@ -97,6 +112,10 @@ class SparseConv(SparseLayer):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.u(features)
+
+    def unit_variance(self, features: Tensor) -> Tensor:
+        patches = F.unfold(pad_circular(features), KERNEL).unflatten(1, (-1, KERNEL**2))
+        return (self.u.basis() @ patches).square().sum((1, 2)).mean()
 
 
 @register(SparseSpatialSum)

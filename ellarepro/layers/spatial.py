@@ -1,11 +1,17 @@
 """The contract of every spatial layer: built from channels and shapes, maps `(B, C, H, W)` to `(B, D, H', W')`."""
 
+from collections.abc import Mapping
+from copy import deepcopy
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ellarepro.places import BIAS, WEIGHT, Place
 
 Shape = tuple[int, int]
 
 RELU_GAIN = 2.0**0.5
+VARIANCE_DRAWS = 100
 
 
 class SpatialLayer(nn.Module):
@@ -24,6 +30,14 @@ class SpatialLayer(nn.Module):
         ValueError: a size that is not positive, or an output map that is neither the input's nor half of it.
     """
 
+    title: str = ""
+    """What a path of such layers is called in tables and figures; its name in `layer=` if nothing is said."""
+    colour: str = "#999999"
+    """In figures; those of this project are of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+    marker: str = "o"
+    """In figures, one of matplotlib's."""
+    parts: Mapping[str, tuple[str, str]] = {"weight": ("weight", WEIGHT), "bias": ("bias", BIAS)}
+    """What each parameter tensor is called and its role (`places.py`), by its name in `named_parameters()`."""
     equivariant_to: frozenset[str] = frozenset()
     """Of `translation`, `rotation` (by 90 degrees) and `reflection`, what the layer commutes with, exactly."""
     options: frozenset[str] = frozenset()
@@ -39,13 +53,40 @@ class SpatialLayer(nn.Module):
             raise ValueError(f"out_shape must be in_shape {in_shape} or half of it, got {out_shape}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape: Shape = (in_shape[0], in_shape[1])
+        self.out_shape: Shape = (out_shape[0], out_shape[1])
 
     @property
     def subsamples(self) -> bool:
         """Whether the output map is half the input's."""
         return self.in_shape != self.out_shape
+
+    def places(self, layer: str, path: str) -> dict[str, Place]:
+        """What each parameter tensor is, by name, where the layer is the path `path` of the network's layer `layer`.
+
+        Raises:
+            NotImplementedError: `parts` says nothing of a tensor.
+        """
+        tensors = dict(self.named_parameters())
+        if silent := sorted(tensors.keys() - self.parts.keys()):
+            raise NotImplementedError(f"{type(self).__name__}.parts says nothing of {', '.join(silent)}")
+        return {name: Place(layer, path, *self.parts[name], p.numel()) for name, p in tensors.items()}
+
+    @torch.no_grad()
+    def unit_variance(self, features: Tensor) -> Tensor:
+        """Variance of the output for `features (B, C, H, W)` where weights are standard normal and biases zero.
+
+        The mean over samples, channels and positions (before any subsampling), a scalar. The prior variance is this
+        over the product of the weight tensors' precisions. Layers that do not say it by a formula get it from draws.
+        """
+        drawn, generator = deepcopy(self), torch.Generator(features.device).manual_seed(0)
+        tensors = {name: p for name, p in drawn.named_parameters() if self.parts[name][1] in (WEIGHT, BIAS)}
+        squares = []
+        for _ in range(VARIANCE_DRAWS):
+            for name, p in tensors.items():
+                p.normal_(generator=generator) if self.parts[name][1] == WEIGHT else p.zero_()
+            squares.append(drawn(features).square().mean())
+        return torch.stack(squares).mean()
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, {self.in_shape}, {self.out_shape}"

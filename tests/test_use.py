@@ -1,0 +1,121 @@
+"""What paths are used for, beside a computation that goes another way."""
+
+import pytest
+import torch
+from helpers import small_data, small_network
+
+from ellarepro.data.dataset import ImageSet
+from ellarepro.evaluation import evaluate
+from ellarepro.layers.anchors import AnchorSettings
+from ellarepro.layers.conv import Conv
+from ellarepro.layers.spatial import SpatialLayer
+from ellarepro.network import PATHS
+from ellarepro.use import path_use
+
+TRAIN, TEST = ImageSet(*small_data(14, seed=1)), ImageSet(*small_data(11, seed=2))
+
+
+def use_of(network, precision=None, train=TRAIN, batch_size=4):
+    return path_use(network, precision or dict.fromkeys(network.places(), 1.0), train, TEST, batch_size)
+
+
+@pytest.mark.parametrize("layer", ["f_fc_conv_gconv", "f_fc_conv", "s_fc_s_conv", "gconv"])
+def test_an_ablation_is_what_a_hook_that_replaces_the_output_does(layer):
+    network = small_network(layer)
+    used, whole = use_of(network), evaluate(network, TEST)
+    assert list(used) == [str(index + 1) for index in range(8)]
+    for index, block in enumerate(network.blocks):
+        assert used[str(index + 1)].keys() == block.paths.keys()
+        for path, module in block.paths.items():
+            seen = []
+            recorder = module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+            evaluate(network, TRAIN, batch_size=5)
+            recorder.remove()
+            mean = torch.cat(seen).mean(0)
+            hook = module.register_forward_hook(lambda module, inputs, output, mean=mean: mean.expand_as(output))
+            ablated = evaluate(network, TEST)
+            hook.remove()
+            own = used[str(index + 1)][path]
+            assert own["nll_change"] == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
+            assert own["accuracy_change"] == pytest.approx(ablated.accuracy - whole.accuracy, abs=1e-12)
+    assert max(abs(own["nll_change"]) for paths in used.values() for own in paths.values()) > 1e-4
+
+
+def test_a_path_that_says_the_same_of_every_image_is_not_missed_and_the_only_other_one_is():
+    network = small_network("f_fc_conv")
+    with torch.no_grad():
+        network.blocks[0].paths["f_fc"].theta1.weight.zero_()
+    used = use_of(network)
+    assert used["1"]["f_fc"]["nll_change"] == pytest.approx(0, abs=1e-12)
+    assert abs(used["1"]["conv"]["nll_change"]) > 1e-6, "without it all images are one"
+
+
+def test_the_mean_is_that_of_the_training_data():
+    network = small_network("f_fc_conv")
+    moved = ImageSet(TRAIN.images + 1, TRAIN.labels)
+    assert use_of(network)["1"]["conv"]["nll_change"] != pytest.approx(
+        use_of(network, train=moved)["1"]["conv"]["nll_change"], rel=1e-3
+    )
+
+
+def layer_of(path: str, in_channels: int = 8, in_side: int = 8, out_side: int = 4) -> SpatialLayer:
+    torch.manual_seed(0)
+    options = {key: value for key, value in {"anchors": AnchorSettings()}.items() if key in PATHS[path].options}
+    return PATHS[path](in_channels, 8, (in_side,) * 2, (out_side,) * 2, **options).double()
+
+
+def smooth_images(channels: int = 8) -> torch.Tensor:
+    """Neighbours that go together, as in images: what tells a sum of squares from the square of a sum."""
+    steps = torch.randn(3, channels, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return steps.cumsum(2) + 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_prior_variance_is_that_of_draws(path):
+    layer, images = layer_of(path, out_side=8), smooth_images()
+    told, drawn = layer.unit_variance(images).item(), SpatialLayer.unit_variance(layer, images).item()
+    assert told == pytest.approx(drawn, rel=0.1)
+    assert (
+        told != pytest.approx(2 * drawn, rel=0.1)
+        and layer_of(path).unit_variance(images).item() == told
+        or (path == "s_fc")
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("f_fc", "s_fc")])
+def test_the_prior_variance_of_a_linear_path_is_the_sum_of_its_squared_derivatives(path):
+    layer, images = layer_of(path, out_side=8), smooth_images()[:1]
+    names, tensors = zip(*layer.named_parameters(), strict=True)
+    index = next(i for i, name in enumerate(names) if name.endswith("weight"))
+
+    def output(weight):
+        given = dict(zip(names, (*tensors[:index], weight, *tensors[index + 1 :]), strict=True))
+        return torch.func.functional_call(layer, given, (images,)).flatten()
+
+    jacobian = torch.autograd.functional.jacobian(output, tensors[index].detach()).flatten(1)
+    assert layer.unit_variance(images).item() == pytest.approx(jacobian.square().sum(1).mean().item(), rel=1e-10)
+
+
+def test_zero_padding_is_seen():
+    images = smooth_images()
+    padded = Conv(8, 8, (8, 8), (8, 8), padding_mode="zeros").double()
+    told = padded.unit_variance(images).item()
+    assert told == pytest.approx(SpatialLayer.unit_variance(padded, images).item(), rel=0.1)
+    assert told < 0.9 * Conv(8, 8, (8, 8), (8, 8)).double().unit_variance(images).item()
+
+
+def test_the_variance_ratio_does_not_depend_on_how_factors_share_their_scale():
+    network = small_network("f_fc_conv_gconv")
+    one = dict.fromkeys(network.places(), 1.0)
+    shared = one | {"blocks.2.paths.f_fc.theta1.weight": 4.0, "blocks.2.paths.f_fc.theta2.weight": 0.25}
+    ratio = use_of(network, one)["3"]["f_fc"]["prior_variance_ratio"]
+    assert use_of(network, shared)["3"]["f_fc"]["prior_variance_ratio"] == pytest.approx(ratio, rel=1e-12)
+    once = one | {"blocks.2.paths.f_fc.theta1.weight": 4.0}
+    assert use_of(network, once)["3"]["f_fc"]["prior_variance_ratio"] == pytest.approx(ratio / 4, rel=1e-12)
+    against = use_of(network, one | {"blocks.2.paths.conv.weight": 4.0})["3"]
+    assert against["f_fc"]["prior_variance_ratio"] == pytest.approx(4 * ratio, rel=1e-12)
+    assert against["conv"]["prior_variance_ratio"] == 1.0
+
+
+def test_a_layer_without_an_equivariant_path_has_no_ratio():
+    assert use_of(small_network("f_fc"))["1"]["f_fc"]["prior_variance_ratio"] is None
