@@ -1,6 +1,7 @@
 """The exact generalised Gauss-Newton from automatic Jacobians: the oracles, for small networks or few data only."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,15 @@ class FullGatherer:
     def curvature(self, data_size: int) -> FullCurvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
         return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far."""
+        return {"gathered": self.gathered, "matrix": self.matrix}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
+        self.gathered = state["gathered"]
+        self.matrix = None if state["matrix"] is None else state["matrix"].to(device, copy=True)
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """The float64 matrix is all that stays."""

@@ -1,7 +1,7 @@
 """What gathers a curvature: batches go in, a curvature comes out, and what it will take is known before."""
 
 from copy import deepcopy
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,12 @@ class Gatherer(Protocol):
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take at most; of the inputs, shape and dtype are all that is used."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
 
 
 class BlockGatherer:
@@ -86,6 +92,16 @@ class BlockGatherer:
         scale = data_size / self.gathered
         blocks = {name: block.scaled(scale) for name, block in self.blocks(self.gathered).items()}
         return SpectralCurvature.from_blocks(blocks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+        return {"gathered": self.gathered, "parts": {name: part.state_dict() for name, part in self.parts.items()}}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
+        self.gathered = state["gathered"]
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name], device)
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
