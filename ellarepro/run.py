@@ -18,6 +18,7 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
+from ellarepro.curvature.eigen import counted
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.data import Task, load_task
@@ -74,6 +75,8 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
     if memory:
         say(f"{identity}: {memory}")
     result = _train(config, identity, trainer, task, folder, say)
+    if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
+        say(f"{identity}: eigendecompositions that had to be taken again: {again}")
     write_result(result, folder)
     save(draw_run(result), folder / "effective_parameters.png")
     checkpoint.unlink(missing_ok=True)
@@ -232,6 +235,7 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
         path_use=path_use(trainer.model, trainer.prior.precisions(), task.train, task.test),
         tensors=places,
         history=trainer.history,
+        fallbacks=dict(trainer.fallbacks),
         wall_seconds=trainer.seconds + time.monotonic() - started,
         device=str(task.train.labels.device),
         hardware=hardware(task.train.labels.device),
@@ -243,12 +247,11 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
 
 
 def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
-    from ellarepro.curvature.kron import BlockKron
+    from ellarepro.curvature.posterior import posterior_precision
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
-    log_precision = trainer.prior.log_precision.detach()
-    curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
-    precision = curvature + log_precision.exp().to(curvature.deltas)
+    with counted(trainer.fallbacks):
+        posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
     samples = trainer.laplace.predictive_samples
-    deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
+    deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)

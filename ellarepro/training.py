@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.checkpoint import load_checkpoint, save_checkpoint
-from ellarepro.curvature.eigen import CurvatureError
+from ellarepro.curvature.eigen import CurvatureError, counted
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import epoch_batches
 from ellarepro.data.dataset import Task
@@ -31,6 +32,7 @@ class Trainer:
         on_epoch: called after each epoch with (epoch, metrics): `loss` (nats a datum), `objective` (loss plus
             -log p(theta) / N, up to a constant), `train_accuracy`, and after hyper-steps `neg_log_marglik_per_datum`,
             `prior_precision` and `effective_parameters` by tensor.
+        fallbacks: what has happened to the eigendecompositions of all fits, as `curvature.eigen.counts` names it.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Trainer:
     epoch: int = 0
     seconds: float = 0.0
     history: dict[str, Any] = field(default_factory=dict)
+    fallbacks: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self):
         groups = _parameter_groups(self.model, self.weights.relative)
@@ -90,7 +93,8 @@ class Trainer:
             RunFailure: the curvature is not finite.
         """
         try:
-            return fit(self.model, self.prior, self.task.train, self.laplace.fit, self.generator)
+            with counted(self.fallbacks):
+                return fit(self.model, self.prior, self.task.train, self.laplace.fit, self.generator)
         except CurvatureError as error:
             raise RunFailure(f"epoch {self.epoch}: {error}") from error
 
@@ -183,6 +187,7 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
+            "fallbacks": dict(self.fallbacks),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -194,6 +199,7 @@ class Trainer:
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
         self.generator.set_state(state["generator"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+        self.fallbacks = Counter(state.get("fallbacks", {}))
 
 
 def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:

@@ -12,8 +12,7 @@ from ellarepro.curvature.eigen import symmetric_eigenvectors
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import Block
 from ellarepro.data import ImageSet
-from ellarepro.evaluation import total_loss
-from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.marglik import MarginalLikelihood, fit, total_loss
 from ellarepro.training import Trainer
 
 
@@ -92,7 +91,7 @@ class Ascent(Trainer):
         scale, temperature = len(data) / len(used), self.temperature()
         blocks = self._average({name: block.scaled(scale) for name, block in found.curvature.blocks.items()})
         spectra = [spectrum * temperature for spectrum in SpectralCurvature.from_blocks(blocks).spectra]
-        loss = found.negative_log_likelihood * scale * temperature
+        loss = found.loss * scale * temperature
         return MarginalLikelihood(SpectralCurvature(spectra, blocks), loss, found.squared_norms, len(data))
 
     def temperature(self) -> float:

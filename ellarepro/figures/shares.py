@@ -23,6 +23,6 @@ def draw_shares(axes: Axes, shares: Mapping[str, Mapping[str, float]]) -> None:
     for path in paths:
         own = {bar: values[path] for bar, values in shares.items() if path in values}
         below = [bottoms[bar] for bar in own]
-        axes.bar(own.keys(), own.values(), bottom=below, label=path_title(path), color=path_colour(path))
+        axes.bar(list(own), list(own.values()), bottom=below, label=path_title(path), color=path_colour(path))
         bottoms |= {bar: bottoms[bar] + share for bar, share in own.items()}
     axes.set_xlim(-0.5, len(shares) - 0.5)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from ellarepro.errors import UserError
@@ -36,8 +37,7 @@ def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
             f"runs: got {', '.join(without)}, which fitted no curvature (objective=map) and so learned no precisions; "
             "give runs with objective=laplace"
         )
-    figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.06)
+    figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout=ConstrainedLayoutEngine(hspace=0.06))
     grid = figure.subplots(3, len(results), squeeze=False)
     for column, result, title in zip(grid.T, results, _titles(results), strict=True):
         draw_shares(column[0], result.relative_effective_parameters)
@@ -70,10 +70,15 @@ def _draw_precisions(axes: Axes, result: RunResult) -> None:
     layers = list(dict.fromkeys(layer for layer, *_ in curves))
     for (layer, path, part), values in curves.items():
         parts = [other for *place, other in curves if place == [layer, path]]
-        style = {"linestyle": ("-", "--")[parts.index(part) % 2], "marker": path_marker(path), "markersize": 3}
-        colour = _pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1))
-        finite = [math.nan if value is None else value for value in values]
-        axes.plot(result.history["fit_epoch"], finite, color=colour, label=f"{path_title(path)} {layer}", **style)
+        axes.plot(
+            result.history["fit_epoch"],
+            [math.nan if value is None else value for value in values],
+            color=_pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1)),
+            linestyle=("-", "--")[parts.index(part) % 2],
+            marker=path_marker(path),
+            markersize=3,
+            label=f"{path_title(path)} {layer}",
+        )
     axes.grid(alpha=0.3)
 
 

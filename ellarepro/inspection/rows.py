@@ -62,8 +62,8 @@ def path_rows(result: RunResult) -> list[PathRow]:
     scales = by_path(result.tensors, LENGTHSCALE)
     rows = []
     for (layer, path), names in by_path(result.tensors, WEIGHT).items():
-        numbers = [result.effective_parameters.get(name) for name in names]
-        precisions = {result.tensors[name].part: result.prior_precision.get(name) for name in scales[layer, path]}
+        numbers = [result.effective_parameters[name] for name in names if name in result.effective_parameters]
+        lengthscales = {result.tensors[name].part: result.prior_precision.get(name) for name in scales[layer, path]}
         used = result.path_use.get(layer, {}).get(path, {})
         rows.append(
             PathRow(
@@ -71,8 +71,8 @@ def path_rows(result: RunResult) -> list[PathRow]:
                 path,
                 part=_joined(result, names),
                 precision=_product([result.prior_precision.get(name) for name in names]),
-                lengthscales=dict(sorted(precisions.items())),
-                effective=None if None in numbers else sum(numbers),
+                lengthscales=dict(sorted(lengthscales.items())),
+                effective=sum(numbers) if numbers else None,
                 relative=result.relative_effective_parameters.get(layer, {}).get(path),
                 share=result.effective_share.get(layer, {}).get(path),
                 nll_change=used.get("nll_change"),
@@ -148,7 +148,8 @@ def _joined(result: RunResult, names: Sequence[str]) -> str:
 
 
 def _product(values: Sequence[float | None]) -> float | None:
-    return None if None in values else math.prod(values)
+    known = [value for value in values if value is not None]
+    return math.prod(known) if len(known) == len(values) else None
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:

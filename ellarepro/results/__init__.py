@@ -1,13 +1,15 @@
 """One finished run as data: its record, its name, where it came from, and its way to disk and back."""
 
-from ellarepro.results.identity import NOT_IN_RUN_ID, flatten, run_id
+from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
 from ellarepro.results.provenance import git_commit, hardware, versions
 from ellarepro.results.record import RESULT_FILE, RunResult, read_result, read_results, result_file, write_result
 
 __all__ = [
+    "ADDED_LATER",
     "NOT_IN_RUN_ID",
     "RESULT_FILE",
     "RunResult",
+    "counted",
     "flatten",
     "git_commit",
     "hardware",

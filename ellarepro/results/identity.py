@@ -46,6 +46,11 @@ def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def counted(config: Mapping) -> dict[str, Any]:
+    """Return {dotted name: value} of all that an id counts: the same for runs of any version that do the same."""
+    return RETIRED.get(_name(config.get("optimiser", "")), {}) | dict(flatten(config))
+
+
 def run_id(config: Mapping) -> str:
     """Return the name of the run that the resolved `config` (plain containers) describes.
 
@@ -55,8 +60,7 @@ def run_id(config: Mapping) -> str:
     Raises:
         KeyError: `config` lacks one of dataset, layer, objective and seed.
     """
-    counted = RETIRED.get(_name(config.get("optimiser", "")), {}) | dict(flatten(config))
-    canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(counted(config), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
     dataset, layer, objective = (_name(config[group]) for group in ("dataset", "layer", "objective"))
     return f"{dataset}-{layer}-{objective}-s{config['seed']}-{digest}"

@@ -40,7 +40,7 @@ def mended(record: Mapping[str, Any]) -> dict[str, Any]:
         "effective_share": effective_share(effective, places),
         "tensors": {name: asdict(place) for name, place in places.items()},
     }
-    whole = {}
+    whole: dict[str, Any] = {}
     for key, value in record.items():
         if key == "relative_effective_parameters":
             whole |= computed

@@ -29,7 +29,9 @@ class RunResult:
     (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`. `tensors` tells what each parameter tensor is.
+    `prior_precision`. `tensors` tells what each parameter tensor is. `fallbacks` counts what happened to
+    eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues below zero that were `clipped`; what
+    did not happen is left out.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class RunResult:
     linearised: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     history: dict[str, Any] = field(default_factory=dict)
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""

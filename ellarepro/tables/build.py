@@ -1,44 +1,41 @@
 """From runs to a table's editions, filled in."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ellarepro.results import RunResult, flatten, read_results
+from ellarepro.results import RunResult, read_results
 from ellarepro.tables.cells import Cell, Grid, Row
-from ellarepro.tables.editions import SETTINGS, Edition, augmentation, editions, source
+from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.spec import MEASURES, SPECS, Line, published
 
 RUNS = Path("results/runs")
+WORDS: dict[str, Callable[[str], str]] = {
+    "budget.name": "budget {}".format,
+    "dataset.name": str,
+    "dataset.source": str,
+    "dataset.augment": lambda value: "augmented" if value == "True" else "not augmented",
+}
+"""How the value of a key is said; others are said with the key."""
 
 
 def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None) -> list[Grid]:
     """Return the editions of `table` that `runs` make up (of one budget if given); one empty grid if there are none."""
-    spec = SPECS[table]
-    runs = list(runs)
+    spec, runs = SPECS[table], list(runs)
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
-    chosen = [run for run in wanted if budget in (None, run.budget)]
-    found = editions(chosen, spec.apart)
+    found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets)
     if not found:
         others = sorted({run.budget for run in wanted})
         note = f"nothing has been run{f' with budget {budget}' if budget else ''}"
         note += f"; there are runs with budget {', '.join(others)}" if others else ""
-        return [_grid(table, Edition({"budget": budget or "none"}, []), "nothing run", note)]
-    return [_grid(table, edition, _heading(edition, found), _protocol(edition.runs)) for edition in found]
+        return [_grid(table, Edition([]), "nothing run", note)]
+    return [_grid(table, edition, _heading(edition, spec.heading), _protocol(edition.runs)) for edition in found]
 
 
-def _heading(edition: Edition, among: Sequence[Edition]) -> str:
-    """Return what tells `edition` from the others; its scale, which a note gives in any case, only where it must."""
-    same_budget = [other.settings for other in among if other.settings["budget"] == edition.settings["budget"]]
-    several_scales = len({settings.get("scale") for settings in same_budget}) > 1
-    return _describe({k: v for k, v in edition.settings.items() if k != "scale" or several_scales})
-
-
-def _describe(settings: Mapping[str, str]) -> str:
-    return ", ".join(
-        value if name in SETTINGS and name != "budget" else f"{name} {value}" for name, value in settings.items()
-    )
+def _heading(edition: Edition, keys: Sequence[str]) -> str:
+    """Return what the runs of `edition` have under `keys`, and what else tells it from the other editions."""
+    told = {key: setting(edition.runs[0], key) for key in keys} | edition.differences
+    return ", ".join(WORDS.get(key, f"{key} {{}}".format)(value) for key, value in told.items())
 
 
 def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
@@ -56,9 +53,9 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
             note,
             f"published: {published()[table]['protocol']}",
         ],
-        budget=edition.settings["budget"],
-        source=", ".join(sorted({source(run) for run in edition.runs})),
-        edition=_describe(edition.settings),
+        budget=_several((run.budget for run in edition.runs), ", "),
+        source=_several((setting(run, "dataset.source") for run in edition.runs), ", "),
+        edition=heading,
     )
 
 
@@ -70,7 +67,7 @@ def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResul
     return Cell(
         row=row,
         column=column,
-        runs=[values for values in readings if values and None not in values],
+        runs=[values for values in readings if values],
         published=number if isinstance(number, list) else [number],
         digits=measure.digits,
         kind=measure.kind,
@@ -80,23 +77,26 @@ def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResul
 def _protocol(runs: Sequence[RunResult]) -> str:
     """Return in one line what `runs` have in common and how they spread: size, data, epochs, seeds, code."""
 
-    def several(values: Iterable[Any], form: Callable[[Any], str] = str) -> str:
-        return " or ".join(form(value) for value in sorted(set(values)))
+    def of(key: str) -> str:
+        return _several(WORDS.get(key, str)(setting(run, key)) for run in runs)
 
-    configs = [dict(flatten(run.config)) for run in runs]
     seeds = sorted({run.seed for run in runs})
-    fit_sizes = {config.get("objective.fit_size") for config in configs} - {None}
+    fit_sizes = _several(setting(run, "objective.fit_size") for run in runs if run.objective == "laplace")
     parts = [
-        f"alpha {several(config.get('alpha', 'unknown') for config in configs)}",
-        f"{several((run.train_size for run in runs), '{:,}'.format)} training images "
-        f"({several(map(source, runs))}, {several(map(augmentation, runs))})",
-        f"{several((run.epochs for run in runs), '{:,}'.format)} epochs",
-        f"optimiser {several(config.get('optimiser.name', 'unknown') for config in configs)}",
-        f"curvature from {several(fit_sizes)} images" if fit_sizes else "",
+        f"{of('budget.name')}: alpha {of('alpha')}",
+        f"{_several(f'{run.train_size:,}' for run in runs)} training images "
+        f"({of('dataset.source')}, {of('dataset.augment')})",
+        f"{_several(f'{run.epochs:,}' for run in runs)} epochs",
+        f"optimiser {of('optimiser.name')}",
+        f"curvature from {fit_sizes} images" if fit_sizes not in ("", "None") else "",
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
-        f"code {several((run.git_commit for run in runs), _short_commit)}",
+        f"code {_several(_short_commit(run.git_commit) for run in runs)}",
     ]
-    return f"ours, budget {several(run.budget for run in runs)}: {'; '.join(filter(None, parts))}"
+    return f"ours, {'; '.join(filter(None, parts))}"
+
+
+def _several(values: Iterable[str], joint: str = " or ") -> str:
+    return joint.join(sorted(set(values)))
 
 
 def _short_commit(commit: str) -> str:

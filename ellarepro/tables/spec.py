@@ -23,7 +23,7 @@ SHARES = {"fc": "f_fc", "conv": "conv", "gconv": "gconv"}
 class Measure:
     """A number of a run: `read` gives it (a value a layer for kind "layers"; none where the run has none)."""
 
-    read: Callable[[RunResult], Sequence[float | None]]
+    read: Callable[[RunResult], Sequence[float]]
     digits: int
     kind: str = "seeds"
 
@@ -37,7 +37,7 @@ class Line:
 
     labels: tuple[str, ...]
     match: Mapping[str, tuple[str, ...]]
-    measure: str | None = None
+    measure: str = ""
     published: str | None = None
 
     def takes(self, run: RunResult) -> bool:
@@ -50,17 +50,23 @@ Rows = Mapping[str, Line]
 
 @dataclass(frozen=True)
 class Spec:
-    """A table: its caption, its published lines by key, and the settings whose runs are kept apart.
+    """A table: its caption, its published lines by key, whether its rows are data sets, and what its heading tells.
 
-    `expand` makes of the published rows those that are shown, given what was run.
+    `heading` names keys in which all runs of an edition agree; `expand` makes of the published rows those that are
+    shown, given what was run.
     """
 
     caption: str
     headers: tuple[str, ...]
     columns: Mapping[str, Line]
     rows: Rows
-    apart: tuple[str, ...]
+    heading: tuple[str, ...]
+    spans_datasets: bool
     expand: Callable[[Rows, Sequence[RunResult]], Rows] = lambda rows, runs: rows
+
+
+def _known(value: float | None) -> list[float]:
+    return [] if value is None else [value]
 
 
 def _shares(path: str) -> Measure:
@@ -72,8 +78,8 @@ def _shares(path: str) -> Measure:
 
 MEASURES = {
     "accuracy": Measure(lambda r: [100 * r.test_accuracy], 2),
-    "nll": Measure(lambda r: [r.test_nll], 3),
-    "marglik": Measure(lambda r: [r.neg_log_marglik_per_datum], 3),
+    "nll": Measure(lambda r: _known(r.test_nll), 3),
+    "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),
     **{column: _shares(path) for column, path in SHARES.items()},
 }
@@ -132,7 +138,8 @@ SPECS = {
             **{dataset: Line((dataset,), {"dataset": (dataset,)}, "accuracy") for dataset in TOY},
             "n_params": Line(("parameters (M)",), {"dataset": TOY}, "n_params"),
         },
-        apart=("budget", "source", "scale"),
+        heading=("budget.name", "dataset.source"),
+        spans_datasets=True,
     ),
     "table2": Spec(
         "Table 2: CIFAR-10",
@@ -147,7 +154,8 @@ SPECS = {
             )
             for layer in layers
         },
-        apart=("budget", "dataset", "source", "augmentation", "scale"),
+        heading=("budget.name", "dataset.name", "dataset.source", "dataset.augment"),
+        spans_datasets=False,
         expand=_with_other_layers,
     ),
     "table3": Spec(
@@ -167,7 +175,8 @@ SPECS = {
                 ("rotated_cifar10", ("rotated_cifar10", "rotated_cifar10_jpeg")),
             )
         },
-        apart=("budget", "data"),
+        heading=("budget.name",),
+        spans_datasets=True,
         expand=_by_dataset,
     ),
 }

