@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from ellarepro.curvature.eigen import counted
 from ellarepro.data import Task
 from ellarepro.evaluation import Scores, evaluate
 from ellarepro.marglik import MarginalLikelihood
+from ellarepro.network import Network
 from ellarepro.results import RunResult, git_commit, hardware, peak_memory, versions
 from ellarepro.shares import effective_share, relative_effective_parameters
 from ellarepro.training import Trainer
@@ -30,7 +31,8 @@ def measured(
     Raises:
         RunFailure: the curvature is not finite.
     """
-    places = trainer.model.places()
+    network = cast(Network, trainer.model)
+    places = network.places()
     scores = evaluate(trainer.model, task.test)
     evidence, effective, linearised = None, {}, None
     if trainer.laplace is not None:
@@ -40,7 +42,7 @@ def measured(
         effective = dict(zip(trainer.prior.names, marglik.effective_parameters(log_precision).tolist(), strict=True))
         if trainer.laplace.predictive_samples:
             linearised = asdict(_linearised(trainer, marglik, task))
-    use = path_use(trainer.model, trainer.prior.precisions(), task.train, task.test)
+    use = path_use(network, trainer.prior.precisions(), task.train, task.test)
     trainer.lap()
     return RunResult(
         run_id=identity,
@@ -85,6 +87,6 @@ def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Sc
 
     with counted(trainer.fallbacks):
         posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
-    samples = trainer.laplace.predictive_samples
+    samples = 0 if trainer.laplace is None else trainer.laplace.predictive_samples
     deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)

@@ -1,6 +1,7 @@
 """The middle of an epoch: what a checkpoint holds so that a run goes on from any step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,4 +47,5 @@ class EpochPlace:
 
     def to(self, device: torch.device) -> "EpochPlace":
         """The same place on another device."""
-        return EpochPlace(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in vars(self).items()})
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
+        return EpochPlace(**moved)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -241,7 +241,7 @@ def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Tas
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
-    places = trainer.model.places()
+    places = cast(Network, trainer.model).places()
 
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:

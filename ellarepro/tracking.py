@@ -202,7 +202,8 @@ def mirror(result: RunResult, folder: Path, **options: Any) -> None:
         UserError: as of `make_tracker`.
     """
     tracker = make_tracker("wandb", run_id=f"{result.run_id}-mirror", config=result.config, folder=folder, **options)
-    history, fits = result.history, {}
+    history: dict[str, Any] = result.history
+    fits: dict[int, dict[str, float]] = {}
     for index, epoch in enumerate(history.get("fit_epoch", [])):
         precisions = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
         fits[epoch] = {"marglik/neg_log_marglik_per_datum": history["neg_log_marglik_per_datum"][index]} | {

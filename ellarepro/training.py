@@ -118,7 +118,7 @@ class Trainer:
         return self._fit.result()
 
     def _new_fit(self) -> Fit:
-        settings = replace(self.laplace.fit, batch_size=self._fit_batch_size)
+        settings = replace(self._learning().fit, batch_size=self._fit_batch_size)
         return Fit(self.model, self.prior, self.task.train, settings, self.generator)
 
     def _halve_fit_batch(self, error: RuntimeError) -> None:
@@ -170,16 +170,18 @@ class Trainer:
         place.metrics = {"loss": nll, "objective": nll + penalty, "train_accuracy": place.correct.item() / len(data)}
         return place.metrics
 
-    def _learn_precisions(self) -> dict[str, float]:
+    def _learn_precisions(self) -> dict[str, Any]:
         evidence = self._evidence()
         log_precision = self.prior.log_precision
-        while self._place.hyper_steps < self.laplace.steps:
+        place, steps = self._epoch_place(), self._learning().steps
+        while place.hyper_steps < steps:
             evidence.ascend(log_precision, self.hyper_optimiser, 1)
-            self._place.hyper_steps += 1
+            place.hyper_steps += 1
             self._pause()
         effective = evidence.effective_parameters(log_precision).tolist()
         with torch.no_grad():
-            metrics = {"neg_log_marglik_per_datum": evidence.evidence(log_precision).negative_per_datum}
+            value = evidence.evidence(log_precision).negative_per_datum
+        metrics: dict[str, Any] = {"neg_log_marglik_per_datum": value}
         metrics["effective_parameters"] = dict(zip(self.prior.names, effective, strict=True))
         metrics["prior_precision"] = self.prior.precisions()
         return metrics
@@ -200,12 +202,21 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
+    def _learning(self) -> LaplaceSettings:
+        assert self.laplace is not None, "a MAP run fits nothing"
+        return self.laplace
+
+    def _epoch_place(self) -> EpochPlace:
+        assert self._place is not None, "no epoch has begun"
+        return self._place
+
     def _check_finite(self) -> None:
-        steps, first_bad = self._place.steps, int(self._place.first_bad.item())
+        place = self._epoch_place()
+        steps, first_bad = place.steps, int(place.first_bad.item())
         bad_tensor = next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
         if first_bad >= steps and bad_tensor is None:
             return
-        where = f"step {first_bad + 1} of {steps}" if first_bad < steps else f"step {self._place.step} of {steps}"
+        where = f"step {first_bad + 1} of {steps}" if first_bad < steps else f"step {place.step} of {steps}"
         first = self.epoch == 0 and first_bad == 0
         raise RunFailure(
             f"training diverged in epoch {self.epoch + 1}, {where}: the loss is not finite"
@@ -282,7 +293,7 @@ class Trainer:
     def doing(self) -> str:
         """What of an epoch goes on, in words."""
         if self._place is not None and self._place.hyper_steps:
-            return f"step {self._place.hyper_steps} of {self.laplace.steps} on the precisions"
+            return f"step {self._place.hyper_steps} of {self._learning().steps} on the precisions"
         if self._fit is not None:
             return f"batch {self._fit.done} of the fit"
         return f"step {self.steps_done}"

@@ -73,6 +73,8 @@ class FullGatherer:
 
     def curvature(self, data_size: int) -> FullCurvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
+        if self.matrix is None:
+            raise ValueError("curvature() before any update(): there is no curvature yet")
         return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Genera
     for image in images:
         jacobian, logits = (t.detach() for t in jacobians(model, image[None]))
         root = LambdaSquareRoot(logits, tolerance=0) if generator is None else SignedColumns(logits, 1, generator)
-        columns = torch.cat([root.column(index) for index in range(root.passes_needed.item())])
+        columns = torch.cat([root.column(index) for index in range(int(root.passes_needed))])
         rows.append(columns.to(jacobian) @ jacobian[0])
     return torch.cat(rows)
 

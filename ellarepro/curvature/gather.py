@@ -121,7 +121,7 @@ class BlockGatherer:
             self.model(inputs[:1])
         factors = {name: distinct_factors(part.blocks(len(inputs))) for name, part in twin.parts.items()}
         sizes = {name: sum(f.numel() * f.element_size() for f in own) for name, own in factors.items()}
-        return Forecast(sizes, [tuple(f.shape[:2]) for own in factors.values() for f in own])
+        return Forecast(sizes, [(f.shape[0], f.shape[1]) for own in factors.values() for f in own])
 
 
 def _trainable(layer: nn.Module) -> set[str]:

@@ -45,7 +45,7 @@ class Forecast:
         Raises:
             FactorsTooLarge: the peak exceeds what is free.
         """
-        largest = max(self.sizes, key=self.sizes.get)
+        largest = max(self.sizes, key=lambda name: self.sizes[name])
         free = free_bytes(device) if free is None else free
         if self.peak > free:
             raise FactorsTooLarge(

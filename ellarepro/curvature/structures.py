@@ -5,7 +5,7 @@ factor) / N. A class factor (`weighted` below) is g = J v for one column v of a 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -116,12 +116,15 @@ class KronStructure(Structure):
     def blocks(self, data_size: int) -> dict[str, Block]:
         blocks = super().blocks(data_size)
         if "weight" in self.trainable:
-            scaled = self.input_factor / (data_size * self.summed_groups)
-            factors = [scaled, self.output_factor] if self.rule.input_first else [self.output_factor, scaled]
+            scaled, output = cast(Tensor, self.input_factor) / (data_size * self.summed_groups), self._output()
+            factors = [scaled, output] if self.rule.input_first else [output, scaled]
             blocks["weight"] = Block(factors, self.rule.group_axis)
         if "bias" in self.trainable and self.bias_shares_output_factor:
-            blocks["bias"] = Block([self.output_factor])
+            blocks["bias"] = Block([self._output()])
         return blocks
+
+    def _output(self) -> Tensor:
+        return cast(Tensor, self.output_factor)
 
     def _output_groups(self, rows: Tensor) -> int:
         return 1
@@ -160,10 +163,11 @@ class DiagStructure(Structure):
         return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.exact.items()}
 
     def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
+        inputs = cast(Tensor, self.inputs)
         if rows.shape[2] == 1:
-            squares = rows[:, :, 0].square().transpose(1, 2) @ self.inputs[:, :, 0].square()
+            squares = rows[:, :, 0].square().transpose(1, 2) @ inputs[:, :, 0].square()
         else:
-            squares = (rows.transpose(2, 3) @ self.inputs).square().sum(1)
+            squares = (rows.transpose(2, 3) @ inputs).square().sum(1)
         if self.rule.input_first:
             squares = squares.transpose(1, 2)
         return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)

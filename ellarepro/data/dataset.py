@@ -58,5 +58,5 @@ def fingerprint(*sets: ImageSet) -> str:
     digest = hashlib.sha256()
     for images in sets:
         for tensor in (images.images, images.labels):
-            digest.update(memoryview(tensor.cpu().contiguous().numpy()))
+            digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

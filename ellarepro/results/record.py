@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
@@ -70,6 +70,10 @@ class RunResult:
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
     code_changes: list[str] = field(default_factory=list)
+
+    def series(self, name: str) -> list[float]:
+        """Return the list `name` of `history`, empty where there is none."""
+        return cast(list[float], self.history.get(name) or [])
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
