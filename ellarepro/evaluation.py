@@ -27,11 +27,6 @@ def evaluate(model: nn.Module, data: ImageSet, batch_size: int = 500) -> Scores:
     return score(log_probabilities, data.labels)
 
 
-def total_loss(model: nn.Module, data: ImageSet, batch_size: int = 500) -> float:
-    """Negative log likelihood of `data` in nats, summed."""
-    return evaluate(model, data, batch_size).nll * len(data)
-
-
 def score(log_probabilities: Tensor, labels: Tensor) -> Scores:
     """Scores of predictive `log_probabilities (N, K)` against `labels (N,)`."""
     nll = -log_probabilities.gather(1, labels[:, None]).double().mean().item()

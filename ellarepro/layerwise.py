@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.calls import check_gradients
 from ellarepro.curvature.hooks import evaluation_mode
-from ellarepro.curvature.likelihood import Classification, Likelihood, Regression
+from ellarepro.curvature.likelihood import LIKELIHOODS, Classification, Likelihood
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.data.loading import Data, batches_of, shuffled_batches, size_of
 from ellarepro.errors import RunFailure
@@ -20,7 +20,6 @@ from ellarepro.predictive import Prediction, predict_classes, predict_outputs
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import DEFAULT_FIT, FitSettings, LaplaceSettings
 
-LIKELIHOODS = {"classification": Classification, "regression": Regression}
 DEFAULT_SCHEDULE = LaplaceSettings(burn_in=5, frequency=5, steps=20)
 _CHECKED = 2
 """Samples on which the rules are checked against the network's gradients."""

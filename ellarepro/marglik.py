@@ -115,7 +115,7 @@ def fit(
     generator: torch.Generator | None = None,
     likelihood: Likelihood | None = None,
 ) -> MarginalLikelihood:
-    """Fit the curvature at the current weights, in one pass over the data.
+    """Fit the curvature at the current weights, and take the loss, in one pass over the data.
 
     The model is in evaluation mode meanwhile, whatever its mode is.
 
@@ -143,10 +143,20 @@ def fit(
 
 
 def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
-    """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`."""
-    wanted = inputs if fit_size is None else inputs[: max(fit_size - gatherer.gathered, 0)]
-    outputs = gatherer.update(wanted) if len(wanted) else None
-    if len(wanted) == len(inputs):
-        return outputs
-    with evaluation_mode(model), torch.no_grad():
-        return model(inputs)
+    """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`, of one forward pass each."""
+    wanted = len(inputs) if fit_size is None else min(max(fit_size - gatherer.gathered, 0), len(inputs))
+    outputs = [gatherer.update(inputs[:wanted])] if wanted else []
+    if wanted < len(inputs):
+        with evaluation_mode(model), torch.no_grad():
+            outputs.append(model(inputs[wanted:]))
+    return torch.cat(outputs)
+
+
+@torch.no_grad()
+def total_loss(model: nn.Module, data: Data, batch_size: int, likelihood: Likelihood | None = None) -> float:
+    """The likelihood's loss of `data`, summed in float64; of `Classification`, if none is given, in nats."""
+    likelihood, losses = likelihood or Classification(), []
+    with evaluation_mode(model):
+        for inputs, targets in batches_of(data, batch_size, next(model.parameters()).device):
+            losses.append(likelihood.losses(model(inputs), targets).double().sum())
+    return torch.stack(losses).sum().item()

@@ -247,13 +247,11 @@ def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Ta
 
 
 def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
-    from ellarepro.curvature.kron import BlockKron
+    from ellarepro.curvature.posterior import posterior_precision
     from ellarepro.predictive import evaluate_linearised, weight_deviations
 
-    log_precision = trainer.prior.log_precision.detach()
     with counted(trainer.fallbacks):
-        curvature = BlockKron.from_blocks(marglik.curvature.blocks).decompose()
-    precision = curvature + log_precision.exp().to(curvature.deltas)
+        posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
     samples = trainer.laplace.predictive_samples
-    deviations = weight_deviations(trainer.model, precision, samples, trainer.generator)
+    deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
     return evaluate_linearised(trainer.model, deviations, task.test)

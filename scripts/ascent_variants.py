@@ -12,8 +12,7 @@ from ellarepro.curvature.eigen import symmetric_eigenvectors
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import Block
 from ellarepro.data import ImageSet
-from ellarepro.evaluation import total_loss
-from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.marglik import MarginalLikelihood, fit, total_loss
 from ellarepro.training import Trainer
 
 

@@ -14,11 +14,12 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.likelihood import Classification
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
-from ellarepro.evaluation import total_loss
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.marglik import MarginalLikelihood, total_loss
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
@@ -53,24 +54,23 @@ above exact.
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
-class DrawnLabels(GGN):
+class DrawnLabels(Classification):
     """The usual sampled passes, for comparison: v = (e_k - p) / sqrt(passes), k drawn from p."""
 
-    def _square_root(self, logits: Tensor) -> "DrawnLabels.Columns":
-        return self.Columns(logits, self.passes, self.generator)
+    def columns(self, outputs: Tensor, tolerance: float, passes: int | None, generator: torch.Generator) -> Columns:
+        """The drawn columns of each sample."""
+        return _DrawnColumns(outputs, passes, generator)
 
-    class Columns:
-        """As `LambdaSquareRoot`."""
 
-        def __init__(self, logits: Tensor, passes: int, generator: torch.Generator):
-            self.p = logits.double().softmax(1)
-            self.classes = torch.multinomial(self.p, passes, replacement=True, generator=generator)
-            self.passes_needed = torch.full((len(logits),), passes)
+class _DrawnColumns(Columns):
+    def __init__(self, logits: Tensor, passes: int, generator: torch.Generator):
+        self.p = logits.double().softmax(1)
+        self.classes = torch.multinomial(self.p, passes, replacement=True, generator=generator)
+        self.passes_needed = torch.full((len(logits),), passes)
 
-        def column(self, index: int) -> Tensor:
-            """`(B, K)`: pass `index`."""
-            drawn = nn.functional.one_hot(self.classes[:, index], self.p.shape[1])
-            return (drawn - self.p) / self.classes.shape[1] ** 0.5
+    def column(self, index: int) -> Tensor:
+        drawn = nn.functional.one_hot(self.classes[:, index], self.p.shape[1])
+        return (drawn - self.p) / self.classes.shape[1] ** 0.5
 
 
 def main() -> None:
@@ -108,7 +108,8 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
     chosen = torch.randperm(len(data), generator=generator)[:size]
     used = ImageSet(data.images[chosen], data.labels[chosen])
     started = time.process_time()
-    ggn = (DrawnLabels if kind == "labels" else GGN)(trainer.model, "kron", 0.0, passes, generator)
+    likelihood = DrawnLabels() if kind == "labels" else None
+    ggn = GGN(trainer.model, "kron", 0.0, passes, generator, likelihood)
     for images, _ in ordered_batches(used, 150):
         ggn.update(images)
     curvature = ggn.curvature(len(data))

@@ -4,7 +4,7 @@
 
 The data are those of `ellarepro/data/moves.py`, the runs those of configs/experiment/study/, the same as
 `python -m ellarepro -m experiment=study/laplace,study/map` makes: what is finished is not run again, what was
-interrupted goes on. Keys are for all runs, as there; by default three seeds, one run at a time, on one thread each. Then
+interrupted goes on. Keys are for all runs, as there; by default three seeds, one at a time, on one thread. Then
 study.md and study.png are written beside the runs' folder, from the result files of these runs alone, as many as there
 are: measures of the paths of F-FC+CONV+GCONV beside the truth. What a person reads in it goes into reading.md, which
 study.md ends with.
@@ -13,12 +13,13 @@ study.md ends with.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
-from ellarepro.config.sweep import expand
+from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError
 from ellarepro.figures import save
 from ellarepro.files import write_atomically
@@ -42,11 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
     options = parser.parse_intermixed_args(arguments)
     try:
-        sweep = expand([*DEFAULTS, *options.keys], multirun=True)
-        for config in sweep.configs:
-            check_combination(config)
-        # What says most comes first: each seed is complete before the next one begins.
-        configs = sorted(sweep.configs, key=lambda c: (-(c["dataset"]["strength"] or 0), c["seed"]))
+        sweep = study(options.keys)
+        configs = sweep.configs
         left = [config for config in configs if not result_file(config).exists()]
         print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
         lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
@@ -57,6 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in lines:
         print(f"symmetry_study: {line}", file=sys.stderr)
     return status
+
+
+def study(keys: Sequence[str] = ()) -> Sweep:
+    """The runs of the study, with `keys` for all of them, checked.
+
+    Raises:
+        UserError: a mistake in the keys.
+    """
+    sweep = expand([*DEFAULTS, *keys], multirun=True)
+    for config in sweep.configs:
+        check_combination(config)
+    # What says most comes first: each seed is complete before the next one begins.
+    return replace(sweep, configs=sorted(sweep.configs, key=lambda c: (-(c["dataset"]["strength"] or 0), c["seed"])))
 
 
 def result_file(config: Mapping[str, Any]) -> Path:

@@ -169,9 +169,9 @@ def test_order_is_that_of_the_parameters():
 
 def test_options_of_the_backend_are_honoured_or_refused():
     model, (x, y) = small_network(), small_data()
-    with pytest.raises(ValueError, match="'regression'"):
-        EllaGGN(model, "regression")
-    with pytest.raises(ValueError, match="last_layer"):
+    with pytest.raises(ValueError, match="got 'softmax'"):
+        EllaGGN(model, "softmax")
+    with pytest.raises(ValueError, match="not the last layer or a subnetwork"):
         EllaGGN(model, last_layer=True)
     with pytest.raises(ValueError, match="mc_samples"):
         EllaGGN(model).kron(x, y, 6, mc_samples=3)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from scripts import symmetry_study
-
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -15,15 +13,15 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 def test_a_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("ELLAREPRO_SIZE", "smoke")
-    monkeypatch.setitem(symmetry_study.OUT, "smoke", tmp_path)
+    monkeypatch.setenv("ELLAREPRO_BUDGET", "smoke")
+    monkeypatch.setenv("ELLAREPRO_RUNS", str(tmp_path / "runs"))
     namespace: dict = {}
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert cells and not any(cell["outputs"] for cell in cells), "committed without outputs"
     for cell in cells:
         exec(compile("".join(cell["source"]), path.name, "exec"), namespace)
     if path.stem == "symmetry_study":
-        assert (tmp_path / "study.json").exists(), "run at smoke size"
+        assert len(list(tmp_path.rglob("result.json"))) == 4, "run at the smoke budget"
         assert namespace["shown"]._repr_png_().startswith(b"\x89PNG")
 
 

@@ -9,11 +9,12 @@ compared without such biases, and with them block by block.
 import pytest
 import torch
 from helpers import assert_close, parameter_slices, perturb_biases, relative_error, small_data
-from laplace import KronLaplace
+from laplace import KronLaplace, Laplace
 from laplace.curvature import AsdlGGN, CurvlinopsGGN
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ellarepro import FitSettings, LayerwiseLaplace, Regression
 from ellarepro.curvature import BlockKronLaplace, EllaGGN
 from ellarepro.curvature.exact import exact_ggn
 
@@ -97,3 +98,68 @@ def test_log_determinant_and_evidence_agree(peer, data):
             assert_close(ours(x, link_approx="probit"), theirs(x, link_approx="probit"), 1e-6)
     moved = ours.log_marginal_likelihood(prior_precision=torch.tensor(2.0, dtype=torch.float64))
     assert relative_error(moved, theirs.log_marginal_likelihood()) > 1e-3
+
+
+def by_the_factory(model, likelihood, structure, data, **options):
+    la = Laplace(model, likelihood, subset_of_weights="all", hessian_structure=structure, backend=EllaGGN, **options)
+    la.fit(DataLoader(TensorDataset(*data), batch_size=4))
+    return la
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("structure", ["kron", "diag", "full"])
+def test_the_factory_of_laplace_torch_takes_the_backend(structure, peer, data):
+    ours = by_the_factory(network(conv_bias=False), "classification", structure, data)
+    if structure == "kron":
+        blocks = fitted(BlockKronLaplace, data, conv_bias=False)
+        assert_close(ours.log_marginal_likelihood(), blocks.log_marginal_likelihood())
+    other = network(conv_bias=False)
+    theirs = Laplace(other, "classification", "all", structure, backend=PEERS[peer])
+    theirs.fit(DataLoader(TensorDataset(*data), batch_size=4))
+    assert_close(ours.log_marginal_likelihood(), theirs.log_marginal_likelihood(), 1e-6)
+    assert_close(ours(data[0][:3]), theirs(data[0][:3]), 1e-6)
+    before = ours.log_marginal_likelihood().item()
+    ours.optimize_prior_precision(method="marglik", prior_structure="layerwise")
+    assert ours.log_marginal_likelihood().item() > before + 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("structure", ["kron", "diag", "full"])
+def test_regression_agrees(structure, peer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    inputs = torch.randn(10, 3, dtype=torch.float64)
+    data = inputs, inputs[:, :2].sin()
+    ours = by_the_factory(model, "regression", structure, data, sigma_noise=0.3)
+    theirs = Laplace(model, "regression", "all", structure, backend=PEERS[peer], sigma_noise=0.3)
+    theirs.fit(DataLoader(TensorDataset(*data), batch_size=4))
+    assert_close(ours.log_marginal_likelihood(), theirs.log_marginal_likelihood(), 1e-6)
+    for a, b in zip(ours(inputs[:3]), theirs(inputs[:3]), strict=True):
+        assert_close(a, b, 1e-6)
+    settings = FitSettings(structure, batch_size=4)
+    door = LayerwiseLaplace(model, Regression(0.3**-2), settings=settings).fit(data)
+    assert door.log_marginal_likelihood() == pytest.approx(ours.log_marginal_likelihood().item(), rel=1e-5)
+    other = LayerwiseLaplace(model, Regression(0.6**-2), settings=settings).fit(data)
+    assert other.log_marginal_likelihood() != pytest.approx(ours.log_marginal_likelihood().item(), rel=1e-2)
+
+
+def test_the_backend_says_what_to_write_instead(data):
+    loader = DataLoader(TensorDataset(*data), batch_size=4)
+    with pytest.raises(ValueError, match='write Laplace.*subset_of_weights="all", hessian_structure="kron"'):
+        Laplace(network(), "classification", backend=EllaGGN).fit(loader)
+    with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'reward_modeling'"):
+        EllaGGN(network(), "reward_modeling")
+    with pytest.raises(ValueError, match="input must be one tensor, got dict"):
+        EllaGGN(network()).kron({"input_ids": data[0]}, data[1], 10)
+    with pytest.raises(ValueError, match="from 0 to 3"):
+        EllaGGN(network()).kron(data[0], data[1] + 4, 10)
+
+
+def test_a_saved_state_belongs_to_block_kron_laplace(data):
+    state = by_the_factory(network(conv_bias=False), "classification", "kron", data).state_dict()
+    other = Laplace(network(conv_bias=False), "classification", "all", "kron", backend=EllaGGN)
+    other.load_state_dict(state)
+    with pytest.raises(RuntimeError):
+        other(data[0])

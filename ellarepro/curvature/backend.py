@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.likelihood import LIKELIHOODS
 from ellarepro.settings import BLOCK_STRUCTURES, FitSettings
 
 
 class EllaGGN(GGNInterface):
     """laplace-torch backend with this project's rules: `EllaGGN(model, "classification").kron(x, y, N)`.
 
+    `Laplace(model, likelihood, subset_of_weights="all", hessian_structure="kron", backend=EllaGGN)` takes it too, and
+    `diag` and `full` in place of `kron`.
+
     Args:
         model: a network of `build_network`, or any network whose leaf layers have a curvature rule.
-        likelihood: `classification`; the rules are for softmax cross-entropy.
+        likelihood: `classification`, softmax cross-entropy; or `regression`, noise of variance one.
         structure: `kron` (the paper's), `kron_blockwise` or `diag`.
         tolerance: see `GGN`; 0, the default here, takes every class pass.
         engine: `native`, or `asdl` to have asdl take the passes, all of them: slower, the same factors.
@@ -39,10 +43,13 @@ class EllaGGN(GGNInterface):
         tolerance: float = 0.0,
         engine: str = "native",
     ):
-        if likelihood != "classification":
-            raise ValueError(f"likelihood must be 'classification', got {likelihood!r}")
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}; got {likelihood!r}")
         if last_layer or subnetwork_indices is not None:
-            raise ValueError("EllaGGN covers all trainable parameters: last_layer and subnetwork_indices must be unset")
+            raise ValueError(
+                "EllaGGN covers all trainable parameters, not the last layer or a subnetwork: write "
+                'Laplace(model, likelihood, subset_of_weights="all", hessian_structure="kron", backend=EllaGGN)'
+            )
         super().__init__(model, likelihood, False, None, dict_key_x, dict_key_y)
         self.settings = FitSettings(structure, tolerance, engine=engine)
         if not self.settings.has_blocks:
@@ -53,26 +60,31 @@ class EllaGGN(GGNInterface):
 
         Args:
             x: inputs `(B, ...)`.
-            y: classes `(B,)`.
+            y: classes `(B,)`, or targets `(B, K)`.
             N: size of the whole training set, by which each weight block is divided once.
 
         Returns:
-            The summed negative log likelihood (nats), and the factors in the order of `model.parameters()`.
+            The loss, summed (nats, or half the squared error), and the factors in the order of `model.parameters()`.
 
         Raises:
             UnclaimedParameterError: a trainable parameter that no rule claims.
+            ValueError: inputs that are no tensor, or targets that are not of the network's outputs.
         """
         if kwargs:
             raise ValueError(f"unknown options of EllaGGN.kron: {sorted(kwargs)}")
         return self._fit(self.settings, x, y, N)
 
     def _fit(self, settings: FitSettings, x: Tensor, y: Tensor, N: int) -> tuple[Tensor, BlockKron]:
-        gatherer = gatherer_of(self.model, settings)
-        logits = gatherer.update(x)
-        return self.factor * self.lossfunc(logits, y), BlockKron.from_blocks(gatherer.blocks(N))
+        if not isinstance(x, Tensor):
+            raise ValueError(f"the network's input must be one tensor, got {type(x).__name__}")
+        likelihood = LIKELIHOODS[self.likelihood]()
+        gatherer = gatherer_of(self.model, settings, likelihood=likelihood)
+        outputs = gatherer.update(x)
+        likelihood.check_targets(y, outputs)
+        return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(gatherer.blocks(N))
 
     def diag(self, x: Tensor, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Loss (nats, summed) and the exact diagonal `(P,)` of the GGN of one batch."""
+        """Loss, summed, and the exact diagonal `(P,)` of the GGN of one batch."""
         if unknown := sorted(set(kwargs) - {"N"}):
             raise ValueError(f"unknown options of EllaGGN.diag: {unknown}")
         loss, kron = self._fit(replace(self.settings, structure="diag"), x, y, len(x))
@@ -84,7 +96,7 @@ class BlockKronLaplace(KronLaplace):
 
     Args:
         model: see `EllaGGN`.
-        likelihood: `classification`.
+        likelihood: `classification`, or `regression` with `sigma_noise`.
         backend_kwargs: options of `EllaGGN`.
         kwargs: as for `laplace.KronLaplace`; `prior_precision` is a scalar or one value a tensor.
     """

@@ -155,3 +155,6 @@ def softmax_hessian(logits: Tensor) -> Tensor:
     """Lambda = diag(p) - p p^T, `(B, K, K)`, of the negative log likelihood in the logits `(B, K)`."""
     p = logits.softmax(-1)
     return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+
+LIKELIHOODS = {"classification": Classification, "regression": Regression}

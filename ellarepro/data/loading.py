@@ -28,8 +28,9 @@ def batches_of(data: Data, batch_size: int, device: torch.device) -> Iterator[tu
             raise ValueError(f"a batch must be a pair, inputs and targets; got {type(batch).__name__} of the loader")
         inputs, targets = batch
         _check(inputs, targets)
-        samples += len(inputs)
-        yield inputs.to(device), targets.to(device)
+        if len(inputs):
+            samples += len(inputs)
+            yield inputs.to(device), targets.to(device)
     if not samples:
         raise ValueError("data must hold at least one sample, got none")
 

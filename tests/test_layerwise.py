@@ -1,0 +1,276 @@
+"""The door for networks of one's own: what it takes, what it learns, what it predicts, and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import assert_close, relative_error
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
+from ellarepro.curvature.exact import exact_ggn, jacobians
+from ellarepro.curvature.rule import UnclaimedParameterError
+from ellarepro.errors import RunFailure
+from scripts.library_networks import Transformer, curve, resnet, separable_network
+
+SOON = LaplaceSettings(burn_in=1, frequency=1, steps=20)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+def stripes(size: int = 30, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise with a bright row in one of three places, which is the label."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (size,), generator=generator)
+    images = torch.randn(size, 1, 4, 4, generator=generator)
+    images[torch.arange(size), 0, labels] += 2
+    return images, labels
+
+
+def loader(data, batch_size: int = 7, **options) -> DataLoader:
+    return DataLoader(TensorDataset(*data), batch_size=batch_size, **options)
+
+
+def test_a_loader_and_a_pair_of_tensors_are_the_same_data():
+    model, data = network(), stripes()
+    whole = LayerwiseLaplace(model).fit(data)
+    batches = LayerwiseLaplace(model).fit(loader(data))
+    shuffled = LayerwiseLaplace(model).fit(loader(data, shuffle=True))
+    for other in (batches, shuffled):
+        assert other.log_marginal_likelihood() == pytest.approx(whole.log_marginal_likelihood(), rel=1e-5)
+    part = LayerwiseLaplace(model).fit(loader((data[0][:15], data[1][:15])))
+    assert part.log_marginal_likelihood() != pytest.approx(whole.log_marginal_likelihood(), rel=0.1)
+
+
+def test_fit_size_takes_the_first_of_a_loader_and_the_loss_of_all():
+    model, (images, labels) = network().double().eval(), stripes(12)
+    twice = images.double().repeat(2, 1, 1, 1), labels.repeat(2)
+    settings = {"tolerance": 0.0}
+    whole = LayerwiseLaplace(model, settings=FitSettings(**settings)).fit(loader(twice))
+    half = LayerwiseLaplace(model, settings=FitSettings(**settings, fit_size=12)).fit(loader(twice))
+    assert half.log_marginal_likelihood() == pytest.approx(whole.log_marginal_likelihood(), rel=1e-9)
+
+
+def test_learning_raises_the_evidence_and_says_what_the_data_determine():
+    laplace = LayerwiseLaplace(network()).fit(stripes())
+    before = laplace.log_marginal_likelihood()
+    after = laplace.learn().log_marginal_likelihood()
+    assert after > before + 1
+    sizes = {name: p.numel() for name, p in laplace.model.named_parameters()}
+    assert list(laplace.precisions()) == list(laplace.effective_numbers()) == list(sizes)
+    assert len(set(laplace.precisions().values())) == len(sizes)
+    assert all(0 < number < sizes[name] for name, number in laplace.effective_numbers().items())
+    parts = laplace.evidence()
+    assert parts.value.item() == after and not parts.value.requires_grad
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_training_learns_weights_and_precisions(as_loader):
+    data, test = stripes(90), stripes(60, seed=1)
+    model = network()
+    given = loader(data, 30, shuffle=True) if as_loader else data
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    laplace = LayerwiseLaplace(model).train(given, epochs=15, optimiser=optimiser, batch_size=30)
+    assert not model.training
+    prediction = laplace.predict(test[0])
+    assert (prediction.mean.argmax(1) == test[1]).float().mean() > 0.8
+    assert set(laplace.precisions().values()) != {1.0}
+    untrained = LayerwiseLaplace(network()).fit(data).learn()
+    assert laplace.log_marginal_likelihood() > untrained.log_marginal_likelihood() + 5
+
+
+def test_training_is_that_of_a_loop_of_ones_own():
+    data = stripes()
+    ours = LayerwiseLaplace(network().eval(), prior_precision=3.0)
+    ours.model.train = lambda mode=True: ours.model
+    optimiser = torch.optim.SGD(ours.model.parameters(), lr=0.1)
+    ours.train(data, epochs=2, optimiser=optimiser, schedule=LaplaceSettings(1, 5, 1), batch_size=30)
+    model = network().eval()
+    own = LayerwiseLaplace(model, prior_precision=3.0)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    hyper = torch.optim.Adam([own.prior.log_precision], lr=0.1)
+    for epoch in range(2):
+        optimiser.zero_grad()
+        delta = own.prior.log_precision.detach().exp()
+        penalty = sum(d / 2 * p.square().sum() for d, p in zip(delta, model.parameters(), strict=True)) / 30
+        (nn.functional.cross_entropy(model(data[0]), data[1]) + penalty).backward()
+        optimiser.step()
+        if epoch == 0:
+            own.fit(data)._fitted.ascend(own.prior.log_precision, hyper, 1)
+    for a, b in zip(ours.model.parameters(), model.parameters(), strict=True):
+        assert_close(a.detach(), b.detach(), 1e-5)
+
+
+def test_fit_and_predict_leave_running_statistics_and_the_mode_alone():
+    model, data = network().train(), stripes()
+    model[3].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    laplace = LayerwiseLaplace(model).fit(data).learn(5)
+    prediction = laplace.predict(data[0])
+    assert model.training and not model[3].training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} has changed"
+    again = LayerwiseLaplace(model.eval()).fit(data).learn(5)
+    assert again.log_marginal_likelihood() == laplace.log_marginal_likelihood()
+    assert torch.equal(again.predict(data[0]).mean, prediction.mean), "dropout would draw anew"
+    model.train()(data[0])
+    assert not torch.equal(model.state_dict()["1.running_mean"], before["1.running_mean"]), "the control: in training"
+
+
+def test_predictions_of_classes_are_probabilities_with_a_spread():
+    data = stripes(60)
+    laplace = LayerwiseLaplace(network().double()).fit((data[0].double(), data[1])).learn()
+    inputs = data[0][:5].double()
+    prediction = laplace.predict(inputs, samples=300)
+    assert_close(prediction.mean.sum(1), torch.ones(5, dtype=torch.float64))
+    assert torch.equal(prediction.mean, laplace.predict(inputs, samples=300).mean)
+    model = laplace.model.eval()
+    jacobian, outputs = (found.detach() for found in jacobians(model, inputs))
+    with torch.no_grad():
+        spread = laplace.posterior().bmm(jacobian, exponent=-1) @ jacobian.mT
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(20_000, 5, 3, generator=generator, dtype=torch.float64)
+    logits = outputs + (torch.linalg.cholesky(spread) @ noise[..., None])[..., 0]
+    assert relative_error(prediction.mean, logits.softmax(2).mean(0)) < 0.05
+    assert relative_error(prediction.std, logits.softmax(2).std(0)) < 0.15
+    sharp = LayerwiseLaplace(model, prior_precision=1e10).fit((data[0].double(), data[1])).predict(inputs)
+    assert_close(sharp.mean, outputs.softmax(1), 1e-3)
+    assert relative_error(prediction.mean, outputs.softmax(1)) > 0.01, "the control: the posterior is broad"
+
+
+def test_full_and_blocks_predict_alike_where_they_are_alike():
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 1, bias=False).double(), torch.randn(9, 4, dtype=torch.float64)
+    data = inputs, inputs.sum(1, keepdim=True)
+    kron, full, diag = (
+        LayerwiseLaplace(model, "regression", settings=FitSettings(s)).fit(data) for s in ("kron", "full", "diag")
+    )
+    assert_close(kron.predict(inputs).std, full.predict(inputs).std)
+    assert relative_error(diag.predict(inputs).std, full.predict(inputs).std) > 1e-3
+
+
+def test_full_needs_no_rule():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 5), nn.PReLU(), nn.Linear(5, 3)).double()
+    images, labels = stripes()
+    data = images.flatten(1).double(), labels
+    laplace = LayerwiseLaplace(model, settings=FitSettings("full")).fit(data).learn(20)
+    assert laplace.predict(data[0][:2]).mean.shape == (2, 3)
+    with pytest.raises(UnclaimedParameterError, match="1.weight of PReLU"):
+        LayerwiseLaplace(model).fit(data)
+
+
+@pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag"])
+@pytest.mark.parametrize(
+    ("make", "side"),
+    [
+        (lambda: resnet(4), 8),
+        (lambda: Transformer(8, heads=2, patch=4, image_size=8), 8),
+        (lambda: separable_network(4), 12),
+    ],
+)
+def test_networks_of_stock_layers_go_through_the_door(make, side, structure):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(20, 1, side, side, generator=generator), torch.randint(10, (20,), generator=generator)
+    laplace = LayerwiseLaplace(make(), settings=FitSettings(structure)).train(data, epochs=2, schedule=SOON)
+    assert laplace.log_marginal_likelihood() < 0
+    assert torch.isfinite(laplace.predict(data[0][:3], samples=5).std).all()
+
+
+def test_a_regression_learns_its_noise_and_is_less_sure_where_there_are_no_data():
+    torch.manual_seed(0)
+    inputs = torch.cat([torch.linspace(-2, -0.5, 60), torch.linspace(0.5, 2, 60)])[:, None]
+    targets = torch.sin(3 * inputs) + 0.1 * torch.randn(120, 1)
+    model = curve(20)
+    laplace = LayerwiseLaplace(model, "regression")
+    laplace.train((inputs, targets), epochs=300, optimiser=torch.optim.Adam(model.parameters(), lr=0.02))
+    assert 0.07 < laplace.likelihood.noise_std < 0.15
+    inside, outside = laplace.predict(torch.tensor([[1.0], [4.0]])).std
+    assert inside < 0.2 < outside
+
+
+REFUSED_DATA = {
+    "no samples": ((torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.long)), "at least one sample, got none"),
+    "an empty loader": ([], "at least one sample, got none"),
+    "labels out of range": ((torch.zeros(2, 1, 4, 4), torch.tensor([0, 3])), "from 0 to 2, one a logit; got .* 0 to 3"),
+    "negative labels": ((torch.zeros(2, 1, 4, 4), torch.tensor([-100, 1])), "labels from -100 to 1"),
+    "float labels": ((torch.zeros(2, 1, 4, 4), torch.zeros(2)), r"int64 labels of shape \(2,\), got torch.float32"),
+    "one-hot labels": ((torch.zeros(2, 1, 4, 4), torch.eye(3).long()[:2]), r"got torch.int64 \(2, 3\)"),
+    "a NaN": (
+        (torch.full((2, 1, 4, 4), torch.nan), torch.tensor([0, 1])),
+        "inputs must be finite, got 32 entries",
+    ),
+    "other lengths": ((torch.zeros(2, 1, 4, 4), torch.tensor([0])), "as many samples, got shapes"),
+    "inputs alone": (torch.zeros(2, 1, 4, 4), "a pair of tensors, inputs and targets, or a loader; got Tensor"),
+    "an iterator": (iter([(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))]), "gone through again"),
+    "a loader of single tensors": ([torch.zeros(3, 1, 4, 4)], "a batch must be a pair"),
+    "a dictionary of inputs": ([({"pixels": torch.zeros(1)}, torch.tensor([0]))], "inputs .* one tensor, got dict"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_DATA)
+def test_data_that_cannot_be_meant_are_refused(case):
+    data, said = REFUSED_DATA[case]
+    with pytest.raises(ValueError, match=said):
+        LayerwiseLaplace(network()).fit(data)
+
+
+def test_mistakes_of_use_are_one_message_each():
+    data = stripes()
+    with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'softmax'"):
+        LayerwiseLaplace(network(), "softmax")
+    with pytest.raises(ValueError, match="must have trainable parameters"):
+        LayerwiseLaplace(network().requires_grad_(False))
+    with pytest.raises(ValueError, match="precision must be positive"):
+        LayerwiseLaplace(network(), prior_precision=0.0)
+    laplace = LayerwiseLaplace(network())
+    for use in (laplace.learn, laplace.log_marginal_likelihood, laplace.effective_numbers, laplace.posterior):
+        with pytest.raises(ValueError, match=r"no curvature yet: call fit\(data\)"):
+            use()
+    with pytest.raises(ValueError, match="epochs must be above burn_in=5"):
+        laplace.train(data, epochs=5)
+    with pytest.raises(ValueError, match="at least 2 logits a sample, got 1: give two classes two logits"):
+        LayerwiseLaplace(nn.Sequential(nn.Flatten(), nn.Linear(16, 1))).fit(data)
+    with pytest.raises(RunFailure, match="diverged in epoch"):
+        optimiser = torch.optim.SGD(laplace.model.parameters(), lr=1e30)
+        laplace.train(data, epochs=9, optimiser=optimiser)
+
+
+def test_a_likelihood_may_be_given_as_an_object():
+    model, data = network(), stripes()
+    by_name, by_object = LayerwiseLaplace(model).fit(data), LayerwiseLaplace(model, Classification()).fit(data)
+    assert by_name.log_marginal_likelihood() == by_object.log_marginal_likelihood()
+    assert LayerwiseLaplace(curve(), Regression(4.0)).likelihood.noise_std == 0.5
+
+
+def test_evidence_of_the_full_matrix_by_the_letter():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    images, labels = stripes()
+    laplace = LayerwiseLaplace(model, prior_precision=2.0, settings=FitSettings("full")).fit((images.double(), labels))
+    theta = nn.utils.parameters_to_vector(model.parameters()).detach()
+    loss = nn.functional.cross_entropy(model(images.double()), labels, reduction="sum").item()
+    hessian = exact_ggn(model, images.double()) + 2 * torch.eye(len(theta), dtype=torch.float64)
+    volume = len(theta) * torch.tensor(2.0).double().log() / 2 - torch.linalg.slogdet(hessian)[1] / 2
+    wanted = -loss - (theta @ theta).item() + volume.item()
+    assert laplace.log_marginal_likelihood() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_package_itself_imports_no_torch():
+    code = "import sys, ellarepro; assert 'torch' not in sys.modules; ellarepro.LayerwiseLaplace; ellarepro.Regression"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="'ellarepro' has no attribute 'Laplace'"):
+        _ = sys.modules["ellarepro"].Laplace
