@@ -1,4 +1,8 @@
-"""Networks as users bring them: a small ResNet, a transformer, separable convolutions, a curve; no layer is ours."""
+"""Networks as users bring them: a small ResNet, a transformer, separable convolutions, a curve; no layer is ours.
+
+`plain` leaves out what asdl and curvlinops have no curvature of, affine parameters and learned places, and what they
+have another curvature of, biases on shared positions.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +12,12 @@ from torch import Tensor, nn
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with group normalisation beside a shortcut: `(B, C, H, W)` to `(B, D, H/s, W/s)`."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, plain: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(4, out_channels, affine=affine)
+        self.norm1 = nn.GroupNorm(4, out_channels, affine=not plain)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(4, out_channels, affine=affine)
+        self.norm2 = nn.GroupNorm(4, out_channels, affine=not plain)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if stride > 1 else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -21,15 +25,15 @@ class ResidualBlock(nn.Module):
         return F.relu(self.shortcut(features) + self.norm2(self.conv2(hidden)))
 
 
-def resnet(width: int = 16, classes: int = 10, affine: bool = True) -> nn.Module:
+def resnet(width: int = 16, classes: int = 10, plain: bool = False) -> nn.Module:
     """Stem, three residual blocks, the mean over positions, a linear head: images `(B, 1, H, W)` to `(B, classes)`."""
     return nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1, bias=False),
-        nn.GroupNorm(4, width, affine=affine),
+        nn.GroupNorm(4, width, affine=not plain),
         nn.ReLU(),
-        ResidualBlock(width, width, 1, affine),
-        ResidualBlock(width, 2 * width, 2, affine),
-        ResidualBlock(2 * width, 4 * width, 2, affine),
+        ResidualBlock(width, width, 1, plain),
+        ResidualBlock(width, 2 * width, 2, plain),
+        ResidualBlock(2 * width, 4 * width, 2, plain),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(4 * width, classes),
@@ -39,15 +43,15 @@ def resnet(width: int = 16, classes: int = 10, affine: bool = True) -> nn.Module
 class TransformerBlock(nn.Module):
     """Self-attention, then two linear layers, each normalised before and beside a shortcut: `(B, T, F)` to the same."""
 
-    def __init__(self, width: int, heads: int, affine: bool):
+    def __init__(self, width: int, heads: int, plain: bool):
         super().__init__()
         self.heads = heads
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=affine)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.mix = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=affine)
-        self.up = nn.Linear(width, 2 * width)
-        self.down = nn.Linear(2 * width, width)
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=not plain)
+        self.qkv = nn.Linear(width, 3 * width, bias=not plain)
+        self.mix = nn.Linear(width, width, bias=not plain)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=not plain)
+        self.up = nn.Linear(width, 2 * width, bias=not plain)
+        self.down = nn.Linear(2 * width, width, bias=not plain)
 
     def forward(self, tokens: Tensor) -> Tensor:
         heads = self.qkv(self.norm1(tokens)).unflatten(2, (3 * self.heads, -1)).transpose(1, 2)
@@ -67,13 +71,13 @@ class Transformer(nn.Module):
         patch: int = 8,
         image_size: int = 32,
         classes: int = 10,
-        affine: bool = True,
+        plain: bool = False,
     ):
         super().__init__()
         self.patch = patch
-        self.token = nn.Linear(patch**2, width)
-        self.place = nn.Embedding((image_size // patch) ** 2, width)
-        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, affine) for _ in range(2)))
+        self.token = nn.Linear(patch**2, width, bias=not plain)
+        self.place = nn.Embedding((image_size // patch) ** 2, width).requires_grad_(not plain)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, plain) for _ in range(2)))
         self.head = nn.Linear(width, classes)
         self.register_buffer("places", torch.arange(self.place.num_embeddings), persistent=False)
 
