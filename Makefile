@@ -44,8 +44,8 @@ report: .venv/ready  ## the tables of all finished runs, as Markdown
 verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
 	@$(PY) -m scripts.verify $(or $(RUN),$(error RUN=results/table1/<run_id> names the run)) $(if $(ROOT),--root $(ROOT))
 
-lint: .venv/ready  ## style checks
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+lint: .venv/ready  ## style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 .venv/ready: requirements.txt
 	@bash scripts/setup.sh $(PYTHON)
