@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class Trainer:
         return self._fit.result()
 
     def _new_fit(self) -> Fit:
-        settings = replace(self._learning().fit, batch_size=self._fit_batch_size)
+        settings = replace(cast(LaplaceSettings, self.laplace).fit, batch_size=self._fit_batch_size)
         return Fit(self.model, self.prior, self.task.train, settings, self.generator)
 
     def _halve_fit_batch(self, error: RuntimeError) -> None:
@@ -173,7 +173,7 @@ class Trainer:
     def _learn_precisions(self) -> dict[str, Any]:
         evidence = self._evidence()
         log_precision = self.prior.log_precision
-        place, steps = self._epoch_place(), self._learning().steps
+        place, steps = cast(EpochPlace, self._place), cast(LaplaceSettings, self.laplace).steps
         while place.hyper_steps < steps:
             evidence.ascend(log_precision, self.hyper_optimiser, 1)
             place.hyper_steps += 1
@@ -202,16 +202,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
-    def _learning(self) -> LaplaceSettings:
-        assert self.laplace is not None, "a MAP run fits nothing"
-        return self.laplace
-
-    def _epoch_place(self) -> EpochPlace:
-        assert self._place is not None, "no epoch has begun"
-        return self._place
-
     def _check_finite(self) -> None:
-        place = self._epoch_place()
+        place = cast(EpochPlace, self._place)
         steps, first_bad = place.steps, int(place.first_bad.item())
         bad_tensor = next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
         if first_bad >= steps and bad_tensor is None:
@@ -293,7 +285,7 @@ class Trainer:
     def doing(self) -> str:
         """What of an epoch goes on, in words."""
         if self._place is not None and self._place.hyper_steps:
-            return f"step {self._place.hyper_steps} of {self._learning().steps} on the precisions"
+            return f"step {self._place.hyper_steps} of {cast(LaplaceSettings, self.laplace).steps} on the precisions"
         if self._fit is not None:
             return f"batch {self._fit.done} of the fit"
         return f"step {self.steps_done}"

@@ -55,7 +55,7 @@ RANKS = {
 }
 ONLY_IN = {
     "asdl": {"curvature.asdl_hooks", "scripts.bench"},
-    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench"},
+    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
     "matplotlib": {"figures", "scripts.symmetry_report"},
     "hydra": {"__main__", "config", "launching"},
