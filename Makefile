@@ -9,7 +9,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report table1 table2 table3 lint
+.PHONY: help demo test test-cluster bench report verify table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -41,8 +41,11 @@ bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; l
 report: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
-lint: .venv/ready  ## style checks
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
+	@$(PY) -m scripts.verify $(or $(RUN),$(error RUN=results/table1/<run_id> names the run)) $(if $(ROOT),--root $(ROOT))
+
+lint: .venv/ready  ## style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 .venv/ready: requirements.txt
 	@bash scripts/setup.sh $(PYTHON)

@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 from ellarepro.config.explain import CONFIGS, help_text
 from ellarepro.config.schema import register
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import RunFailure, UserError
+from ellarepro.errors import Interrupted, RunFailure, UserError
 
 SHOWN_BY_HYDRA = ("hydra_help", "cfg", "info", "shell_completion")
 
@@ -32,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except RunFailure as error:
         return _complain(error, 1)
+    except Interrupted as stop:
+        return _complain(stop, stop.status)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command continues from the last checkpoint, if there is one", 130)
+        return _complain("interrupted; the same command continues from what was kept, if a run had begun", 130)
 
 
 def _parse(arguments: list[str]) -> Namespace:

@@ -10,3 +10,21 @@ class UserError(ValueError):
 
 class RunFailure(RuntimeError):
     """A run that cannot go on (a diverged loss, say); exit status 1. The message says where, and what to change."""
+
+
+class Interrupted(Exception):
+    """A run that was told to stop and has kept its place; exit status 128 + `signal`, as of a process it ends.
+
+    Args:
+        message: what was kept and how to go on.
+        signal: the number of the signal.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return 128 + self.signal

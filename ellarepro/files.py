@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Put `data` at `path` so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
 
     Raises:

@@ -7,7 +7,10 @@ is a function of eta = log delta alone, so a fit is paid once and hyper-steps ar
 of the noise's precision beta, by which loss and curvature are multiplied.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +110,76 @@ class MarginalLikelihood:
         return -slope
 
 
+class Fit:
+    """A fit of the curvature in the making: batch by batch, so that it can stop between two of them and continue.
+
+    The loss is taken in the same pass over the data. The model is in evaluation mode meanwhile, whatever its mode is.
+
+    Args:
+        data: the whole training set, without augmentation: tensors, or a loader, which has batches of its own.
+        settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
+        generator: of sampled passes, on the model's device.
+        likelihood: `Classification` if not given.
+
+    Attributes:
+        done: batches so far.
+
+    Raises:
+        ValueError: `structure=full` for a large network, sampled passes without a generator.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prior: LayerwisePrior,
+        data: Data,
+        settings: FitSettings = DEFAULT_FIT,
+        generator: torch.Generator | None = None,
+        likelihood: Likelihood | None = None,
+    ):
+        self.model, self.prior, self.data, self.settings = model, prior, data, settings
+        self.likelihood = likelihood or Classification()
+        self.gatherer = gatherer_of(model, settings, generator, self.likelihood)
+        self.losses: list[Tensor] = []
+        self.done = self.size = self.width = 0
+
+    def batches(self) -> Iterator[None]:
+        """Take one batch after the other, from the first that has not been taken; yields after each.
+
+        Raises:
+            ValueError: data or outputs that the likelihood does not take.
+        """
+        device = self.prior.parameters[0].device
+        for inputs, targets in islice(batches_of(self.data, self.settings.batch_size, device), self.done, None):
+            outputs = _gathered(self.gatherer, self.model, inputs, self.settings.fit_size)
+            self.likelihood.check_outputs(outputs, len(inputs))
+            self.likelihood.check_targets(targets, outputs)
+            self.losses.append(self.likelihood.losses(outputs, targets).double().sum())
+            self.size, self.width, self.done = self.size + len(inputs), outputs.shape[1], self.done + 1
+            yield
+
+    def result(self) -> MarginalLikelihood:
+        """What was fitted, once all batches are taken.
+
+        Raises:
+            CurvatureError: the curvature is not finite.
+        """
+        loss, curvature = torch.stack(self.losses).sum().item(), self.gatherer.curvature(self.size)
+        return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+        counts = {"done": self.done, "size": self.size, "width": self.width}
+        return counts | {"losses": self.losses, "gatherer": self.gatherer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, as `state_dict` gave it."""
+        device = self.prior.parameters[0].device
+        self.done, self.size, self.width = state["done"], state["size"], state["width"]
+        self.losses = [loss.to(device) for loss in state["losses"]]
+        self.gatherer.load_state_dict(state["gatherer"], device)
+
+
 def fit(
     model: nn.Module,
     prior: LayerwisePrior,
@@ -115,31 +188,16 @@ def fit(
     generator: torch.Generator | None = None,
     likelihood: Likelihood | None = None,
 ) -> MarginalLikelihood:
-    """Fit the curvature at the current weights, and take the loss, in one pass over the data.
-
-    The model is in evaluation mode meanwhile, whatever its mode is.
-
-    Args:
-        data: the whole training set, without augmentation: tensors, or a loader, which has batches of its own.
-        settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
-        generator: of sampled passes, on the model's device.
-        likelihood: `Classification` if not given.
+    """Fit the curvature at the current weights, in one go; arguments as of `Fit`.
 
     Raises:
         CurvatureError: the curvature is not finite.
         ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
-    likelihood = likelihood or Classification()
-    gatherer = gatherer_of(model, settings, generator, likelihood)
-    losses, size = [], 0
-    for inputs, targets in batches_of(data, settings.batch_size, prior.parameters[0].device):
-        outputs = _gathered(gatherer, model, inputs, settings.fit_size)
-        likelihood.check_outputs(outputs, len(inputs))
-        likelihood.check_targets(targets, outputs)
-        losses.append(likelihood.losses(outputs, targets).double().sum())
-        size += len(inputs)
-    loss, width = torch.stack(losses).sum().item(), outputs.shape[1]
-    return MarginalLikelihood(gatherer.curvature(size), loss, prior.squared_norms(), size, likelihood, width)
+    whole = Fit(model, prior, data, settings, generator, likelihood)
+    for _ in whole.batches():
+        pass
+    return whole.result()
 
 
 def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:

@@ -3,7 +3,7 @@
 One stage table and one head serve all layer types; a layer is the mean of the paths that its name lists.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import cast
 
@@ -65,6 +65,11 @@ class Network(nn.Module):
         self.head = head
         self.group_order = group_order
 
+    @property
+    def layers(self) -> list[PathMean]:
+        """The layers before the head, from the image on."""
+        return cast(list[PathMean], list(self.blocks))
+
     def forward(self, images: Tensor) -> Tensor:
         return self.rest(images, 0)
 
@@ -81,10 +86,9 @@ class Network(nn.Module):
 
     def places(self) -> dict[str, Place]:
         """What each parameter tensor is, by name, in the order of `named_parameters()`; layers count from "1"."""
-        found = {}
-        for index, block in enumerate(self.blocks):
-            paths = cast(PathMean, block).paths
-            for path, layer in paths.items():
+        found: dict[str, Place] = {}
+        for index, block in enumerate(self.layers):
+            for path, layer in block.paths.items():
                 own = cast(SpatialLayer, layer).places(str(index + 1), path)
                 found |= {f"blocks.{index}.paths.{path}.{name}": place for name, place in own.items()}
         for index, module in enumerate(self.head):
@@ -171,7 +175,8 @@ def _layer(gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, i
     for name, gain in gains.items():
         out_side = sides[0] if name in together else sides[1]
         options = {key: given[key] for key in PATHS[name].options}
-        paths[name] = PATHS[name](*widths, (sides[0],) * 2, (out_side,) * 2, gain=gain, **options)
+        make: Callable[..., SpatialLayer] = PATHS[name]
+        paths[name] = make(*widths, (sides[0],) * 2, (out_side,) * 2, gain=gain, **options)
     return PathMean(paths, subsampled=together)
 
 
@@ -195,9 +200,9 @@ def _map_sizes(image_size: int) -> list[int]:
 
 
 def _head(features: int, hidden: int, num_classes: int) -> nn.Sequential:
-    head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
-    nn.init.normal_(head[0].weight, std=RELU_GAIN * features**-0.5)
-    nn.init.normal_(head[2].weight, std=hidden**-0.5)
-    for linear in (head[0], head[2]):
+    first, last = nn.Linear(features, hidden), nn.Linear(hidden, num_classes)
+    nn.init.normal_(first.weight, std=RELU_GAIN * features**-0.5)
+    nn.init.normal_(last.weight, std=hidden**-0.5)
+    for linear in (first, last):
         nn.init.zeros_(linear.bias)
-    return head
+    return nn.Sequential(first, nn.ReLU(), last)

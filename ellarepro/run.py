@@ -1,11 +1,11 @@
 """One run, from configuration to result: the only reader of Hydra's configuration."""
 
+import os
 import random
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,24 +18,23 @@ from ellarepro.config.resolve import (
     laplace_settings,
     weight_settings,
 )
-from ellarepro.curvature.eigen import counted
 from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.memory import FactorsTooLarge
+from ellarepro.curvature.memory import FactorsTooLarge, free_bytes, out_of_memory
 from ellarepro.data import Task, load_task
-from ellarepro.errors import UserError
-from ellarepro.evaluation import Scores, evaluate
-from ellarepro.figures import draw_run, save
-from ellarepro.files import write_atomically
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.errors import RunFailure, UserError
+from ellarepro.figures import as_png, draw_run
+from ellarepro.keeper import Keeper
+from ellarepro.lock import LOCK_FILE, only_writer
+from ellarepro.measuring import measured, parameter_count
 from ellarepro.network import Network, build_network
 from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
 from ellarepro.progress import Progress
-from ellarepro.results import RunResult, git_commit, hardware, read_result, run_id, versions, write_result
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
+from ellarepro.shares import relative_effective_parameters
+from ellarepro.stopping import stopping
 from ellarepro.tracking import make_tracker
 from ellarepro.training import Trainer
-from ellarepro.use import path_use
 
 
 @dataclass(frozen=True)
@@ -56,31 +55,71 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
-        RunFailure: training diverged; the last good checkpoint stays.
+        RunFailure: training diverged, or a file could not be written; the last good checkpoint stays.
+        Interrupted: a signal came; the run's place is kept.
     """
     identity = run_id(config)
     folder = Path(config["output_dir"]) / identity
-    if (folder / "result.json").exists() and not config["force"]:
-        say(f"{identity}: finished before, not run again (force=true runs it anew)")
-        return Outcome(read_result(folder / "result.json"), folder, was_finished=True)
+    code = code_at_start()
+    if (outcome := _finished_before(config, folder, say)) is not None:
+        return outcome
     trainer, task = prepare(config)
     memory = check_fit_memory(trainer, task)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-    checkpoint = folder / "checkpoint.pt"
-    if config["force"]:
-        checkpoint.unlink(missing_ok=True)
-    machine = hardware(task.train.labels.device)
-    say(f"{identity}: {_parameters(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
-    if memory:
-        say(f"{identity}: {memory}")
-    result = _train(config, identity, trainer, task, folder, say)
-    if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
-        say(f"{identity}: eigendecompositions that had to be taken again: {again}")
-    write_result(result, folder)
-    save(draw_run(result), folder / "effective_parameters.png")
-    checkpoint.unlink(missing_ok=True)
+    _make_folder(folder)
+    with only_writer(folder, config["wait"], say) as lock:
+        if (outcome := _finished_before(config, folder, say)) is not None:
+            return outcome
+        machine = hardware(task.train.labels.device)
+        say(f"{identity}: {parameter_count(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
+        if memory:
+            say(f"{identity}: {memory}")
+        with stopping() as stop:
+            keeper = Keeper(config, trainer, task, lock, stop, code, say)
+            keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+            result = _train(config, identity, trainer, task, keeper)
+        if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
+            say(f"{identity}: eigendecompositions that had to be taken again: {again}")
+        # The result comes last: where it lies, nothing is missing.
+        keeper.write("effective_parameters.png", as_png(draw_run(result)))
+        keeper.write(RESULT_FILE, result.to_json().encode())
+        keeper.checkpoints.discard()
     return Outcome(result, folder, was_finished=False)
+
+
+def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> Outcome | None:
+    """The result that lies in `folder` already, unless it is to be made anew.
+
+    Raises:
+        UserError: it is damaged, or of other data than `dataset.root` holds now.
+    """
+    file = folder / RESULT_FILE
+    if config["force"] or not os.path.exists(file):  # unlike Path.exists: no error for a name that is too long
+        return None
+    try:
+        result = read_result(file)
+    except UserError as error:
+        raise UserError(f"{error}; force=true runs it anew") from error
+    if result.config.get("dataset", {}).get("root") != config["dataset"]["root"]:
+        task = _load(config)
+        kept, found = result.source_fingerprint or result.data_fingerprint, task.source_fingerprint
+        if kept not in (found, task.fingerprint):
+            raise UserError(
+                f"dataset.root={config['dataset']['root']}: {folder.name} was finished with other data "
+                f"(fingerprint {kept}, there it is {found}); take another output_dir, or force=true to run it anew"
+            )
+    say(f"{folder.name}: finished before, not run again (force=true runs it anew)")
+    return Outcome(result, folder, was_finished=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK_FILE).touch()
+    except OSError as error:
+        raise UserError(
+            f"output_dir={folder.parent}: cannot be written to ({error.strerror or error}); "
+            "give a folder that can be made or written to"
+        ) from error
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
@@ -93,11 +132,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
-    task = load_task(
-        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
-        train_size=config["train_size"],
-        test_size=config["test_size"],
-    ).to(device)
+    task = _load(config).to(device)
     _seed(config["seed"])
     model = _network(config, task).to(device)
     fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
@@ -107,8 +142,16 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     return Trainer(model, prior, task, weights, laplace, generator), task
 
 
+def _load(config: Mapping[str, Any]) -> Task:
+    return load_task(
+        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
+        train_size=config["train_size"],
+        test_size=config["test_size"],
+    )
+
+
 def _network(config: Mapping[str, Any], task: Task) -> Network:
-    try:
+    def build() -> Network:
         return build_network(
             config["layer"]["name"],
             in_channels=task.in_channels,
@@ -119,8 +162,46 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
             group=config["group"] or "c1",
             relaxation=config["relaxation"],
         )
+
+    try:
+        with torch.device("meta"):
+            planned = build()
+        check_training_memory(planned, config, task)
+        return build()
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_training_memory(planned: Network, config: Mapping[str, Any], task: Task) -> None:
+    """Refuse a network that surely does not fit, before any of it is made.
+
+    Args:
+        planned: the network on the meta device, where tensors have no storage.
+
+    Raises:
+        UserError: its weights, or the outputs of its layers for one batch, exceed the memory that is free.
+    """
+    states = {"sgd": 1, "adam": 2}[config["optimiser"]["name"]]
+    count = sum(p.numel() for p in planned.parameters())
+    device = task.train.images.device
+    free = free_bytes(device)
+    if (needed := 4 * count * (2 + states)) > free:
+        raise UserError(
+            f"alpha={config['alpha']}: {count:,} parameters with their gradients and the optimiser's state need "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower alpha"
+        )
+    outputs: list[int] = []
+    leaves = [module for module in planned.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(lambda *call: outputs.append(call[2].numel())) for leaf in leaves]
+    planned(torch.empty(1, *task.train.images.shape[1:], device="meta"))
+    for hook in hooks:
+        hook.remove()
+    batch = min(config["batch_size"], len(task.train))
+    if (needed := 4 * batch * sum(outputs)) > free:
+        raise UserError(
+            f"batch_size={config['batch_size']}: what the layers put out for {batch:,} images needs "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower batch_size or alpha"
+        )
 
 
 def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
@@ -141,10 +222,6 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
         raise UserError(f"objective.{error}") from error
 
 
-def _parameters(trainer: Trainer) -> int:
-    return sum(p.numel() for p in trainer.model.parameters())
-
-
 def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
@@ -153,23 +230,18 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _train(
-    config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, folder: Path, say: Callable[[str], None]
-) -> RunResult:
-    checkpoint = folder / "checkpoint.pt"
-    trainer.restore(checkpoint)
-    if trainer.epoch:
-        say(f"{identity}: continues after epoch {trainer.epoch} of {config['epochs']}")
+def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, keeper: Keeper) -> RunResult:
+    keeper.restore()
     tracker = make_tracker(
         config["tracking"]["name"],
         run_id=identity,
         config=dict(config),
-        folder=folder,
+        folder=keeper.folder,
         **{key: value for key, value in config["tracking"].items() if key != "name"},
     )
     progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
 
-    places = trainer.model.places()
+    places = cast(Network, trainer.model).places()
 
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         if progress:
@@ -177,9 +249,19 @@ def _train(
             progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
         tracker.log(_tracked(metrics, places), epoch)
 
-    trainer.on_epoch = on_epoch
-    trainer.run(checkpoint, config["checkpoint_seconds"])
-    result = _result(config, identity, trainer, task)
+    trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
+    try:
+        trainer.run()
+        keeper.keep()
+        result = measured(config, identity, trainer, task, keeper.code)
+    except (MemoryError, RuntimeError) as error:
+        tracker.close()
+        if not isinstance(error, MemoryError) and not out_of_memory(error):
+            raise
+        raise RunFailure(f"out of memory in epoch {trainer.epoch + 1}: lower batch_size or alpha") from error
+    except BaseException:
+        tracker.close()
+        raise
     tracker.finish({"test/accuracy": result.test_accuracy, "test/nll": result.test_nll})
     return result
 
@@ -198,60 +280,3 @@ def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
             named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
     return named
-
-
-def _result(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task) -> RunResult:
-    started = time.monotonic()
-    places = trainer.model.places()
-    scores = evaluate(trainer.model, task.test)
-    evidence, effective, linearised = None, {}, None
-    if trainer.laplace is not None:
-        marglik = trainer.fit_evidence()
-        log_precision = trainer.prior.log_precision.detach()
-        evidence = marglik.evidence(log_precision).negative_per_datum
-        effective = dict(zip(trainer.prior.names, marglik.effective_parameters(log_precision).tolist(), strict=True))
-        if trainer.laplace.predictive_samples:
-            linearised = asdict(_linearised(trainer, marglik, task))
-    return RunResult(
-        run_id=identity,
-        dataset=config["dataset"]["name"],
-        layer=config["layer"]["name"],
-        prior=config["prior"]["name"],
-        objective=config["objective"]["name"],
-        budget=config["budget"]["name"],
-        seed=config["seed"],
-        n_params=_parameters(trainer),
-        epochs=config["epochs"],
-        train_size=len(task.train),
-        test_accuracy=scores.accuracy,
-        test_nll=scores.nll,
-        expected_calibration_error=scores.calibration_error,
-        linearised=linearised,
-        neg_log_marglik_per_datum=evidence,
-        prior_precision=trainer.prior.precisions(),
-        effective_parameters=effective,
-        relative_effective_parameters=relative_effective_parameters(effective, places),
-        effective_share=effective_share(effective, places),
-        path_use=path_use(trainer.model, trainer.prior.precisions(), task.train, task.test),
-        tensors=places,
-        history=trainer.history,
-        fallbacks=dict(trainer.fallbacks),
-        wall_seconds=trainer.seconds + time.monotonic() - started,
-        device=str(task.train.labels.device),
-        hardware=hardware(task.train.labels.device),
-        versions=versions(),
-        git_commit=git_commit(),
-        data_fingerprint=task.fingerprint,
-        config=dict(config),
-    )
-
-
-def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
-    from ellarepro.curvature.posterior import posterior_precision
-    from ellarepro.predictive import evaluate_linearised, weight_deviations
-
-    with counted(trainer.fallbacks):
-        posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())
-    samples = trainer.laplace.predictive_samples
-    deviations = weight_deviations(trainer.model, posterior, samples, trainer.generator)
-    return evaluate_linearised(trainer.model, deviations, task.test)

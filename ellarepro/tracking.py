@@ -1,16 +1,23 @@
 """Curves of a run in Weights & Biases: wanted or not, account or not. `result.json` stays the truth, this mirrors it.
 
+    python -m ellarepro.tracking RUN [RUN ...] [--mode online|offline] [--project NAME] [--entity NAME]
+
+mirrors finished runs (folders, their result.json, or folders of runs) anew, whatever was tracked while they went on.
+Whatever W&B does to a run that goes on, the run goes on: its failure is one line.
+
 Metrics are named `train/loss`, `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum` (nats per datum),
 `prior_precision/<tensor>`, `effective_parameters/<tensor>`, `relative_effective_parameters/<layer>/<path>` (percent).
 """
 
+import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ellarepro.errors import UserError
+from ellarepro.results import RunResult, read_result, read_results, result_file
 
 TRACKERS = ("none", "wandb")
 MODES = ("online", "offline", "disabled")
@@ -26,6 +33,9 @@ class Tracker(Protocol):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Record the run's final numbers and close it."""
 
+    def close(self) -> None:
+        """Close a run that goes on another time."""
+
 
 class NoTracker:
     """Tracks nothing."""
@@ -34,6 +44,9 @@ class NoTracker:
         """Do nothing."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
         """Do nothing."""
 
 
@@ -60,6 +73,40 @@ class WandbTracker:
             return
         folder = Path(self._run.dir).parent
         _say(f"offline run in {folder}\n       to upload it: wandb sync {folder}")
+
+    def close(self) -> None:
+        """Close a run that goes on another time."""
+        self._run.finish()
+
+
+class Unfailing:
+    """A tracker whose failures end tracking, not the run.
+
+    Args:
+        tracker: what to track with until it fails.
+    """
+
+    def __init__(self, tracker: Tracker):
+        self._tracker = tracker
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Record `metrics` as of the end of `epoch`."""
+        self._try(lambda tracker: tracker.log(metrics, epoch))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Record the run's final numbers and close it."""
+        self._try(lambda tracker: tracker.finish(summary))
+
+    def close(self) -> None:
+        """Close a run that goes on another time."""
+        self._try(lambda tracker: tracker.close())
+
+    def _try(self, tell: Callable[[Tracker], None]) -> None:
+        try:
+            tell(self._tracker)
+        except Exception as error:  # W&B raises whatever its service, its files and the network do.
+            self._tracker = NoTracker()
+            _say_untracked(error)
 
 
 def make_tracker(
@@ -91,7 +138,11 @@ def make_tracker(
     if mode == "disabled":
         return NoTracker()
     options = {"id": run_id, "config": dict(config), "dir": str(folder), "project": project, "entity": entity}
-    return WandbTracker(_start(wandb, mode, options))
+    try:
+        return Unfailing(WandbTracker(_start(wandb, mode, options)))
+    except Exception as error:  # As in `Unfailing`.
+        _say_untracked(error)
+        return NoTracker()
 
 
 def _import_wandb() -> Any:
@@ -106,7 +157,11 @@ def _import_wandb() -> Any:
 
 
 def _default_mode(wandb: Any) -> str:
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    try:
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    except Exception as error:  # A damaged netrc, an unreadable home.
+        _say(f"going on offline, no key can be read: {_one_line(error)}")
+        return "offline"
 
 
 def _start(wandb: Any, mode: str, options: dict[str, Any]) -> Any:
@@ -124,5 +179,63 @@ def _start(wandb: Any, mode: str, options: dict[str, Any]) -> Any:
         return _start(wandb, "offline", options)
 
 
+def _say_untracked(error: Exception) -> None:
+    _say(f"the run goes on untracked ({_one_line(error)}); python -m ellarepro.tracking RUN mirrors it once finished")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def _say(message: str) -> None:
     print(f"wandb: {message}", file=sys.stderr)
+
+
+def mirror(result: RunResult, folder: Path, **options: Any) -> None:
+    """Track the finished `result`, whole and under an id of its own, so that nothing of another tracking is in its way.
+
+    Args:
+        folder: where an offline run lies.
+        options: `mode`, `project` and `entity`, as of `make_tracker`.
+
+    Raises:
+        UserError: as of `make_tracker`.
+    """
+    tracker = make_tracker("wandb", run_id=f"{result.run_id}-mirror", config=result.config, folder=folder, **options)
+    history: dict[str, Any] = result.history
+    fits: dict[int, dict[str, float]] = {}
+    for index, epoch in enumerate(history.get("fit_epoch", [])):
+        precisions = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
+        fits[epoch] = {"marglik/neg_log_marglik_per_datum": history["neg_log_marglik_per_datum"][index]} | {
+            f"prior_precision/{name}": value for name, value in precisions.items()
+        }
+    curves = zip(*(history.get(name, []) for name in ("epoch", "loss", "train_accuracy")), strict=True)
+    for epoch, loss, accuracy in curves:
+        tracker.log({"train/nll": loss, "train/accuracy": accuracy} | fits.get(epoch, {}), epoch)
+    summary = {"test/accuracy": result.test_accuracy, "test/nll": result.test_nll}
+    summary |= {f"effective_parameters/{name}": value for name, value in result.effective_parameters.items()}
+    tracker.finish(summary)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mirror the finished runs that the command line names; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ellarepro.tracking", description="Mirror finished runs in W&B.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, its result.json, or many")
+    parser.add_argument("--mode", choices=MODES, help="by default as tracking=wandb chooses")
+    parser.add_argument("--project", default="ellarepro")
+    parser.add_argument("--entity")
+    asked = parser.parse_args(arguments)
+    options = {"mode": asked.mode, "project": asked.project, "entity": asked.entity}
+    try:
+        for run in asked.runs:
+            file = result_file(run)
+            for result in [read_result(file)] if file.is_file() else read_results(run):
+                mirror(result, run if run.is_dir() else run.parent, **options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

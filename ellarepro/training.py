@@ -4,20 +4,21 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.curvature.eigen import CurvatureError, counted
+from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data.augment import flip_and_crop
-from ellarepro.data.batches import epoch_batches
+from ellarepro.data.batches import batches_in_order, epoch_order
 from ellarepro.data.dataset import Task
-from ellarepro.errors import RunFailure
-from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.errors import RunFailure, UserError
+from ellarepro.marglik import Fit, MarginalLikelihood
+from ellarepro.optimiser import optimiser_of
+from ellarepro.place import EpochPlace
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import LaplaceSettings, WeightSettings
 
@@ -32,7 +33,10 @@ class Trainer:
         on_epoch: called after each epoch with (epoch, metrics): `loss` (nats a datum), `objective` (loss plus
             -log p(theta) / N, up to a constant), `train_accuracy`, and after hyper-steps `neg_log_marglik_per_datum`,
             `prior_precision` and `effective_parameters` by tensor.
-        fallbacks: what has happened to the eigendecompositions of all fits, as `curvature.eigen.counts` names it.
+        pause: called between any two steps, batches of a fit and hyper-steps, with a function that gives the state;
+            what it raises ends the run there.
+        fallbacks: what has happened to the eigendecompositions of all fits, as `curvature.eigen.counts` names it, and
+            how often a fit's batches were halved for want of memory, `fit_batch_halved`.
     """
 
     model: nn.Module
@@ -42,61 +46,90 @@ class Trainer:
     laplace: LaplaceSettings | None
     generator: torch.Generator
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
+    pause: Callable[[Callable[[], dict[str, Any]]], None] = lambda state: None
     epoch: int = 0
     seconds: float = 0.0
     history: dict[str, Any] = field(default_factory=dict)
     fallbacks: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self):
-        groups = _parameter_groups(self.model, self.weights.relative)
-        if self.weights.optimiser == "sgd":
-            self.optimiser = torch.optim.SGD(groups, lr=self.weights.lr, momentum=self.weights.momentum, fused=True)
-        else:
-            self.optimiser = torch.optim.Adam(groups, lr=self.weights.lr, fused=True)
+        self.optimiser = optimiser_of(self.model, self.weights)
         hyper_lr = self.laplace.lr if self.laplace else 0.0
         self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=hyper_lr)
         self.history = {"epoch": [], "loss": [], "train_accuracy": [], "fit_epoch": [], "neg_log_marglik_per_datum": []}
         self.history["prior_precision"] = {name: [] for name in self.prior.names}
+        self._place: EpochPlace | None = None
+        self._fit: Fit | None = None
+        self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else None
+        self._lapped = time.monotonic()
 
-    def restore(self, checkpoint: Path) -> None:
-        """Continue from `checkpoint` if it is there.
-
-        Raises:
-            UserError: the checkpoint cannot be read.
-        """
-        if (state := load_checkpoint(checkpoint)) is not None:
-            self.load_state_dict(state)
-
-    def run(self, checkpoint: Path | None = None, checkpoint_seconds: float = 30.0) -> None:
-        """Train to the last epoch; writes `checkpoint` at the end of an epoch, at most every `checkpoint_seconds`.
+    def run(self) -> None:
+        """Train to the last epoch, or on from where `load_state_dict` has put it.
 
         Raises:
-            RunFailure: a non-finite loss or curvature; the last good checkpoint stays.
+            RunFailure: a non-finite loss or curvature.
         """
-        saved = time.monotonic()
+        self._lapped = time.monotonic()
         while self.epoch < self.weights.epochs:
-            started = time.monotonic()
             metrics = self._train_epoch()
-            self.epoch += 1
-            if self.laplace is not None and self.laplace.due(self.epoch) and self.epoch < self.weights.epochs:
+            done = self.epoch + 1
+            if self.laplace is not None and self.laplace.due(done) and done < self.weights.epochs:
                 metrics |= self._learn_precisions()
-            self.seconds += time.monotonic() - started
+            # Not before the fit: a run that is continued in the middle of one is still in this epoch.
+            self.epoch, self._place, self._fit = done, None, None
+            self.lap()
             self._record(metrics)
-            if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
-                save_checkpoint(checkpoint, self.state_dict())
-                saved = time.monotonic()
+            self._pause()
+
+    def lap(self) -> None:
+        """Count the time since the last lap."""
+        now = time.monotonic()
+        self.seconds, self._lapped = self.seconds + now - self._lapped, now
 
     def fit_evidence(self) -> MarginalLikelihood:
         """The marginal likelihood at the current weights, on the unaugmented training set.
 
+        A fit that runs out of memory starts again with half as many images a batch.
+
         Raises:
-            RunFailure: the curvature is not finite.
+            RunFailure: the curvature is not finite, or memory does not suffice for one image.
         """
-        try:
-            with counted(self.fallbacks):
-                return fit(self.model, self.prior, self.task.train, self.laplace.fit, self.generator)
-        except CurvatureError as error:
-            raise RunFailure(f"epoch {self.epoch}: {error}") from error
+        evidence = self._evidence()
+        self._fit = None
+        return evidence
+
+    def _evidence(self) -> MarginalLikelihood:
+        while True:
+            try:
+                with counted(self.fallbacks):
+                    return self._fitted()
+            except CurvatureError as error:
+                raise RunFailure(f"epoch {self.epoch}: {error}") from error
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve_fit_batch(error)
+
+    def _fitted(self) -> MarginalLikelihood:
+        if self._fit is None:
+            self._fit = self._new_fit()
+        for _ in self._fit.batches():
+            self._pause()
+        return self._fit.result()
+
+    def _new_fit(self) -> Fit:
+        settings = replace(cast(LaplaceSettings, self.laplace).fit, batch_size=self._fit_batch_size)
+        return Fit(self.model, self.prior, self.task.train, settings, self.generator)
+
+    def _halve_fit_batch(self, error: RuntimeError) -> None:
+        got, self._fit = self._fit_batch_size, None
+        if got == 1:
+            raise RunFailure(
+                f"epoch {self.epoch}: a fit of the curvature ran out of memory with one image a batch; "
+                "lower alpha, or take objective.structure=diag"
+            ) from error
+        self._fit_batch_size = got // 2
+        self.fallbacks["fit_batch_halved"] += 1
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step of the weights, at the optimiser's present learning rate.
@@ -115,37 +148,53 @@ class Trainer:
         return loss.detach(), logits.detach()
 
     def _train_epoch(self) -> dict[str, float]:
-        """One pass over the training set. Everything stays on the device until the epoch's end."""
-        device = self.task.train.labels.device
-        size, batch_size = len(self.task.train), self.weights.batch_size
-        steps = math.ceil(size / batch_size)
-        loss_sum = torch.zeros((), device=device)
-        correct = torch.zeros((), dtype=torch.long, device=device)
-        first_bad = torch.full((), steps, device=device)
+        """One pass over the training set, or what is left of it. Everything stays on the device until its end."""
+        data, batch_size = self.task.train, self.weights.batch_size
+        steps = math.ceil(len(data) / batch_size)
+        if self._place is None:
+            self._place = EpochPlace.start(epoch_order(data, self.generator), steps)
+        place = self._place
+        if place.metrics is not None:
+            return place.metrics
         augment = flip_and_crop if self.task.augment else None
         self.model.train()
-        for step, (images, labels) in enumerate(epoch_batches(self.task.train, batch_size, self.generator, augment)):
-            self._set_lr(self.epoch * steps + step, self.weights.epochs * steps)
-            loss, logits = self.step(images, labels)
-            loss_sum += loss * len(labels)
-            correct += (logits.argmax(1) == labels).sum()
-            first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp_max(step))
+        rest = place.order[place.step * batch_size :]
+        for images, labels in batches_in_order(data, rest, batch_size, self.generator, augment):
+            self._set_lr(self.epoch * steps + place.step, self.weights.epochs * steps)
+            place.count(*self.step(images, labels), labels)
+            self._pause()
         self.model.eval()
-        self._check_finite(first_bad.item(), steps)
-        nll = loss_sum.item() / size
-        penalty = (self.prior.log_precision.detach().exp() * self.prior.squared_norms()).sum().item() / (2 * size)
-        return {"loss": nll, "objective": nll + penalty, "train_accuracy": correct.item() / size}
+        self._check_finite()
+        nll = place.loss_sum.item() / len(data)
+        penalty = (self.prior.log_precision.detach().exp() * self.prior.squared_norms()).sum().item() / (2 * len(data))
+        place.metrics = {"loss": nll, "objective": nll + penalty, "train_accuracy": place.correct.item() / len(data)}
+        return place.metrics
 
-    def _learn_precisions(self) -> dict[str, float]:
-        evidence = self.fit_evidence()
+    def _learn_precisions(self) -> dict[str, Any]:
+        evidence = self._evidence()
         log_precision = self.prior.log_precision
-        evidence.ascend(log_precision, self.hyper_optimiser, self.laplace.steps)
+        place, steps = cast(EpochPlace, self._place), cast(LaplaceSettings, self.laplace).steps
+        while place.hyper_steps < steps:
+            evidence.ascend(log_precision, self.hyper_optimiser, 1)
+            place.hyper_steps += 1
+            self._pause()
         effective = evidence.effective_parameters(log_precision).tolist()
         with torch.no_grad():
-            metrics = {"neg_log_marglik_per_datum": evidence.evidence(log_precision).negative_per_datum}
+            value = evidence.evidence(log_precision).negative_per_datum
+        metrics: dict[str, Any] = {"neg_log_marglik_per_datum": value}
         metrics["effective_parameters"] = dict(zip(self.prior.names, effective, strict=True))
         metrics["prior_precision"] = self.prior.precisions()
         return metrics
+
+    def _pause(self) -> None:
+        self.pause(self._sound_state)
+
+    def _sound_state(self) -> dict[str, Any]:
+        """The state, if the run has not diverged: what is kept can be continued."""
+        if self._place is not None:
+            self._check_finite()
+        self.lap()
+        return self.state_dict()
 
     def _set_lr(self, step: int, total: int) -> None:
         span = self.weights.lr - self.weights.min_lr
@@ -153,15 +202,22 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
-    def _check_finite(self, first_bad: int, steps: int) -> None:
+    def _check_finite(self) -> None:
+        place = cast(EpochPlace, self._place)
+        steps, first_bad = place.steps, int(place.first_bad.item())
         bad_tensor = next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
         if first_bad >= steps and bad_tensor is None:
             return
-        where = f"step {first_bad + 1} of {steps}" if first_bad < steps else "the last step"
+        where = f"step {first_bad + 1} of {steps}" if first_bad < steps else f"step {place.step} of {steps}"
+        first = self.epoch == 0 and first_bad == 0
         raise RunFailure(
             f"training diverged in epoch {self.epoch + 1}, {where}: the loss is not finite"
             + (f" and {bad_tensor} is the first tensor with non-finite entries" if bad_tensor else "")
-            + f"; lower lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
+            + (
+                "; it was so before any step was taken: look at the data and at the scales the network starts with"
+                if first
+                else f"; lower lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
+            )
         )
 
     def _record(self, metrics: dict[str, Any]) -> None:
@@ -188,10 +244,27 @@ class Trainer:
             "seconds": self.seconds,
             "history": self.history,
             "fallbacks": dict(self.fallbacks),
+            "place": None if self._place is None else dict(vars(self._place)),
+            "fit": None if self._fit is None else self._fit.state_dict(),
+            "fit_batch_size": self._fit_batch_size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, as `state_dict` gave it."""
+        """Continue from `state`, as `state_dict` gave it.
+
+        Raises:
+            UserError: a part is missing or does not fit the network.
+        """
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint does not fit this run ({type(error).__name__}: {reason}); delete it to start afresh"
+            ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        device = self.task.train.labels.device
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         with torch.no_grad():
@@ -199,17 +272,25 @@ class Trainer:
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
         self.generator.set_state(state["generator"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
-        self.fallbacks = Counter(state.get("fallbacks", {}))
+        self.fallbacks = Counter(state["fallbacks"])
+        self._fit_batch_size = state["fit_batch_size"]
+        place = state["place"]
+        self._place = None if place is None else EpochPlace(**place).to(device)
+        self._fit = None
+        if state["fit"] is not None:
+            self._fit = self._new_fit()
+            self._fit.load_state_dict(state["fit"])
 
+    @property
+    def doing(self) -> str:
+        """What of an epoch goes on, in words."""
+        if self._place is not None and self._place.hyper_steps:
+            return f"step {self._place.hyper_steps} of {cast(LaplaceSettings, self.laplace).steps} on the precisions"
+        if self._fit is not None:
+            return f"batch {self._fit.done} of the fit"
+        return f"step {self.steps_done}"
 
-def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
-    """One group for all tensors, or with `relative` one a tensor with its learning-rate scale."""
-    if not relative:
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
-    groups = []
-    for module in model.modules():
-        tensors = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        scales = [p.detach().square().mean().sqrt().item() for p in tensors]
-        # A bias starts at zero and has no scale of its own: it takes that of its layer's weight, the first tensor.
-        groups += [{"params": [p], "lr_scale": scale or scales[0]} for p, scale in zip(tensors, scales, strict=True)]
-    return groups
+    @property
+    def steps_done(self) -> int:
+        """Steps of the epoch that it stands in."""
+        return 0 if self._place is None else self._place.step

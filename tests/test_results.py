@@ -78,6 +78,11 @@ def test_unknown_keys_are_ignored_and_missing_ones_named():
     ("key", "value", "said"),
     [
         ("prior_precision", [1.0], "prior_precision must be dict, got list"),
+        ("prior_precision", {"a": "x"}, r"prior_precision must be dict\[str, float\], got entries of another kind"),
+        ("relative_effective_parameters", {"1": 3.0}, "relative_effective_parameters .* entries of another kind"),
+        ("history", {"loss": "falling"}, "history .* entries of another kind"),
+        ("history", {"prior_precision": {"a": [{}]}}, "history .* entries of another kind"),
+        ("fallbacks", {"cpu": "x"}, r"fallbacks must be dict\[str, int\], got entries of another kind"),
         ("seed", "1", "seed must be int, got str"),
         ("seed", True, "seed must be int, got bool"),
         ("test_accuracy", None, "test_accuracy must be float, got NoneType"),

@@ -5,11 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from result_factory import make_result
 
 from ellarepro.errors import UserError
-from ellarepro.tracking import NoTracker, make_tracker
+from ellarepro.results import write_result
+from ellarepro.tracking import NoTracker, Unfailing, main, make_tracker
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
@@ -84,3 +87,60 @@ def inspect(folder: Path) -> list[dict]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Dead:
+    """A W&B whose service has died."""
+
+    def __getattr__(self, name):
+        raise ConnectionResetError("the service\nis gone")
+
+
+def test_a_tracker_that_fails_is_one_line_and_the_run_goes_on(capsys):
+    tracker = Unfailing(Dead())
+    for tell in (lambda: tracker.log({"train/loss": 1.0}, 1), lambda: tracker.finish({}), tracker.close):
+        tell()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "goes on untracked (ConnectionResetError: the service is gone); python -m ellarepro.tracking RUN" in line
+
+
+@pytest.mark.parametrize("failing", ["init", "Settings", "define_metric"])
+def test_a_start_that_fails_in_any_way_is_one_line(tmp_path, monkeypatch, capsys, failing):
+    def fail(*arguments, **options):
+        raise PermissionError("no")
+
+    run = SimpleNamespace(define_metric=fail)
+    wandb = SimpleNamespace(
+        Settings=lambda **options: None, init=lambda **options: run, errors=SimpleNamespace(Error=OSError)
+    )
+    if failing != "define_metric":
+        setattr(wandb, failing, fail)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tracker = make_tracker("wandb", **OPTIONS, folder=tmp_path, mode="offline")
+    assert isinstance(tracker, NoTracker)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_finished_run_is_mirrored_from_its_result(tmp_path, monkeypatch):
+    told: list[tuple] = []
+
+    class Recorder(NoTracker):
+        def log(self, metrics, epoch):
+            told.append((epoch, metrics))
+
+        def finish(self, summary):
+            told.append(("end", summary))
+
+    history = {"epoch": [1, 2], "loss": [2.0, 1.0], "train_accuracy": [0.1, 0.2], "fit_epoch": [2]}
+    history |= {"neg_log_marglik_per_datum": [1.5], "prior_precision": {"a": [7.0]}}
+    result = make_result(history=history, effective_parameters={"a": 3.0})
+    write_result(result, tmp_path / "run")
+    opened = []
+    monkeypatch.setattr("ellarepro.tracking.make_tracker", lambda name, **options: opened.append(options) or Recorder())
+    assert main([str(tmp_path / "run"), "--mode", "offline"]) == main([str(tmp_path)]) == 0
+    assert [options["run_id"] for options in opened] == [f"{result.run_id}-mirror"] * 2
+    first = {"train/nll": 2.0, "train/accuracy": 0.1}
+    fit = {"marglik/neg_log_marglik_per_datum": 1.5, "prior_precision/a": 7.0}
+    assert told[0] == (1, first) and told[1] == (2, {"train/nll": 1.0, "train/accuracy": 0.2} | fit)
+    assert told[2][1]["effective_parameters/a"] == 3.0 and told[2][1]["test/nll"] == result.test_nll
+    assert main([str(tmp_path / "nowhere")]) == 2

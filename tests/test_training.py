@@ -1,17 +1,21 @@
 """The loop: determinism, continuing after an interruption, stopping at the first non-finite loss."""
 
 import math
+import random
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import small_data
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ellarepro.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.checkpoint import Checkpoints
 from ellarepro.config.compose import compose
+from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet, Task
-from ellarepro.errors import RunFailure, UserError
+from ellarepro.errors import RunFailure
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.run import prepare
@@ -59,36 +63,81 @@ def test_the_same_seed_gives_the_same_bits(optimiser):
     assert not same(first, other)
 
 
+class Stopped(Exception):
+    """What the watch of these tests raises."""
+
+
+def stopped_at(run: Trainer, pauses: int, folder: Path) -> Trainer:
+    """`run` stopped at its `pauses`-th pause, and a fresh trainer that continues from the file it left."""
+    checkpoints = Checkpoints(folder, {"run_id": "tiny"})
+    left = pauses
+
+    def pause(state) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            checkpoints.save(state())
+            raise Stopped
+
+    run.pause = pause
+    with pytest.raises(Stopped):
+        run.run()
+        run.fit_evidence()
+    continued = trainer(run.weights.optimiser, laplace=run.laplace, seed=9)  # its own start must not matter
+    continued.load_state_dict(Checkpoints(folder, {"run_id": "tiny"}).load())
+    return continued
+
+
+def pauses_of(run: Trainer) -> int:
+    """How often `run`, with the fit at its end, can be stopped."""
+    count = 0
+
+    def pause(state) -> None:
+        nonlocal count
+        count += 1
+
+    run.pause = pause
+    run.run()
+    run.fit_evidence()
+    return count
+
+
+FITS = {
+    "exact": LAPLACE,
+    "sampled": replace(LAPLACE, fit=replace(LAPLACE.fit, passes=1)),
+    "blockwise": replace(LAPLACE, fit=replace(LAPLACE.fit, structure="kron_blockwise")),
+    "diag": replace(LAPLACE, fit=replace(LAPLACE.fit, structure="diag", fit_size=20)),
+    "asdl": replace(LAPLACE, fit=replace(LAPLACE.fit, engine="asdl")),
+}
+
+
+@pytest.mark.parametrize("kind", FITS)
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-@pytest.mark.parametrize("stop", [2, 3, 5])
-def test_a_continued_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, optimiser, stop):
-    whole = trainer(optimiser)
+def test_a_run_stopped_anywhere_continues_to_the_same_bits(tmp_path, optimiser, kind):
+    """At steps, in fits and between hyper-steps, five random ones for each; the fit at the end included."""
+    make = partial(trainer, optimiser, laplace=FITS[kind])
+    whole = make()
     whole.run()
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(trainer(optimiser), stop).run(path, checkpoint_seconds=0.0)
-    continued = trainer(optimiser, seed=9)  # its own initialisation must not matter
-    continued.restore(path)
-    assert continued.epoch == stop - 1
-    continued.run(path, checkpoint_seconds=0.0)
-    assert same(whole, continued)
-    assert {**whole.history} == {**continued.history}
+    evidence = whole.fit_evidence().evidence(whole.prior.log_precision).negative_per_datum
+    draw = random.Random(f"{optimiser} {kind}")
+    for pauses in draw.sample(range(1, pauses_of(make()) + 1), 5):
+        continued = stopped_at(make(), pauses, tmp_path)
+        continued.run()
+        assert same(whole, continued), pauses
+        assert whole.history == continued.history
+        assert evidence == continued.fit_evidence().evidence(continued.prior.log_precision).negative_per_datum
+        assert torch.equal(whole.generator.get_state(), continued.generator.get_state())
 
 
-def test_a_run_with_sampled_passes_continues_bit_for_bit(tmp_path):
-    """The signs come from the generator of the batches, whose state the checkpoint holds."""
-    laplace, path = replace(LAPLACE, fit=replace(LAPLACE.fit, passes=1), frequency=1), tmp_path / "checkpoint.pt"
-    whole = trainer(laplace=laplace)
+def test_a_fit_longer_than_the_time_between_interruptions_gets_done(tmp_path):
+    """Stopped at every single pause, a run still ends, with the same bits."""
+    whole, run = trainer(), trainer()
     whole.run()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(trainer(laplace=laplace), 4).run(path, checkpoint_seconds=0.0)
-    continued = trainer(laplace=laplace, seed=9)
-    continued.restore(path)
-    continued.run()
-    assert same(whole, continued)
-    exact = trainer(laplace=replace(LAPLACE, frequency=1))
-    exact.run()
-    assert not same(whole, exact), "the control: exact passes"
+    wanted, pauses = whole.fit_evidence().negative_log_likelihood, pauses_of(trainer())
+    for _ in range(pauses):
+        run = stopped_at(run, 1, tmp_path)
+    run.run()
+    assert same(whole, run) and run.fit_evidence().negative_log_likelihood == wanted
 
 
 @pytest.mark.parametrize(
@@ -111,50 +160,49 @@ def test_objective_tied_ties_them_in_a_run(tied):
     assert (first == second) == tied and first != 1.0
 
 
-@pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator"])
+@pytest.mark.parametrize("missing", ["optimiser", "hyper_optimiser", "generator", "place", "fit"])
 def test_continuing_needs_every_part_of_the_state(tmp_path, missing):
     """The control: without one part, the bits differ."""
-    whole, path = trainer(), tmp_path / "checkpoint.pt"
+    whole = trainer(laplace=FITS["sampled"])
     whole.run()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(trainer(), 4).run(path, checkpoint_seconds=0.0)
-    continued = trainer()
-    saved = load_checkpoint(path)
+    stopped_at(trainer(laplace=FITS["sampled"]), pauses=17, folder=tmp_path)  # in the second fit
+    saved = Checkpoints(tmp_path, {"run_id": "tiny"}).load()
+    assert saved["fit"]["done"] == 1 and saved["place"]["step"] == 3
+    continued = trainer(laplace=FITS["sampled"], seed=9)
     continued.load_state_dict({**saved, missing: continued.state_dict()[missing]})
     continued.run()
     assert not same(whole, continued)
 
 
-def interrupted(run: Trainer, epoch: int) -> Trainer:
-    """A trainer that is stopped as it reports `epoch`, before the checkpoint of that epoch."""
+def test_a_fit_out_of_memory_is_taken_again_with_smaller_batches(monkeypatch):
+    """Batches of more than five images do not fit; the run says so, and is the one with batches of four."""
+    update = GGN.update
 
-    def stop(at: int, metrics: dict) -> None:
-        if at == epoch:
-            raise KeyboardInterrupt
+    def update_if_small(self, images):
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return update(self, images)
 
-    run.on_epoch = stop
-    return run
+    wanted = trainer(laplace=replace(LAPLACE, fit=replace(LAPLACE.fit, batch_size=4)))
+    wanted.run()
+    monkeypatch.setattr(GGN, "update", update_if_small)
+    got = trainer()
+    got.run()
+    assert same(wanted, got)
+    assert got.fallbacks["fit_batch_halved"] == 2 and not wanted.fallbacks["fit_batch_halved"]
+    monkeypatch.setattr(GGN, "update", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    with pytest.raises(RunFailure, match="ran out of memory with one image a batch; lower alpha"):
+        trainer().run()
 
 
 def test_a_diverging_run_stops_and_says_where_and_keeps_its_checkpoint(tmp_path):
-    run = trainer("sgd", lr=1e30, relative=False)
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, trainer().state_dict())
-    before = path.read_bytes()
+    run, checkpoints = trainer("sgd", lr=1e30, relative=False), Checkpoints(tmp_path, {}, seconds=0.0)
+    run.pause = lambda state: checkpoints.save(state())
     with pytest.raises(RunFailure, match=r"diverged in epoch 1, step \d of 3.*first tensor.*lower lr"):
-        run.run(path, checkpoint_seconds=0.0)
-    assert path.read_bytes() == before
-
-
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    torch.save({"format": 1, "model": print}, path)
-    with pytest.raises(UserError, match=r"checkpoint .*checkpoint.pt cannot be read"):
-        load_checkpoint(path)
-    path.write_bytes(b"half a file")
-    with pytest.raises(UserError, match="delete it to start afresh"):
-        load_checkpoint(path)
-    assert load_checkpoint(tmp_path / "none.pt") is None
+        run.run()
+    kept = checkpoints.load()
+    assert kept["place"]["first_bad"] == 3, "no step so far had a loss that was not finite"
+    assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
 
 
 def test_a_run_counts_its_own_fallbacks_and_keeps_the_count(monkeypatch):

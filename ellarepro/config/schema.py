@@ -182,7 +182,10 @@ class Config:
     threads: int | None = setting("CPU threads; null leaves PyTorch's choice", None, least=1, most=1024)
     output_dir: str = setting("folder of the runs' folders", "results/runs")
     force: bool = setting("whether a finished configuration is run again", False)
-    checkpoint_seconds: float = setting("at most this long between checkpoints", 30.0, least=0)
+    wait: bool = setting("whether to wait where another process writes the same run; else that is refused", False)
+    checkpoint_seconds: float = setting(
+        "at most this long between checkpoints, or ten times what writing one takes; 0 keeps every step", 30.0, least=0
+    )
     progress: bool = setting("whether a line tells how far the run is", True)
 
 

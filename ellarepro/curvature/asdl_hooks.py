@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.structures import Structure
 
 _LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
 
@@ -62,11 +63,11 @@ class _RuleOperation(Operation):
         self.part.add_gradients(out_grads)
 
 
-_current_parts: dict[nn.Module, object] = {}
+_current_parts: dict[nn.Module, Structure] = {}
 
 
 @contextmanager
-def _rules_registered(parts: dict[nn.Module, object]) -> Iterator[None]:
+def _rules_registered(parts: dict[nn.Module, Structure]) -> Iterator[None]:
     """asdl finds just the layers of `parts`, and treats each by its rule."""
     known, lookup = asdl.core._supported_module_classes, asdl.core.get_op_class
     asdl.core._supported_module_classes = tuple({type(module) for module in parts})

@@ -1,7 +1,7 @@
 """The curvature as laplace-torch takes it: a backend, and a Kronecker-factored Laplace approximation on it."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from laplace import KronLaplace
@@ -9,6 +9,7 @@ from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
 from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.likelihood import LIKELIHOODS
 from ellarepro.settings import BLOCK_STRUCTURES, FitSettings
@@ -81,7 +82,7 @@ class EllaGGN(GGNInterface):
         gatherer = gatherer_of(self.model, settings, likelihood=likelihood)
         outputs = gatherer.update(x)
         likelihood.check_targets(y, outputs)
-        return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(gatherer.blocks(N))
+        return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(cast(BlockGatherer, gatherer).blocks(N))
 
     def diag(self, x: Tensor, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Loss, summed, and the exact diagonal `(P,)` of the GGN of one batch."""
@@ -108,6 +109,8 @@ class BlockKronLaplace(KronLaplace):
         if not issubclass(backend, EllaGGN):
             raise ValueError(f"backend must be EllaGGN or a subclass, got {backend.__name__}")
         super().__init__(model, likelihood, backend=backend, **kwargs)
+
+    H: Any
 
     def _init_H(self) -> None:
         # laplace-torch would allocate dense zeros here; the running total starts from nothing instead.

@@ -1,6 +1,7 @@
 """Each leaf layer as a network calls it, and whether its rule accounts for the gradient of its parameters."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,10 @@ class Call:
         output_gradient: of the function with respect to the layer's output.
     """
 
-    layer: nn.Module
+    layer: Any
     rule: CurvatureRule
     inputs: Tensor
-    output_gradient: Tensor | None = None
+    output_gradient: Any = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The layer's trainable parameters by their names in it."""

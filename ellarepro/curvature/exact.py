@@ -1,6 +1,7 @@
 """The exact generalised Gauss-Newton from automatic Jacobians: the oracles, for small networks or few data only."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,18 @@ class FullGatherer:
 
     def curvature(self, data_size: int) -> FullCurvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
+        if self.matrix is None:
+            raise ValueError("curvature() before any update(): there is no curvature yet")
         return FullCurvature(self.matrix * (data_size / self.gathered), self.sizes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far."""
+        return {"gathered": self.gathered, "matrix": self.matrix}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
+        self.gathered = state["gathered"]
+        self.matrix = None if state["matrix"] is None else state["matrix"].to(device, copy=True)
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """The float64 matrix is all that stays."""
@@ -88,7 +100,7 @@ def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Genera
     for image in images:
         jacobian, logits = (t.detach() for t in jacobians(model, image[None]))
         root = LambdaSquareRoot(logits, tolerance=0) if generator is None else SignedColumns(logits, 1, generator)
-        columns = torch.cat([root.column(index) for index in range(root.passes_needed.item())])
+        columns = torch.cat([root.column(index) for index in range(int(root.passes_needed))])
         rows.append(columns.to(jacobian) @ jacobian[0])
     return torch.cat(rows)
 

@@ -1,7 +1,7 @@
 """What gathers a curvature: batches go in, a curvature comes out, and what it will take is known before."""
 
 from copy import deepcopy
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,12 @@ class Gatherer(Protocol):
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take at most; of the inputs, shape and dtype are all that is used."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
 
 
 class BlockGatherer:
@@ -87,6 +93,16 @@ class BlockGatherer:
         blocks = {name: block.scaled(scale) for name, block in self.blocks(self.gathered).items()}
         return SpectralCurvature.from_blocks(blocks)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far, as tensors and plain values."""
+        return {"gathered": self.gathered, "parts": {name: part.state_dict() for name, part in self.parts.items()}}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
+        self.gathered = state["gathered"]
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name], device)
+
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
         twin = BlockGatherer(_without_storage(self.model), self.structure)
@@ -105,7 +121,7 @@ class BlockGatherer:
             self.model(inputs[:1])
         factors = {name: distinct_factors(part.blocks(len(inputs))) for name, part in twin.parts.items()}
         sizes = {name: sum(f.numel() * f.element_size() for f in own) for name, own in factors.items()}
-        return Forecast(sizes, [tuple(f.shape[:2]) for own in factors.values() for f in own])
+        return Forecast(sizes, [(f.shape[0], f.shape[1]) for own in factors.values() for f in own])
 
 
 def _trainable(layer: nn.Module) -> set[str]:

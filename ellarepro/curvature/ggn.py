@@ -114,17 +114,17 @@ class GGN(BlockGatherer):
         columns: Columns,
         first: int,
     ) -> None:
-        passes = columns.passes_needed.max().item()
+        passes = int(columns.passes_needed.max())
         for index in range(first, passes):
             unfinished = columns.passes_needed > index
             if index > first and unfinished.sum() <= _GATHER_BELOW * len(unfinished):
                 self._gather(inputs, columns, unfinished, index)
                 return
             column = columns.column(index).to(logits.dtype)
-            gradients = torch.autograd.grad(logits, outputs.values(), column, retain_graph=index + 1 < passes)
+            gradients = torch.autograd.grad(logits, list(outputs.values()), column, retain_graph=index + 1 < passes)
             self.class_passes += len(inputs)
             with torch.no_grad():
-                for part, gradient in zip(map(self.parts.get, outputs), gradients, strict=True):
+                for part, gradient in zip((self.parts[name] for name in outputs), gradients, strict=True):
                     part.add_gradients(gradient)
 
     def _gather(self, inputs: Tensor, columns: Columns, unfinished: Tensor, index: int) -> None:

@@ -5,6 +5,8 @@ where a factor with one group serves all g. Plain Kronecker blocks have G = 1, b
 dense `(G*I, G*I)` factor of a factored layer is never formed.
 """
 
+from typing import Any
+
 import torch
 from laplace.utils.matrix import Kron, KronDecomposed
 from torch import Tensor
@@ -47,7 +49,7 @@ class BlockKron(Kron):
         pairs = zip(self.kfacs, other.kfacs, strict=True)
         return self._like([[a + b for a, b in zip(mine, others, strict=True)] for mine, others in pairs])
 
-    def __radd__(self, other: object) -> "BlockKron":
+    def __radd__(self, other: Any) -> "BlockKron":
         """Allows `sum(...)` and laplace-torch's running totals, which start from nothing or from dense zeros."""
         return self if other is None or other == 0 or _is_start(other) else self.__add__(other)
 
@@ -77,7 +79,7 @@ class BlockKron(Kron):
     def logdet(self) -> Tensor:
         """Sum over tensors of the log-determinant, without any prior, in float64; minus infinity where singular."""
         values = each_factor(symmetric_eigenvalues, self.kfacs, self.names)
-        return sum(eigenvalue_grid([v.double() for v in block]).log().sum() for block in values)
+        return sum((eigenvalue_grid([v.double() for v in block]).log().sum() for block in values), torch.zeros(()))
 
     def diag(self) -> Tensor:
         """Diagonal `(P,)`, in the order of `model.parameters()`."""
@@ -130,7 +132,7 @@ class BlockKronDecomposed(KronDecomposed):
 
     def logdet(self) -> Tensor:
         """Log-determinant of curvature plus precisions, summed in float64."""
-        return sum(grid.double().log().sum() for grid in self._grids()).to(self.deltas.dtype)
+        return sum((grid.double().log().sum() for grid in self._grids()), torch.zeros(())).to(self.deltas.dtype)
 
     def _bmm(self, W: Tensor, exponent: float = -1) -> Tensor:
         grids = [grid**exponent for grid in self._grids()]
@@ -154,7 +156,7 @@ class BlockKronDecomposed(KronDecomposed):
         return self._bmm(identity[None], exponent)[0]
 
 
-def _is_start(other: object) -> bool:
+def _is_start(other: Any) -> bool:
     return type(other) is Kron and not any(factor.any() for factors in other.kfacs for factor in factors)
 
 

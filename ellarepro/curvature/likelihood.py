@@ -6,6 +6,7 @@ fitted once, at factor one, and the noise learned with the prior's precisions.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ class Classification(Likelihood):
     ) -> Columns:
         if passes is None:
             return LambdaSquareRoot(outputs, tolerance)
-        return SignedColumns(outputs, passes, generator)
+        return SignedColumns(outputs, passes, cast(torch.Generator, generator))
 
     def hessian(self, outputs: Tensor) -> Tensor:
         return softmax_hessian(outputs)

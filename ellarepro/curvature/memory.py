@@ -45,7 +45,7 @@ class Forecast:
         Raises:
             FactorsTooLarge: the peak exceeds what is free.
         """
-        largest = max(self.sizes, key=self.sizes.get)
+        largest = max(self.sizes, key=lambda name: self.sizes[name])
         free = free_bytes(device) if free is None else free
         if self.peak > free:
             raise FactorsTooLarge(
@@ -65,3 +65,8 @@ def free_bytes(device: torch.device) -> int:
         fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch says by `error` that memory, on whichever device, does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

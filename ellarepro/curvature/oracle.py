@@ -193,7 +193,7 @@ def _blocks(model: nn.Module, batches: Sequence[Tensor], structure: str) -> dict
 def _exact_blocks(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """The exact GGN of each tensor, `(P, P)`."""
     sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    blocks = dict.fromkeys(sizes, 0)
+    blocks: dict[str, Tensor] = {name: torch.zeros((), dtype=torch.float64) for name in sizes}
     for inputs in batches:
         jacobian, logits = (found.detach() for found in jacobians(model, inputs))
         hessian = softmax_hessian(logits)

@@ -60,7 +60,7 @@ class FullCurvature:
         sizes: entries of each tensor, summing to P.
     """
 
-    blocks = None
+    blocks: dict[str, Block] | None = None
 
     def __init__(self, matrix: Tensor, sizes: Sequence[int]):
         self.matrix = matrix

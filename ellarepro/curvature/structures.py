@@ -5,7 +5,9 @@ factor) / N. A class factor (`weighted` below) is g = J v for one column v of a 
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from ellarepro.curvature.factors import add_second_moment_
@@ -39,6 +41,9 @@ class Structure:
     last two again for every part of the batch that goes on by itself.
     """
 
+    sums: tuple[str, ...] = ("exact",)
+    """The attributes that batches add to: all that continuing a fit needs."""
+
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         self.rule = rule
         self.pointwise = trainable.intersection(rule.pointwise)
@@ -64,6 +69,15 @@ class Structure:
             self.exact[name] = rows.new_zeros(1, rows.shape[1], rows.shape[1])
         add_second_moment_(self.exact[name], rows[None])
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far."""
+        return {name: getattr(self, name) for name in self.sums}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state`, as `state_dict` gave it, on `device`."""
+        for name in self.sums:
+            setattr(self, name, _moved(state[name], device))
+
     def blocks(self, data_size: int) -> dict[str, Block]:
         """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
         # Sums over data of exact gradients: the data's size plays no part.
@@ -72,6 +86,8 @@ class Structure:
 
 class KronStructure(Structure):
     """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""
+
+    sums = ("exact", "input_factor", "output_factor", "summed_groups", "bias_shares_output_factor")
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         super().__init__(rule, trainable)
@@ -100,12 +116,15 @@ class KronStructure(Structure):
     def blocks(self, data_size: int) -> dict[str, Block]:
         blocks = super().blocks(data_size)
         if "weight" in self.trainable:
-            scaled = self.input_factor / (data_size * self.summed_groups)
-            factors = [scaled, self.output_factor] if self.rule.input_first else [self.output_factor, scaled]
+            scaled, output = cast(Tensor, self.input_factor) / (data_size * self.summed_groups), self._output()
+            factors = [scaled, output] if self.rule.input_first else [output, scaled]
             blocks["weight"] = Block(factors, self.rule.group_axis)
         if "bias" in self.trainable and self.bias_shares_output_factor:
-            blocks["bias"] = Block([self.output_factor])
+            blocks["bias"] = Block([self._output()])
         return blocks
+
+    def _output(self) -> Tensor:
+        return cast(Tensor, self.output_factor)
 
     def _output_groups(self, rows: Tensor) -> int:
         return 1
@@ -144,10 +163,11 @@ class DiagStructure(Structure):
         return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.exact.items()}
 
     def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
+        inputs = cast(Tensor, self.inputs)
         if rows.shape[2] == 1:
-            squares = rows[:, :, 0].square().transpose(1, 2) @ self.inputs[:, :, 0].square()
+            squares = rows[:, :, 0].square().transpose(1, 2) @ inputs[:, :, 0].square()
         else:
-            squares = (rows.transpose(2, 3) @ self.inputs).square().sum(1)
+            squares = (rows.transpose(2, 3) @ inputs).square().sum(1)
         if self.rule.input_first:
             squares = squares.transpose(1, 2)
         return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)
@@ -161,6 +181,13 @@ STRUCTURES = {"kron": KronStructure, "kron_blockwise": KronBlockwiseStructure, "
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:
     return part if total is None else total.add_(part)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """`value` with its tensors copied to `device`: later batches are added in place."""
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    return value.to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def _with_positions(rows: Tensor) -> Tensor:

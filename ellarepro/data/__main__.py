@@ -11,6 +11,9 @@ from ellarepro.data.dataset import Task
 from ellarepro.data.tasks import RECIPES, load_task
 from ellarepro.errors import UserError
 
+MOST_IMAGES = 400
+"""Each is a plot of its own: more take minutes."""
+
 
 def _summary(task: Task) -> str:
     channels, height, width = task.train.images.shape[1:]
@@ -26,6 +29,8 @@ def _draw(task: Task, file: Path, rows: int, columns: int) -> None:
 
     if rows < 1 or columns < 1:
         raise UserError(f"--rows {rows} --columns {columns}: a sheet has at least 1 row and 1 column")
+    if rows * columns > MOST_IMAGES:
+        raise UserError(f"--rows {rows} --columns {columns}: a sheet has at most {MOST_IMAGES} images")
     try:
         save(draw_contact_sheet(task, rows, columns), file)
     except OSError as error:

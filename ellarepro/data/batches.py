@@ -20,8 +20,23 @@ def epoch_batches(
     augmentation; the host never waits for the device. UserError for a batch size below 1.
     """
     _check(batch_size)
-    order = torch.randperm(len(images), generator=generator, device=images.labels.device)
-    for chosen in order.split(batch_size):
+    yield from batches_in_order(images, epoch_order(images, generator), batch_size, generator, augment)
+
+
+def epoch_order(images: ImageSet, generator: torch.Generator) -> Tensor:
+    """A fresh random order (N,) of the set."""
+    return torch.randperm(len(images), generator=generator, device=images.labels.device)
+
+
+def batches_in_order(
+    images: ImageSet,
+    order: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    augment: Augmentation | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The samples of `order`, or of what is left of it after whole batches, as `epoch_batches` gives them."""
+    for chosen in order.split(batch_size) if len(order) else ():
         batch = images.images[chosen]
         yield batch if augment is None else augment(batch, generator), images.labels[chosen]
 

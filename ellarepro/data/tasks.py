@@ -156,6 +156,7 @@ def load_task(
         partial(recipe.shift, strength=1.0 if strength is None else strength) if recipe.has_strength else recipe.shift
     )
     train, test = read(root, download)
+    source = fingerprint(*(ImageSet(raw.pixels, raw.labels) for raw in (train, test)))
     train, test = _prepare(train, recipe, shift, "train", train_size), _prepare(test, recipe, shift, "test", test_size)
     return Task(
         name=name,
@@ -169,6 +170,7 @@ def load_task(
         std=recipe.family.std,
         augment=augment,
         class_names=recipe.class_names,
+        source_fingerprint=source,
     )
 
 

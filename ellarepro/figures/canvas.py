@@ -19,9 +19,14 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         OSError: `path` cannot be written.
     """
+    write_atomically(path, as_png(figure))
+
+
+def as_png(figure: Figure) -> bytes:
+    """The content of a PNG file with `figure`."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
-    write_atomically(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def say(axes: Axes, message: str) -> None:

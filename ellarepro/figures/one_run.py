@@ -103,15 +103,14 @@ def _draw_points(axes: Axes, points: Sequence[tuple[str, str, str, float]], with
 
 def _draw_curves(axes: Axes, result: RunResult) -> None:
     axes.set(title="training", xlabel="epoch", ylabel="nats per datum")
-    history = result.history
-    if not history.get("epoch"):
+    if not result.series("epoch"):
         say(axes, "no history")
         return
-    axes.plot(history["epoch"], history["loss"], color="#999999", label="train loss")
-    if history.get("fit_epoch"):
-        evidence = history["neg_log_marglik_per_datum"]
+    axes.plot(result.series("epoch"), result.series("loss"), color="#999999", label="train loss")
+    if fits := result.series("fit_epoch"):
+        evidence = result.series("neg_log_marglik_per_datum")
         label = "−log marginal\nlikelihood"
-        axes.plot(history["fit_epoch"], evidence, "o-", markersize=3, color="#000000", label=label)
+        axes.plot(fits, evidence, "o-", markersize=3, color="#000000", label=label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.grid(alpha=0.3)
     legend_beside(axes)

@@ -71,7 +71,7 @@ def _draw_precisions(axes: Axes, result: RunResult) -> None:
     for (layer, path, part), values in curves.items():
         parts = [other for *place, other in curves if place == [layer, path]]
         axes.plot(
-            result.history["fit_epoch"],
+            result.series("fit_epoch"),
             [math.nan if value is None else value for value in values],
             color=_pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1)),
             linestyle=("-", "--")[parts.index(part) % 2],
@@ -87,8 +87,8 @@ def _draw_evidence(axes: Axes, result: RunResult) -> None:
     if not result.history.get("fit_epoch"):
         say(axes, NOT_LEARNED)
         return
-    evidence = result.history["neg_log_marglik_per_datum"]
-    axes.plot(result.history["fit_epoch"], evidence, "o-", markersize=3, color="#000000")
+    evidence = result.series("neg_log_marglik_per_datum")
+    axes.plot(result.series("fit_epoch"), evidence, "o-", markersize=3, color="#000000")
     axes.grid(alpha=0.3)
 
 

@@ -55,7 +55,7 @@ def _use(result: RunResult) -> str:
             row.layer,
             path_title(row.path),
             f"{row.nll_change:+.3f}",
-            f"{100 * row.accuracy_change:+.1f}",
+            f"{100 * (row.accuracy_change or 0):+.1f}",
             _number(row.variance_ratio, 2),
         )
         for row in path_rows(result)

@@ -8,6 +8,7 @@ only beside another path of the same layer.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from ellarepro.labels import is_equivariant, layer_title
 from ellarepro.places import HEAD, LENGTHSCALE, WEIGHT, by_path
@@ -104,7 +105,7 @@ def precision_curves(result: RunResult, role: str = WEIGHT) -> Curves:
 
     One curve a path for weights, the product over its factors; one a tensor for lengthscales.
     """
-    history = result.history.get("prior_precision") or {}
+    history = cast(dict[str, list[float]], result.history.get("prior_precision") or {})
     curves: Curves = {}
     for (layer, path), names in by_path(result.tensors, role).items():
         for group in [names] if role == WEIGHT else [[name] for name in sorted(names)]:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ellarepro.errors import RunFailure, UserError
+from ellarepro.errors import Interrupted, RunFailure, UserError
 from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
 
 
@@ -21,7 +21,7 @@ class Ended:
     Attributes:
         label: what was run.
         line: what came of it.
-        status: 0; 1 for a run that failed, 2 for one that was refused.
+        status: 0; 1 for a run that failed, 2 for one that was refused, 128 + its number for a signal that stopped it.
     """
 
     label: str
@@ -63,6 +63,8 @@ class Cells:
             outcome = run(config)
         except (UserError, RunFailure) as error:
             return Ended(label(config), f"failed: {error}", 2 if isinstance(error, UserError) else 1)
+        except Interrupted as stop:
+            return Ended(label(config), str(stop), stop.status)
         except Exception as error:  # What nobody foresaw ends this run, and the others go on.
             traceback.print_exc(file=sys.stderr)
             return Ended(label(config), f"failed: {type(error).__name__}: {error}", 1)

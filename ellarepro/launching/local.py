@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ellarepro.errors import UserError
 from ellarepro.launching.cells import Cells, tell
 
 
@@ -30,6 +31,8 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed."""
+        if self.jobs is not None and self.jobs < 1:
+            raise UserError(f"hydra.launcher.jobs must be at least 1, or null for one a core; got {self.jobs}")
         jobs = min(self.jobs or default_jobs(), len(self.cells))
         started, ended = time.monotonic(), {}
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:

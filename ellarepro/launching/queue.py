@@ -61,7 +61,8 @@ def follow(jobs: Mapping[int, Queued], labels: Mapping[int, str], before: Mappin
         labels: what each job runs.
         before: runs that had ended before; they are printed first.
     """
-    started, total, ended = time.monotonic(), len(jobs) + len(before), {}
+    started, total = time.monotonic(), len(jobs) + len(before)
+    ended: dict[int, Ended] = {}
     for number, run in enumerate(before.values(), 1):
         tell(run, number, total, 0.0)
     over_since: dict[int, float] = {}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -112,7 +112,7 @@ class SlurmLauncher(Launcher):
         self.settings = SlurmSettings(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.cells: Cells = task_function
+        self.cells = cast(Cells, task_function)
         self.sweep = Path(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -213,6 +213,7 @@ def _new_folder(folder: Path) -> Path:
         except FileExistsError:
             continue
         return made.resolve()
+    raise AssertionError("numbers never end")
 
 
 @contextmanager

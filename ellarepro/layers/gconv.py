@@ -29,6 +29,7 @@ class GroupConv(SpatialLayer):
         ValueError: an unknown group, or channels that are no multiple of |G|.
     """
 
+    sources: Tensor
     title, colour, marker = "GCONV", "#009E73", "s"
     equivariant_to = frozenset({"translation", "rotation"})
     """Rotation: by 90 degrees, where G has it and maps are square; reflection: of left and right, where G has it."""
@@ -132,7 +133,7 @@ class GroupConvRule(ConvolutionRule):
     def input_factor(self, inputs: Tensor) -> Tensor:
         factor = self.plain.patch_factor(inputs)[0]
         permutations = self.permutations(factor.shape[0])
-        return sum(factor[order][:, order] for order in permutations)[None] / len(permutations)
+        return sum((factor[order][:, order] for order in permutations), torch.zeros(()))[None] / len(permutations)
 
     def output_rows(self, gradients: Tensor) -> Tensor:
         return super().output_rows(self.unfolded(gradients))

@@ -1,7 +1,7 @@
 """One finished run as data: its record, its name, where it came from, and its way to disk and back."""
 
 from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
-from ellarepro.results.provenance import git_commit, hardware, versions
+from ellarepro.results.provenance import code_at_start, code_state, git_commit, hardware, peak_memory, versions
 from ellarepro.results.record import RESULT_FILE, RunResult, read_result, read_results, result_file, write_result
 
 __all__ = [
@@ -9,10 +9,13 @@ __all__ = [
     "NOT_IN_RUN_ID",
     "RESULT_FILE",
     "RunResult",
+    "code_at_start",
+    "code_state",
     "counted",
     "flatten",
     "git_commit",
     "hardware",
+    "peak_memory",
     "read_result",
     "read_results",
     "result_file",

@@ -10,6 +10,7 @@ NOT_IN_RUN_ID = (
     "checkpoint_seconds",
     "output_dir",
     "force",
+    "wait",
     "tracking",
     "device",
     "progress",

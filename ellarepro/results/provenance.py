@@ -1,7 +1,10 @@
 """What a result was made with: the code's commit, the packages' versions, the machine."""
 
+import hashlib
 import platform
+import resource
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +34,29 @@ def git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit
+
+
+def code_state() -> str:
+    """The commit, and a digest of the package's files, which tells two edits of one commit apart."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parents[1]
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return f"{git_commit()} {digest.hexdigest()[:12]}"
+
+
+@cache
+def code_at_start() -> str:
+    """`code_state()` when this process first asked: what it then has in memory, whatever is edited later."""
+    return code_state()
+
+
+def peak_memory(device: "torch.device") -> dict[str, int]:
+    """The most bytes that this process has held so far: `host`, and `gpu` on a CUDA device."""
+    import torch
+
+    peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return peaks | ({"gpu": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
 
 
 def versions() -> dict[str, str]:

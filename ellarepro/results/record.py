@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
@@ -31,7 +31,10 @@ class RunResult:
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
     `prior_precision`. `tensors` tells what each parameter tensor is. `fallbacks` counts what happened to
     eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues below zero that were `clipped`; what
-    did not happen is left out.
+    did not happen is left out; and how often a fit's batches were made smaller for want of memory,
+    `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what was made of
+    them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the states of
+    the code (commit and a digest) in their order, where there was more than one.
     """
 
     run_id: str
@@ -62,8 +65,15 @@ class RunResult:
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    history: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[float] | dict[str, list[float]]] = field(default_factory=dict)
     fallbacks: dict[str, int] = field(default_factory=dict)
+    source_fingerprint: str = ""
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    code_changes: list[str] = field(default_factory=list)
+
+    def series(self, name: str) -> list[float]:
+        """Return the list `name` of `history`, empty where there is none."""
+        return cast(list[float], self.history.get(name) or [])
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
@@ -88,8 +98,10 @@ class RunResult:
             raise UserError(f"missing keys: {', '.join(missing)}")
         for f in fields:
             if f.name in record and not _fits(record[f.name], f.type):
-                kind = getattr(f.type, "__name__", f.type)
-                raise UserError(f"{f.name} must be {kind}, got {type(record[f.name]).__name__}")
+                kind, got = getattr(f.type, "__name__", f.type), type(record[f.name]).__name__
+                if kind == got:
+                    raise UserError(f"{f.name} must be {f.type}, got entries of another kind")
+                raise UserError(f"{f.name} must be {kind}, got {got}")
         if any(name not in record for name in COMPUTED):
             # Only results of earlier versions need a network, and so PyTorch, to be read.
             from ellarepro.results.mend import mended
@@ -167,10 +179,19 @@ def places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` is of the annotated kind, entries of containers apart; whole numbers are floats, too."""
-    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    kinds = {get_origin(option) or option for option in options}
-    return type(value) in kinds or (type(value) is int and float in kinds)
+    """Whether `value` is of the annotated kind; whole numbers are floats, too."""
+    if annotation is Any:
+        return True
+    if dataclasses.is_dataclass(annotation):
+        return type(value) is dict  # what is in it, `places_from` looks at
+    if isinstance(annotation, UnionType):
+        return any(_fits(value, option) for option in get_args(annotation))
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if type(value) is not kind:
+        return type(value) is int and kind is float
+    # Within containers a number that was not finite is null, see `to_json`.
+    entries = value.values() if kind is dict else value if kind is list else ()
+    return all((entry is None and inner[-1] is float) or _fits(entry, inner[-1]) for entry in entries)
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,51 @@
+"""The middle of an epoch: what a checkpoint holds so that a run goes on from any step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EpochPlace:
+    """How far an epoch is.
+
+    Attributes:
+        order: of the samples, `(N,)`.
+        loss_sum: nats, summed over the samples so far.
+        correct: samples so far that were classified rightly.
+        first_bad: the first step with a non-finite loss; `steps` where there is none.
+        step: steps so far.
+        metrics: of the training, once all steps are taken.
+        hyper_steps: steps on the precisions so far.
+    """
+
+    order: Tensor
+    steps: int
+    loss_sum: Tensor
+    correct: Tensor
+    first_bad: Tensor
+    step: int = 0
+    metrics: dict[str, float] | None = None
+    hyper_steps: int = 0
+
+    @classmethod
+    def start(cls, order: Tensor, steps: int) -> "EpochPlace":
+        """The beginning of an epoch of `steps` steps."""
+        device = order.device
+        zero = torch.zeros((), device=device)
+        correct = torch.zeros((), dtype=torch.long, device=device)
+        return cls(order, steps, zero, correct, torch.full((), steps, device=device))
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a step."""
+        self.loss_sum += loss * len(labels)
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.first_bad = torch.where(torch.isfinite(loss), self.first_bad, self.first_bad.clamp_max(self.step))
+        self.step += 1
+
+    def to(self, device: torch.device) -> "EpochPlace":
+        """The same place on another device."""
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
+        return EpochPlace(**moved)
