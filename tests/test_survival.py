@@ -295,7 +295,15 @@ def test_a_job_of_slurm_waits_for_the_kill_after_sigterm(monkeypatch, capsys):
     assert len(slept) == 1 and "waits for SLURM to end the job" in capsys.readouterr().err
 
 
-def test_a_second_ctrl_c_does_not_wait_and_other_threads_leave_signals_alone():
+@pytest.fixture
+def heard():
+    """Ctrl-C as at a terminal: a shell's background job starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_does_not_wait_and_other_threads_leave_signals_alone(heard):
     with pytest.raises(KeyboardInterrupt), stopping():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
