@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,7 +134,7 @@ def test_a_finished_run_is_mirrored_from_its_result(tmp_path, monkeypatch):
 
     history = {"epoch": [1, 2], "loss": [2.0, 1.0], "train_accuracy": [0.1, 0.2], "fit_epoch": [2]}
     history |= {"neg_log_marglik_per_datum": [1.5], "prior_precision": {"a": [7.0]}}
-    result = make_result(history=history, effective_parameters={"a": 3.0})
+    result = replace(make_result(history=history), effective_parameters={"a": 3.0})
     write_result(result, tmp_path / "run")
     opened = []
     monkeypatch.setattr("ellarepro.tracking.make_tracker", lambda name, **options: opened.append(options) or Recorder())

@@ -133,11 +133,11 @@ def test_a_fit_longer_than_the_time_between_interruptions_gets_done(tmp_path):
     """Stopped at every single pause, a run still ends, with the same bits."""
     whole, run = trainer(), trainer()
     whole.run()
-    wanted, pauses = whole.fit_evidence().negative_log_likelihood, pauses_of(trainer())
+    wanted, pauses = whole.fit_evidence().loss, pauses_of(trainer())
     for _ in range(pauses):
         run = stopped_at(run, 1, tmp_path)
     run.run()
-    assert same(whole, run) and run.fit_evidence().negative_log_likelihood == wanted
+    assert same(whole, run) and run.fit_evidence().loss == wanted
 
 
 @pytest.mark.parametrize(
