@@ -29,7 +29,7 @@ TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 128 + the number of a signal that stopped it."""
+    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 128 + N at a signal N."""
     options = _parse(arguments)
     try:
         sweep = _sweep(options)
