@@ -11,6 +11,7 @@ from ellarepro.data.moves import SYMMETRIES
 from ellarepro.figures import draw_shares
 from ellarepro.labels import path_colour, path_title
 from ellarepro.markdown import markdown_table
+from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult
 
 PATHS = ("f_fc", "conv", "gconv")
@@ -44,6 +45,11 @@ def use(result: RunResult) -> ByPath:
     return _over_layers(_used(result, "nll_change"), max)
 
 
+def use_everywhere(result: RunResult) -> ByPath:
+    """Change of test NLL without the path in any layer, in nats a datum."""
+    return {path: own["nll_change"] for path, own in result.path_use.get(EVERYWHERE, {}).items()}
+
+
 def prior_ratio(result: RunResult) -> ByPath:
     """Prior variance over that of CONV, in the layer where it is largest."""
     return _over_layers(_used(result, "prior_variance_ratio"), max)
@@ -53,6 +59,7 @@ SHARES = {"relative effective number (%)": relative, "raw share (%)": raw}
 MEASURES: dict[str, Callable[[RunResult], ByPath]] = {
     **SHARES,
     "NLL without it (nats)": use,
+    "NLL without it in all layers (nats)": use_everywhere,
     "prior variance ratio": prior_ratio,
 }
 
@@ -127,7 +134,8 @@ def _over_layers(measure: Mapping[str, Mapping[str, float]], reduce: Callable[[l
 
 
 def _used(result: RunResult, key: str) -> dict[str, dict[str, float]]:
-    return {layer: {path: own[key] for path, own in paths.items()} for layer, paths in result.path_use.items()}
+    layers = ((layer, paths) for layer, paths in result.path_use.items() if layer != EVERYWHERE)
+    return {layer: {path: own[key] for path, own in paths.items()} for layer, paths in layers}
 
 
 def _mean(values: Sequence[ByPath]) -> ByPath:
@@ -166,8 +174,8 @@ def _table(results: Sequence[RunResult], name: str, of: Callable[[RunResult], By
             lines.append([f"{strength:.0%}", symmetry, *numbers])
     if len(lines) == 1:
         return f"**{name}**: these runs fitted no curvature."
-    where = "mean over layers" if "%" in name else "in the layer where it is largest"
-    return f"**{name}**, {where}\n\n{markdown_table(lines, labels=2)}"
+    where = ", mean over layers" if "%" in name else "" if "all" in name else ", in the layer where it is largest"
+    return f"**{name}**{where}\n\n{markdown_table(lines, labels=2)}"
 
 
 def _named(laplace: Sequence[RunResult], controls: Sequence[RunResult]) -> str:

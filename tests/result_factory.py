@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from ellarepro.network import PATHS
-from ellarepro.places import BIAS, HEAD, LENGTHSCALE, WEIGHT, Place
+from ellarepro.places import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import RunResult, run_id
 from ellarepro.shares import effective_share, relative_effective_parameters
 
@@ -128,6 +128,7 @@ def with_use(result: RunResult, **changes: float) -> RunResult:
         if place.layer != HEAD:
             own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
             used.setdefault(place.layer, {})[place.path] = own
+    used[EVERYWHERE] = {path: {"nll_change": 1.5, "accuracy_change": -0.5} for path in used["1"]}
     for path, change in changes.items():
         used["1"][path]["nll_change"] = change
     return replace(result, path_use=used)

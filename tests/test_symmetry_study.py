@@ -23,6 +23,7 @@ from ellarepro.data.moves import (
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
 from ellarepro.inspection import markdown
+from ellarepro.places import EVERYWHERE
 from ellarepro.results import read_result
 from scripts import symmetry_report as report
 from scripts.symmetry_study import main
@@ -152,6 +153,7 @@ def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc:
     none = {"nll_change": 0.0, "accuracy_change": 0.0, "prior_variance_ratio": 1.0}
     used = {layer: {path: dict(none) for path in report.PATHS} for layer in ("1", "2")}
     used["2"]["f_fc"]["nll_change"] = f_fc
+    used[EVERYWHERE] = {path: {"nll_change": 2 * own["nll_change"]} for path, own in used["2"].items()}
     own = {"path_use": used, "seed": seed, "objective": objective, "dataset": config["dataset"]["name"]}
     return replace(made, config=config, hardware="CPU", **own)
 
@@ -159,6 +161,7 @@ def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc:
 def test_measures_are_of_the_paths_over_layers():
     result = study_result("none", f_fc=0.7)
     assert report.use(result) == {"f_fc": 0.7, "conv": 0.0, "gconv": 0.0}
+    assert report.use_everywhere(result) == {"f_fc": 1.4, "conv": 0.0, "gconv": 0.0}
     shares = [own["f_fc"] for own in result.relative_effective_parameters.values()]
     assert report.relative(result)["f_fc"] == pytest.approx(sum(shares) / 8)
     assert report.relative(study_result("none", objective="map")) == {}

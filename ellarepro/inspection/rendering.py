@@ -6,7 +6,7 @@ import io
 from ellarepro.inspection.rows import PathRow, has_curvature, heading, is_learned, path_rows
 from ellarepro.labels import path_title
 from ellarepro.markdown import markdown_table
-from ellarepro.places import LENGTHSCALE, WEIGHT
+from ellarepro.places import EVERYWHERE, LENGTHSCALE, WEIGHT
 from ellarepro.results import RunResult
 
 MISSING = "–"
@@ -17,7 +17,7 @@ USE_COLUMNS = ("nll_change", "accuracy_change", "prior_variance_ratio")
 
 USE_NOTES = (
     "NLL change (nats a datum), accuracy change: of the test predictions, when the path's output is replaced by its "
-    "mean over the training data.",
+    "mean over the training data; layer all: in all layers at once.",
     "prior variance ratio: variance of the path's output under the prior, over that of the layer's equivariant path.",
 )
 
@@ -60,6 +60,10 @@ def _use(result: RunResult) -> str:
         )
         for row in path_rows(result)
         if row.nll_change is not None
+    ]
+    lines += [
+        (EVERYWHERE, path_title(path), f"{own['nll_change']:+.3f}", f"{100 * own['accuracy_change']:+.1f}", MISSING)
+        for path, own in result.path_use.get(EVERYWHERE, {}).items()
     ]
     return f"{markdown_table([USE_HEADERS, *lines], labels=2)}\n\n" if lines else ""
 
