@@ -176,6 +176,24 @@ def test_a_change_of_the_code_during_a_run_is_said(tmp_path, monkeypatch, wanted
     assert found(tmp_path) == wanted
 
 
+def test_a_run_does_not_go_on_with_other_data_nor_is_it_finished_for_them(tmp_path, mnist_root):
+    """The same images under another root are the same run; with one pixel changed they are not."""
+    other, runs = tmp_path / "other", tmp_path / "runs"
+    shutil.copytree(mnist_root / "MNIST", other / "MNIST")
+    sizes = ["dataset=mnist", "dataset.source=torchvision", "dataset.download=false", "train_size=60", "test_size=20"]
+    here, there = ([*sizes, f"dataset.root={root}"] for root in (mnist_root, other))
+    stopped(runs, 3, *here)
+    whole = (file := other / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"checkpoint.*another dataset.root \(fingerprint\)"):
+        quiet(runs, *there)
+    quiet(runs, *here)
+    with pytest.raises(UserError, match="dataset.root=.*was finished with other data.*force=true"):
+        quiet(runs, *there)
+    file.write_bytes(whole)
+    assert quiet(runs, *there).was_finished
+
+
 def test_a_damaged_result_is_named_and_force_makes_it_anew(tmp_path, wanted):
     quiet(tmp_path)
     (file,) = tmp_path.glob("*/result.json")

@@ -16,6 +16,10 @@ FULL_LIMIT = 6000
 """Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
 
 
+TOGETHER = 8
+"""Data whose Jacobians are taken at once: every row goes back through all of them, so that cost is quadratic in it."""
+
+
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`.
 
@@ -23,13 +27,17 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
-    def logits_of(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits = torch.func.functional_call(model, values, (inputs,))
+    def logits_of(values: dict[str, Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(model, values, (part,))
         return logits, logits
 
+    found = []
     with evaluation_mode(model):
-        by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
-    return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
+        for part in inputs.split(TOGETHER):
+            by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters, part)
+            found.append((torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits))
+    rows, logits = zip(*found, strict=True)
+    return torch.cat(rows), torch.cat(logits)
 
 
 def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
