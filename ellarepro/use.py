@@ -35,7 +35,8 @@ def path_use(
       the image through this path, all else as it was. As layer "all": in all layers at once, as layers that tell the
       same stand in for each other when one is taken away.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
-      and positions, over that of the layer's equivariant path, the first it has; None where it has none.
+      and positions, over that of the layer's equivariant path, the first it has; None where it has none, and where the
+      layers below are dead, so that no path sees anything.
 
     Args:
         precision: of the prior, by tensor.
@@ -49,8 +50,9 @@ def path_use(
             variances[layer, path] /= prod(precision[name] for name in names)
     found: PathUse = {}
     for layer, path in variances:
-        reference = next((other for at, other in variances if at == layer and is_equivariant(other)), None)
-        ratio = variances[layer, path] / variances[layer, reference] if reference else None
+        reference = next((key for key in variances if key[0] == layer and is_equivariant(key[1])), None)
+        unit = variances[reference] if reference else 0.0
+        ratio = variances[layer, path] / unit if unit else None
         found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
     return found | {EVERYWHERE: _ablations_everywhere(network, means, test, batch_size)}
 

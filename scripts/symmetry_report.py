@@ -134,8 +134,9 @@ def _over_layers(measure: Mapping[str, Mapping[str, float]], reduce: Callable[[l
 
 
 def _used(result: RunResult, key: str) -> dict[str, dict[str, float]]:
+    """A measure by layer and path; zero where there is nothing to measure, above a dead layer."""
     layers = ((layer, paths) for layer, paths in result.path_use.items() if layer != EVERYWHERE)
-    return {layer: {path: own[key] for path, own in paths.items()} for layer, paths in layers}
+    return {layer: {path: own[key] or 0.0 for path, own in paths.items()} for layer, paths in layers}
 
 
 def _mean(values: Sequence[ByPath]) -> ByPath:

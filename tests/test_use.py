@@ -140,3 +140,13 @@ def test_the_variance_ratio_does_not_depend_on_how_factors_share_their_scale():
 
 def test_a_layer_without_an_equivariant_path_has_no_ratio():
     assert use_of(small_network("f_fc"))["1"]["f_fc"]["prior_variance_ratio"] is None
+
+
+def test_above_a_dead_layer_nothing_has_a_variance_to_compare():
+    network = small_network("f_fc_conv")
+    with torch.no_grad():
+        for name, p in network.blocks[0].named_parameters():
+            p.fill_(-1.0 if name.endswith("bias") else 0.0)
+    used = use_of(network)
+    assert used["1"]["f_fc"]["prior_variance_ratio"] > 0
+    assert used["2"]["f_fc"]["prior_variance_ratio"] is None and used["2"]["f_fc"]["nll_change"] == 0
