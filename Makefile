@@ -9,7 +9,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report verify table1 table2 table3 lint
+.PHONY: help demo test test-cluster bench report tables verify table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,7 +38,10 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
 	@$(PY) -m scripts.bench
 
-report: .venv/ready  ## the tables of all finished runs, as Markdown
+report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS=DIR (results) OUT=FILE.html
+	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))
+
+tables: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
 verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
