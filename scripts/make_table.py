@@ -16,7 +16,7 @@ from ellarepro.config.compose import compose_all
 from ellarepro.config.explain import CONFIGS, choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import UserError
+from ellarepro.errors import Interrupted, UserError
 from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import default_jobs, share
@@ -29,7 +29,7 @@ TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 130 if interrupted."""
+    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 128 + the number of a signal that stopped it."""
     options = _parse(arguments)
     try:
         sweep = _sweep(options)
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"make_table: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"make_table: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("make_table: interrupted; the same command goes on", file=sys.stderr)
         return 130

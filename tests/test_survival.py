@@ -426,12 +426,16 @@ def test_a_damaged_result_is_named_and_force_makes_it_anew(tmp_path, wanted):
     ("overrides", "said"),
     [
         (["layer=fc", "alpha=1000"], r"alpha=1000: [\d,]+ parameters .* GB are free on cpu; lower alpha"),
-        (["alpha=500", "batch_size=1000000", "train_size=null"], r"batch_size=1000000: .* 4,000 images needs"),
+        (
+            ["alpha=50", "batch_size=1000000", "train_size=null"],
+            r"batch_size=1000000: .* 4,000 images needs .* 1.0 GB are",
+        ),
         (["device=meta"], "device=meta is not usable here: possible are auto, cpu"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, overrides, said):
+def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, overrides, said):
+    monkeypatch.setattr("ellarepro.run.free_bytes", lambda device: 1e9)
     with pytest.raises(UserError, match=said):
         quiet(tmp_path, *overrides)
     assert not list(tmp_path.iterdir())

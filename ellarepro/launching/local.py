@@ -1,10 +1,14 @@
 """Runs side by side on this machine, each in a process of its own."""
 
 import os
+import signal
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, get_context
+from types import FrameType
 from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -12,8 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ellarepro.errors import UserError
-from ellarepro.launching.cells import Cells, tell
+from ellarepro.errors import Interrupted, UserError
+from ellarepro.launching.cells import Cells, Ended, tell
 
 
 class LocalLauncher(Launcher):
@@ -30,20 +34,62 @@ class LocalLauncher(Launcher):
         self.cells = cast(Cells, task_function)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed."""
+        """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed.
+
+        Raises:
+            UserError: fewer than one job.
+            Interrupted: by SIGINT or SIGTERM, once the runs under way have kept their places.
+        """
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, or null for one a core; got {self.jobs}")
         jobs = min(self.jobs or default_jobs(), len(self.cells))
-        started, ended = time.monotonic(), {}
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = {
-                pool.submit(self.cells.run, index, **share(self.cells.configs[index], jobs)): index
-                for index in range(len(self.cells))
-            }
-            for future in as_completed(futures):
-                ended[futures[future]] = future.result()
-                tell(future.result(), len(ended), len(self.cells), time.monotonic() - started)
+        waiting, running, ended = list(range(len(self.cells))), dict[Future, int](), dict[int, Ended]()
+        started = time.monotonic()
+
+        def take(done: set[Future]) -> None:
+            for future in done:
+                index = running.pop(future)
+                ended[index] = future.result()
+                tell(ended[index], len(ended), len(self.cells), time.monotonic() - started)
+
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, _told_to_stop():
+            try:
+                while waiting or running:
+                    # No more than run at once: what the pool has been given, it carries out even when told to stop.
+                    while waiting and len(running) < jobs:
+                        index = waiting.pop(0)
+                        running[pool.submit(self.cells.run, index, **share(self.cells.configs[index], jobs))] = index
+                    take(wait(running, return_when=FIRST_COMPLETED).done)
+            except Interrupted:
+                _stop_children()
+                with suppress(BrokenProcessPool):  # A process that had not begun its run has ended at once.
+                    take(wait(running).done)
+                raise
         return [JobReturn(_return_value=ended[index], status=JobStatus.COMPLETED) for index in sorted(ended)]
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Within the context the first SIGINT or SIGTERM raises `Interrupted`, a second one is the system's again."""
+
+    def raise_once(number: int, frame: FrameType | None) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on", number)
+
+    before = {number: signal.signal(number, raise_once) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_children() -> None:
+    """Tell the runs; not by SIGINT, which a terminal has sent them itself, and whose second does not wait."""
+    for child in active_children():
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGTERM)
 
 
 def default_jobs() -> int:
