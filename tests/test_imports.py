@@ -61,6 +61,7 @@ ONLY_IN = {
     "matplotlib": {"figures", "scripts.symmetry_report"},
     "plotly": {"report"},
     "jinja2": {"report"},
+    "rich": {"launching.board"},
     "hydra": {"__main__", "config", "launching"},
     "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
