@@ -3,7 +3,8 @@
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.network import LAYERS, PATHS
 
-TRAINING_COLOUR, EVIDENCE_COLOUR = "#999999", "#000000"
+TRAINING_COLOUR, EVIDENCE_COLOUR, UNTRAINED_COLOUR = "#999999", "#000000", "#000000"
+UNTRAINED_LABEL = "before training"
 PALEST = 0.7
 """How much white the colour of the first layer holds."""
 

@@ -25,7 +25,7 @@ from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
 from ellarepro.keeper import Keeper
 from ellarepro.lock import LOCK_FILE, only_writer
-from ellarepro.measuring import measured, parameter_count
+from ellarepro.measuring import measured, note_untrained, parameter_count
 from ellarepro.network import Network, build_network
 from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
@@ -266,6 +266,7 @@ def _train(
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
     try:
+        note_untrained(trainer)
         trainer.run()
         keeper.keep()
         result = measured(config, identity, trainer, task, keeper.code)

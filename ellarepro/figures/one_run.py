@@ -8,7 +8,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ellarepro.figures.canvas import ARBITRARY, NO_CURVATURE, legend_beside, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import PathRow, heading, path_rows
+from ellarepro.inspection import PathRow, heading, path_rows, untrained_shares
 from ellarepro.labels import EVIDENCE_COLOUR, TRAINING_COLOUR, path_colour, path_marker, path_order, path_title
 from ellarepro.places import HEAD
 from ellarepro.results import RunResult
@@ -29,7 +29,7 @@ def draw_run(result: RunResult) -> Figure:
     rows = path_rows(result)
     _draw_precisions(precisions, rows)
     _draw_effective(effective, rows)
-    draw_shares(shares, result.relative_effective_parameters)
+    draw_shares(shares, result.relative_effective_parameters, untrained_shares(result)[0])
     legend_beside(shares)
     _draw_curves(curves, result)
     for changes, variances in use:

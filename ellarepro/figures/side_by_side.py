@@ -11,8 +11,18 @@ from matplotlib.lines import Line2D
 from ellarepro.errors import UserError
 from ellarepro.figures.canvas import ARBITRARY, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import has_curvature, shown_curves
-from ellarepro.labels import EVIDENCE_COLOUR, layer_title, path_colour, path_marker, path_order, path_shade, path_title
+from ellarepro.inspection import has_curvature, shown_curves, untrained_shares
+from ellarepro.labels import (
+    EVIDENCE_COLOUR,
+    UNTRAINED_COLOUR,
+    UNTRAINED_LABEL,
+    layer_title,
+    path_colour,
+    path_marker,
+    path_order,
+    path_shade,
+    path_title,
+)
 from ellarepro.results import RunResult
 
 MOST_RUNS = 12
@@ -36,7 +46,7 @@ def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
     figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout=ConstrainedLayoutEngine(hspace=0.06))
     grid = figure.subplots(3, len(results), squeeze=False)
     for column, result, title in zip(grid.T, results, _titles(results), strict=True):
-        draw_shares(column[0], result.relative_effective_parameters)
+        draw_shares(column[0], result.relative_effective_parameters, untrained_shares(result)[0])
         column[0].set_title(title, fontsize="medium")
         column[0].set_ylabel("relative effective number\nof parameters (%)")
         _draw_precisions(column[1], result)
@@ -100,6 +110,8 @@ def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
         Line2D([], [], color=path_colour(path), marker=path_marker(path), linewidth=5, label=path_title(path))
         for path in sorted(used, key=path_order)
     ]
+    if any(untrained_shares(result)[0] for result in results):
+        handles.append(Line2D([], [], color=UNTRAINED_COLOUR, linewidth=2, label=UNTRAINED_LABEL))
     title = "over training: pale to full colour from the first layer to the last"
     columns = min(len(handles), 3 * len(results))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title)

@@ -11,6 +11,7 @@ from ellarepro.inspection.rows import (
     ratio_curves,
     references,
     shown_curves,
+    untrained_shares,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "ratio_curves",
     "references",
     "shown_curves",
+    "untrained_shares",
     "use_lines",
 ]

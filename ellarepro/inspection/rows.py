@@ -12,7 +12,8 @@ from typing import cast
 
 from ellarepro.labels import is_equivariant, layer_title, path_title
 from ellarepro.places import HEAD, LENGTHSCALE, WEIGHT, by_path
-from ellarepro.results import RunResult
+from ellarepro.results import UNTRAINED, RunResult
+from ellarepro.shares import ByPath, effective_share, relative_effective_parameters
 
 Curves = dict[tuple[str, str, str], list[float | None]]
 """{(layer, path, part): value at each fit}; None where one was not finite."""
@@ -148,6 +149,16 @@ def shown_curves(result: RunResult) -> "ShownCurves":
         measure = " or ".join(sorted({path_title(path) for _, path in references(result).values()}))
         return ShownCurves(f"learned precision over that of {measure}", "precision ratio", ratios)
     return ShownCurves("learned precision of the weights", "prior precision", precision_curves(result), is_scaled=True)
+
+
+def untrained_shares(result: RunResult) -> tuple[ByPath, ByPath]:
+    """Return the relative effective numbers and the raw shares that the network had before any training, in percent.
+
+    As `result.relative_effective_parameters` and `result.effective_share` are after it; empty where not recorded.
+    """
+    history = cast(dict[str, list[float]], result.history.get(UNTRAINED) or {})
+    effective = {name: number for name, (number,) in history.items()}
+    return relative_effective_parameters(effective, result.tensors), effective_share(effective, result.tensors)
 
 
 def references(result: RunResult) -> dict[tuple[str, str], tuple[str, str]]:

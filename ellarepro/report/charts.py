@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from plotly import graph_objects
 from plotly.basedatatypes import BaseTraceType
 
-from ellarepro.inspection import has_curvature, path_rows, shown_curves
+from ellarepro.inspection import has_curvature, path_rows, shown_curves, untrained_shares
 from ellarepro.labels import (
     EVIDENCE_COLOUR,
     TRAINING_COLOUR,
+    UNTRAINED_COLOUR,
+    UNTRAINED_LABEL,
     path_colour,
     path_marker,
     path_order,
@@ -18,6 +20,7 @@ from ellarepro.labels import (
 )
 from ellarepro.places import HEAD
 from ellarepro.results import RunResult
+from ellarepro.shares import ByPath, boundaries
 
 SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "p": "pentagon"}
 """Plotly's names of matplotlib's markers."""
@@ -94,18 +97,29 @@ def _precisions(result: RunResult) -> Chart:
 
 def _relative(result: RunResult) -> Chart:
     note = "effective over actual number of weights, mean over a path's tensors (the paper's measure)"
-    return _shares("relative effective number", note, result.relative_effective_parameters)
+    return _shares("relative effective number", note, result.relative_effective_parameters, untrained_shares(result)[0])
 
 
 def _raw(result: RunResult) -> Chart:
-    return _shares("share of the raw effective number", "favours paths with many weights", result.effective_share)
+    title, note = "share of the raw effective number", "favours paths with many weights"
+    return _shares(title, note, result.effective_share, untrained_shares(result)[1])
 
 
-def _shares(title: str, note: str, shares: Mapping[str, Mapping[str, float]]) -> Chart:
+def _shares(title: str, note: str, shares: ByPath, untrained: ByPath) -> Chart:
     paths = _in_order(path for own in shares.values() for path in own)
     if len(paths) < 2:
         return Chart(title, f"{path_title(*paths)} alone: nothing to share" if paths else NO_CURVATURE)
     bars = [_bars(path, {layer: own[path] for layer, own in shares.items() if path in own}) for path in paths]
+    if marks := boundaries(untrained, paths):
+        layers, heights = zip(*marks, strict=True)
+        line = {"color": UNTRAINED_COLOUR, "width": 3}
+        marker = {"symbol": "line-ew", "size": 20, "line": line}
+        hover = f"layer %{{x}}, {UNTRAINED_LABEL}: %{{y:.3g}}"
+        bars.append(
+            graph_objects.Scatter(
+                x=layers, y=heights, name=UNTRAINED_LABEL, mode="markers", marker=marker, hovertemplate=hover
+            )
+        )
     return _chart(title, note, bars, barmode="stack", xaxis=_layers(), yaxis={"title": "%", "range": [0, 100]})
 
 
