@@ -9,7 +9,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report tables verify table1 table2 table3 lint
+.PHONY: help demo test test-cluster bench report tables verify table1 table2 table3 sync lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,9 @@ tables: .venv/ready  ## the tables of all finished runs, as Markdown
 
 verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
 	@$(PY) -m scripts.verify $(or $(RUN),$(error RUN=results/table1/<run_id> names the run)) $(if $(ROOT),--root $(ROOT))
+
+sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb login first)
+	@find results outputs -type d -name 'offline-run-*' 2> /dev/null | sort | xargs -r .venv/bin/wandb sync
 
 lint: .venv/ready  ## style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

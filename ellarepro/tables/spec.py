@@ -193,3 +193,15 @@ SPECS = {
 def published() -> dict[str, Any]:
     """Return the published numbers: {table: {protocol, rows: {row: {column: number or [mean, min, max]}}}}."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))
+
+
+def table_of(choices: Mapping[str, str]) -> str | None:
+    """Return the table that a run of these `choices`, {field of its record: value}, is a cell of; None if of none."""
+
+    def takes(line: Line) -> bool:
+        return all(choices.get(name) in values for name, values in line.match.items())
+
+    for name, spec in SPECS.items():
+        if any(map(takes, spec.rows.values())) and any(map(takes, spec.columns.values())):
+            return name
+    return None
