@@ -33,7 +33,7 @@ def runs():
     alone = [toy(0.91), toy(0.98, **position), toy(0.22, "conv", **position)]
     return [
         *alone,
-        with_use(make_learned_result()),
+        with_use(make_learned_result(), f_fc=0.5),
         make_learned_result(("s_fc", "s_conv"), "omega"),
         make_map_result(),
     ]
@@ -103,13 +103,15 @@ def test_charts_show_the_numbers_of_the_result(runs):
     assert nats["data"][1]["y"] == evidence and nats["data"][2]["y"] == [learned.test_nll]
     assert accuracy["data"][1]["y"] == [100 * learned.test_accuracy]
     assert len(precisions["data"]) == 8 and precisions["layout"]["yaxis"]["type"] == "log"
-    for figure, shares in ((relative, learned.relative_effective_parameters), (raw, learned.effective_share)):
+    changes = {layer: {p: own["nll_change"] for p, own in paths.items()} for layer, paths in learned.path_use.items()}
+    assert list(changes)[-1] == "all" and changes["1"]["f_fc"] == 0.5
+    wanted = (relative, learned.relative_effective_parameters), (raw, learned.effective_share), (use, changes)
+    for figure, numbers in wanted:
         shown = {bar["name"]: dict(zip(bar["x"], bar["y"], strict=True)) for bar in figure["data"]}
         assert shown == {
-            title: {layer: own[path] for layer, own in shares.items()}
+            title: {layer: own[path] for layer, own in numbers.items()}
             for path, title in (("f_fc", "F-FC"), ("conv", "CONV"))
         }
-    assert {tuple(bar["y"]) for bar in use["data"]} == {(0.25,) * 8}
 
 
 def test_a_chart_without_data_says_why(runs):

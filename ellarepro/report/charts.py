@@ -1,12 +1,12 @@
 """The charts of a run, as Plotly figures: they show values under the pointer, and fit a phone."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plotly import graph_objects
 from plotly.basedatatypes import BaseTraceType
 
-from ellarepro.inspection import has_curvature, path_rows, shown_curves, untrained_shares
+from ellarepro.inspection import has_curvature, shown_curves, untrained_shares
 from ellarepro.labels import (
     EVIDENCE_COLOUR,
     TRAINING_COLOUR,
@@ -18,7 +18,7 @@ from ellarepro.labels import (
     path_shade,
     path_title,
 )
-from ellarepro.places import HEAD
+from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult
 from ellarepro.shares import ByPath, boundaries
 
@@ -106,10 +106,10 @@ def _raw(result: RunResult) -> Chart:
 
 
 def _shares(title: str, note: str, shares: ByPath, untrained: ByPath) -> Chart:
-    paths = _in_order(path for own in shares.values() for path in own)
+    paths = _in_order(shares)
     if len(paths) < 2:
         return Chart(title, f"{path_title(*paths)} alone: nothing to share" if paths else NO_CURVATURE)
-    bars = [_bars(path, {layer: own[path] for layer, own in shares.items() if path in own}) for path in paths]
+    bars = _bars_of_paths(shares)
     if marks := boundaries(untrained, paths):
         layers, heights = zip(*marks, strict=True)
         line = {"color": UNTRAINED_COLOUR, "width": 3}
@@ -125,18 +125,25 @@ def _shares(title: str, note: str, shares: ByPath, untrained: ByPath) -> Chart:
 
 def _use(result: RunResult) -> Chart:
     title, note = "use: change of test NLL without the path", "its output replaced by the mean over the training data"
-    changes = {(row.path, row.layer): row.nll_change for row in path_rows(result) if row.nll_change is not None}
+    changes = {
+        layer: {path: used["nll_change"] for path, used in own.items()} for layer, own in result.path_use.items()
+    }
     if not changes:
         return Chart(title, "not recorded in this result")
-    paths = _in_order(path for path, _ in changes if path != HEAD)
-    bars = [_bars(path, {layer: change for (own, layer), change in changes.items() if own == path}) for path in paths]
+    if EVERYWHERE in changes:
+        note += f"; {EVERYWHERE}: in all layers at once"
+    bars = _bars_of_paths(changes)
     return _chart(title, note, bars, barmode="group", xaxis=_layers(), yaxis={"title": "nats a datum"})
 
 
-def _bars(path: str, values: Mapping[str, float]) -> BaseTraceType:
-    marker, hover = {"color": path_colour(path)}, "layer %{x}: %{y:.3g}"
-    layers, heights = list(values), list(values.values())
-    return graph_objects.Bar(x=layers, y=heights, name=path_title(path), marker=marker, hovertemplate=hover)
+def _bars_of_paths(numbers: ByPath) -> list[BaseTraceType]:
+    """Bars of each path of `numbers` {layer: {path: number}}."""
+    hover, bars = "layer %{x}: %{y:.3g}", []
+    for path in _in_order(numbers):
+        own = {layer: paths[path] for layer, paths in numbers.items() if path in paths}
+        marker, layers, heights = {"color": path_colour(path)}, list(own), list(own.values())
+        bars.append(graph_objects.Bar(x=layers, y=heights, name=path_title(path), marker=marker, hovertemplate=hover))
+    return bars
 
 
 def _layers() -> dict[str, str]:
@@ -147,8 +154,9 @@ def _from_zero(title: str) -> dict[str, str]:
     return {"title": title, "rangemode": "tozero"}
 
 
-def _in_order(paths: Iterable[str]) -> list[str]:
-    return sorted(set(paths), key=path_order)
+def _in_order(numbers: ByPath) -> list[str]:
+    """The paths of `numbers`, free ones first."""
+    return sorted({path for own in numbers.values() for path in own}, key=path_order)
 
 
 def _chart(title: str, note: str, traces: Sequence[BaseTraceType], **layout: object) -> Chart:
