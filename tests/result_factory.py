@@ -107,6 +107,7 @@ def make_learned_result(
     history = {
         "epoch": list(range(1, 31)),
         "loss": [2.0 / epoch for epoch in range(1, 31)],
+        "train_accuracy": [1.0 - 0.9 / epoch for epoch in range(1, 31)],
         "fit_epoch": [10, 20, 30],
         "neg_log_marglik_per_datum": [2.0, 1.5, 1.4],
         "prior_precision": {name: [step, step**2, step**3] for name, step in steps.items()},
@@ -141,6 +142,6 @@ def make_map_result(paths: tuple[str, ...] = ("f_fc", "conv")) -> RunResult:
         "prior_precision": dict.fromkeys(learned.prior_precision, 1.0),
         "effective_parameters": {},
         "neg_log_marglik_per_datum": None,
-        "history": {key: learned.history[key] for key in ("epoch", "loss")},
+        "history": {key: learned.history[key] for key in ("epoch", "loss", "train_accuracy")},
     }
     return make_result(make_config(layer={"name": "_".join(paths)}, objective={"name": "map"}), paths, **fields)
