@@ -24,7 +24,7 @@ from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
 from ellarepro.inspection import markdown
 from ellarepro.places import EVERYWHERE
-from ellarepro.results import read_result
+from ellarepro.results import UNTRAINED, read_result
 from scripts import symmetry_report as report
 from scripts.symmetry_study import main
 
@@ -180,7 +180,19 @@ def test_the_page_has_both_objectives_and_says_how_much_is_missing():
     text = report.page(results, 48, "## Reading\n\nMine.\n")
     assert "8 of 48 runs" in text and text.endswith("Mine.\n")
     assert text.count("| 100%  | rotation    | F-FC ") == 2 and "these runs fitted no curvature" in text
-    assert len(report.draw(results).axes) == 6
+    first, *others = report.draw(results).axes
+    assert len(others) == len(report.DRAWN) - 1 and first.get_ylabel() == "relative effective number (%)"
+    dots = {line.get_label(): line.get_ydata() for line in first.lines if line.get_label() in ("F-FC", "CONV", "GCONV")}
+    assert len(dots) == 3 and sum(values[0] for values in dots.values()) == pytest.approx(100)
+
+
+def test_the_figure_has_marks_of_what_was_there_before_training():
+    def marks(result):
+        return [len(axes.collections) for axes in report.draw([result]).axes]
+
+    plain = study_result("both")
+    history = plain.history | {UNTRAINED: {name: [1.0] for name in plain.effective_parameters}}
+    assert marks(plain) == [0, 0, 0, 0] and marks(replace(plain, history=history)) == [3, 3, 0, 0]
 
 
 def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
