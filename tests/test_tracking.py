@@ -1,10 +1,14 @@
 """Tracking is never needed and never in the way; what W&B is told offline can be read back."""
 
+import contextlib
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +104,41 @@ def test_without_an_account_a_run_is_offline_and_reads_back_as_its_result(tmp_pa
         for layer, paths in shares.items():
             assert {path: found[f"{measure}/{layer}/{path}"] for path in paths} == pytest.approx(paths)
     assert found["accuracy_change/all/f_fc"] == result.path_use["all"]["f_fc"]["accuracy_change"]
+
+
+@needs_wandb
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds W&B's service below /proc")
+def test_the_death_of_the_service_of_wandb_does_not_end_the_run(tmp_path, monkeypatch):
+    """As when a cluster tells all processes of a job to end, and only the run waits for its next step."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    keys = [*SMOKE, "layer=conv", "epochs=150", "objective.frequency=50", "tracking=wandb", "tracking.mode=offline"]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "ellarepro", *keys, f"output_dir={tmp_path}/runs"],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/wandb/offline-run-*/run-*.wandb")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    services = service_of(process.pid)
+    for pid in services:
+        os.kill(pid, signal.SIGTERM)
+    errors = process.communicate(timeout=200)[1]
+    assert services and process.returncode == 0, errors
+    assert len(errors.strip().splitlines()) == 1, errors
+    assert "goes on untracked" in errors and list(tmp_path.glob("runs/*/result.json"))
+
+
+def service_of(pid: int) -> list[int]:
+    """Process ids of the service that W&B has started for process `pid`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (path / "cmdline").read_text().split("\0")
+            found += [int(path.name)] if words[0].endswith("wandb-core") and str(pid) in words else []
+    return found
 
 
 def inspect(folder: Path) -> list[dict]:

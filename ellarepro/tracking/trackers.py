@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,10 +87,11 @@ class Unfailing:
 
     Args:
         tracker: what to track with until it fails.
+        give_up: called when its service is gone, so that nothing waits for it at the end of the process.
     """
 
-    def __init__(self, tracker: Tracker):
-        self._tracker = tracker
+    def __init__(self, tracker: Tracker, give_up: Callable[[], None] = lambda: None):
+        self._tracker, self._give_up = tracker, give_up
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record `metrics` as of the end of `epoch`."""
@@ -109,7 +110,7 @@ class Unfailing:
             tell(self._tracker)
         except Exception as error:  # W&B raises whatever its service, its files and the network do.
             self._tracker = NoTracker()
-            _say_untracked(error)
+            _say_untracked(error, self._give_up)
 
 
 @contextmanager
@@ -160,9 +161,9 @@ def make_tracker(
         return NoTracker()
     options = {**identity, "dir": str(folder), "project": project, "entity": entity}
     try:
-        return Unfailing(WandbTracker(wandb, _start(wandb, mode, options)))
+        return Unfailing(WandbTracker(wandb, _start(wandb, mode, options)), give_up=wandb.teardown)
     except Exception as error:  # As in `Unfailing`.
-        _say_untracked(error)
+        _say_untracked(error, lambda: wandb.teardown())
         return NoTracker()
 
 
@@ -200,7 +201,10 @@ def _start(wandb: Any, mode: str, options: dict[str, Any]) -> Any:
         return _start(wandb, "offline", options)
 
 
-def _say_untracked(error: Exception) -> None:
+def _say_untracked(error: Exception, give_up: Callable[[], None]) -> None:
+    if isinstance(error, ConnectionError):
+        with suppress(Exception):
+            give_up()
     _say(f"the run goes on untracked ({_one_line(error)}); python -m ellarepro.tracking RUN mirrors it once finished")
 
 
