@@ -6,6 +6,7 @@ Whatever W&B does to a run that goes on, the run goes on: its failure is one lin
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,7 +88,7 @@ class Unfailing:
 
     Args:
         tracker: what to track with until it fails.
-        give_up: called when its service is gone, so that nothing waits for it at the end of the process.
+        give_up: called once it has, so that nothing of it is left for the end of the process.
     """
 
     def __init__(self, tracker: Tracker, give_up: Callable[[], None] = lambda: None):
@@ -202,9 +203,13 @@ def _start(wandb: Any, mode: str, options: dict[str, Any]) -> Any:
 
 
 def _say_untracked(error: Exception, give_up: Callable[[], None]) -> None:
-    if isinstance(error, ConnectionError):
-        with suppress(Exception):
+    """Say it, and give up beside the run: a service that is alive may take its time, one that is gone raises."""
+
+    def quietly() -> None:
+        with suppress(BaseException):
             give_up()
+
+    threading.Thread(target=quietly, daemon=True).start()
     _say(f"the run goes on untracked ({_one_line(error)}); python -m ellarepro.tracking RUN mirrors it once finished")
 
 
