@@ -11,7 +11,7 @@ from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.memory import Forecast
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.spectra import Curvature, SpectralCurvature
-from ellarepro.curvature.structures import STRUCTURES, Block, Structure, distinct_factors
+from ellarepro.curvature.structures import STRUCTURES, Block, Structure, sums_of
 
 
 class Gatherer(Protocol):
@@ -106,22 +106,29 @@ class BlockGatherer:
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
         twin = BlockGatherer(_without_storage(self.model), self.structure)
+        every_gradient: dict[str, Tensor] = {}
 
         def gather(name: str, layer_inputs: Tensor, output: Tensor) -> None:
-            every_input, gradients = (
+            every_input, every_gradient[name] = (
                 torch.empty(len(inputs), *tensor.shape[1:], dtype=tensor.dtype, device="meta")
                 for tensor in (layer_inputs, output)
             )
             part = twin.parts[name]
             part.add_inputs(every_input)
             part.keep_inputs(every_input)
-            part.add_gradients(gradients)
 
         with forward_hooks(self.layers, gather), evaluation_mode(self.model), torch.no_grad():
-            self.model(inputs[:1])
-        factors = {name: distinct_factors(part.blocks(len(inputs))) for name, part in twin.parts.items()}
-        sizes = {name: sum(f.numel() * f.element_size() for f in own) for name, own in factors.items()}
-        return Forecast(sizes, [(f.shape[0], f.shape[1]) for own in factors.values() for f in own])
+            width = self.model(inputs[:1]).shape[1]
+        for name, gradients in every_gradient.items():
+            for _ in range(self.most_passes(width)):
+                twin.parts[name].add_gradients(gradients)
+        sums = {name: sums_of(part.blocks(len(inputs))) for name, part in twin.parts.items()}
+        sizes = {name: sum(total.nbytes for total in own) for name, own in sums.items()}
+        return Forecast(sizes, [total.shape for own in sums.values() for total in own])
+
+    def most_passes(self, width: int) -> int:
+        """Backward passes that a sample takes at most in a model of `width` outputs."""
+        raise NotImplementedError
 
 
 def _trainable(layer: nn.Module) -> set[str]:

@@ -35,6 +35,10 @@ class Likelihood:
         """Columns of a root of Lambda at `outputs (B, K)`; the options are those of `GGN`."""
         raise NotImplementedError
 
+    def most_columns(self, width: int) -> int:
+        """Columns of a root of Lambda for `width` outputs."""
+        return width
+
     def hessian(self, outputs: Tensor) -> Tensor:
         """Lambda `(B, K, K)`, the Hessian of `losses` in `outputs (B, K)`."""
         raise NotImplementedError
@@ -83,6 +87,9 @@ class Classification(Likelihood):
         if passes is None:
             return LambdaSquareRoot(outputs, tolerance)
         return SignedColumns(outputs, passes, cast(torch.Generator, generator))
+
+    def most_columns(self, width: int) -> int:
+        return width - 1
 
     def hessian(self, outputs: Tensor) -> Tensor:
         return softmax_hessian(outputs)

@@ -75,7 +75,10 @@ def pad_circular(features: Tensor) -> Tensor:
 
 
 class ConvolutionRule(CurvatureRule):
-    """The output side that all convolutions share: positions of the output map."""
+    """What all convolutions share: positions of the input map, and of the output map."""
+
+    def kept_rows(self, inputs: Tensor) -> None:
+        return None
 
     def output_rows(self, gradients: Tensor) -> Tensor:
         return gradients.flatten(2).transpose(1, 2)[None]

@@ -153,8 +153,8 @@ def _decomposition(images: Tensor) -> Iterator[str]:
         },
         rounds=2,
     )
-    widths = [block.factors[i].shape for block in blocks.values() for i in range(len(block.factors))]
-    extrapolated = sum(seconds["dense"] * (g * d / dense) ** 3 for g, d, _ in widths)
+    shapes = [factor.shape for block in blocks.values() for factor in block.factors]
+    extrapolated = sum(seconds["dense"] * (g * d / dense) ** 3 for g, d, _ in shapes)
     yield "\neigenvalues of all f_fc_conv factors, alpha 10"
     yield row("blocks, measured, s", f"{seconds['blocks']:.2f}")
     yield row("dense, extrapolated from one of 2048, s", f"{extrapolated:.0f}")
