@@ -178,7 +178,9 @@ def test_evidence_at_extreme_precisions_equals_a_high_precision_reference(precis
     spectra = [torch.tensor([0.0, 1e-9, 3.0, 2e5], dtype=torch.float64), torch.tensor([7.0, 0.0], dtype=torch.float64)]
     norms = [0.3, 12.0]
     eta = torch.tensor(precisions, dtype=torch.float64).log().requires_grad_()
-    objective = MarginalLikelihood(SpectralCurvature([[s[None]] for s in spectra]), 4.0, torch.tensor(norms, dtype=torch.float64), 10)
+    objective = MarginalLikelihood(
+        SpectralCurvature([[s[None]] for s in spectra]), 4.0, torch.tensor(norms, dtype=torch.float64), 10
+    )
     value = objective.evidence(eta).value
     (gradient,) = torch.autograd.grad(value, eta)
     with mpmath.workdps(60):

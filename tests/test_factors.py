@@ -1,5 +1,7 @@
 """Running sums of a a^T: kept by few rows or as a matrix, they are the same sums with the same eigenvalues."""
 
+import io
+
 import pytest
 import torch
 from helpers import assert_close, relative_error, small_data, small_network
@@ -72,6 +74,34 @@ def test_rows_of_zeros_are_not_decomposed_and_matrices_may_be_added_to_rows():
     assert_close(total.dense(), 2 * second_moment(rows), 1e-13)
 
 
+@pytest.mark.parametrize("count", [8, 20])
+def test_units_that_are_never_active_are_not_decomposed(count):
+    rows = torch.cat(batches(count), 1)
+    rows[:, :, 2:7] = 0
+    rows[1, :, 2] = 1e-5
+    total = summed(rows.split(3, dim=1))
+    assert (total.matrix is None) == (count == 8)
+    found, values = torch.linalg.eigvalsh(total.smallest()), torch.linalg.eigvalsh(second_moment(rows))
+    assert found.shape == (2, 5), "four, and one that is active in one group"
+    assert_close(found, values[:, -5:], 1e-12)
+    assert values[:, :-5].abs().max() < 1e-12 and found[1, 0] > 1e-10, "the control: the smallest is not lost"
+
+
+@pytest.mark.parametrize("count", [4, 9, 20])
+def test_a_sum_goes_on_from_its_state_bit_for_bit(count):
+    parts = batches(count)
+    whole, first = summed(parts), summed(parts[:2])
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    total = MomentSum.of_state(torch.load(buffer, weights_only=True), torch.device("cpu"))
+    for rows in parts[2:]:
+        total.add_rows_(rows)
+    assert torch.equal(total.smallest(), whole.smallest()) and torch.equal(total.dense(), whole.dense())
+    if count > 4:
+        assert relative_error(first.dense(), whole.dense()) > 0.1, "the control: without the rest"
+
+
 def test_rows_are_a_copy_of_what_the_layer_saw():
     (rows,) = batches(3)
     before, total = rows.clone(), summed([rows])
@@ -102,6 +132,26 @@ def test_the_evidence_by_rows_is_that_by_matrices(monkeypatch, layer, structure,
             assert_close(a, b)
     sizes = [sum(s.numel() for s in found.curvature.spectra) for found in (by_rows, by_matrices)]
     assert sizes[0] < sizes[1], "the control: matrices have the zeros, too"
+
+
+@pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag"])
+def test_a_fit_goes_on_in_the_middle_whatever_its_sums_are_kept_by(structure):
+    model, (images, _) = small_network("fc_conv"), small_data(14)
+    whole, first, second = (GGN(model, structure) for _ in range(3))
+    for batch in images.split(5):
+        whole.update(batch)
+    for batch in images.split(5)[:2]:
+        first.update(batch)
+    second.load_state_dict(first.state_dict(), torch.device("cpu"))
+    for batch in images.split(5)[2:]:
+        first.update(torch.zeros_like(batch))  # The control: what goes on has a sum of its own.
+        second.update(batch)
+    for name, block in second.blocks(14).items():
+        for mine, theirs, other in zip(
+            block.parts, whole.blocks(14)[name].parts, first.blocks(14)[name].parts, strict=True
+        ):
+            assert torch.equal(mine.total.smallest(), theirs.total.smallest())
+            assert mine.scale == theirs.scale and mine.total is not other.total
 
 
 @pytest.mark.parametrize("size", [1, 5, 40, 200])

@@ -76,7 +76,7 @@ class MomentSum:
         """Add the second moments of `rows (G, ..., d)`, or with `across_groups` their sum over groups, as one group."""
         groups, width = 1 if across_groups else rows.shape[0], rows.shape[-1]
         count = rows.numel() // (groups * width)
-        if self.matrix is None and self._kept() + count < width:
+        if self.matrix is None and self._rows_kept() + count < width:
             # A copy: an activation in place may still change what the rows are a view of.
             self.rows.append(rows.clone(memory_format=torch.contiguous_format).view(groups, count, width))
         else:
@@ -86,8 +86,11 @@ class MomentSum:
         """Add what is a sum already, `(G, d, d)`."""
         self._to_matrix(matrix, len(matrix)).add_(matrix)
 
-    def _kept(self) -> int:
+    def _rows_kept(self) -> int:
         return sum(rows.shape[1] for rows in self.rows)
+
+    def _kept(self) -> list[Tensor]:
+        return self.rows if self.matrix is None else [self.matrix]
 
     def _to_matrix(self, like: Tensor, groups: int) -> Tensor:
         """The matrix from now on, of `groups` and of the width and kind of `like (..., d)`."""
@@ -103,25 +106,35 @@ class MomentSum:
         return second_moment(torch.cat(self.rows, 1)) if self.matrix is None else self.matrix
 
     def smallest(self) -> Tensor:
-        """`(G, R, R)` or `(G, d, d)`: the smaller matrix that has the nonzero eigenvalues of the sum."""
+        """`(G, r, r)`: the smallest matrix at hand that has the nonzero eigenvalues of the sum."""
         if self.matrix is not None:
-            return self.matrix
+            # Of a unit that no datum reaches, or that is never active, there is nothing but zeros.
+            used = self.matrix.diagonal(dim1=1, dim2=2).any(0)
+            return self.matrix if used.all() else self.matrix[:, used][:, :, used]
         rows = torch.cat(self.rows, 1)
         # A sample that needed no more class passes has left rows of zeros.
         rows = rows[:, rows.any(2).any(0)]
-        return rows @ rows.mT
+        rows = rows[:, :, rows.any(1).any(0)]
+        return rows @ rows.mT if rows.shape[1] <= rows.shape[2] else second_moment(rows)
 
     @property
     def shape(self) -> tuple[int, int]:
         """How many matrices there are to decompose, and their width at most: `(G, R)` or `(G, d)`."""
         if self.matrix is not None:
             return self.matrix.shape[0], self.matrix.shape[1]
-        return self.rows[0].shape[0], self._kept()
+        return self.rows[0].shape[0], self._rows_kept()
 
     @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
-        return sum(t.nbytes for t in (self.rows if self.matrix is None else [self.matrix]))
+        return sum(t.nbytes for t in self._kept())
+
+    @property
+    def decomposition_nbytes(self) -> int:
+        """Bytes that its decomposition takes beside them: the matrix, symmetrised, and what LAPACK overwrites."""
+        groups, width = self.shape
+        copies = 3 if self.matrix is None else 2
+        return copies * groups * width**2 * self._kept()[0].element_size()
 
     def state_dict(self) -> dict[str, Any]:
         """The sum so far, as tensors."""

@@ -1,6 +1,6 @@
 """Eigenvalues of curvature blocks, and the log-determinants and effective numbers that need nothing more."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -39,6 +39,8 @@ class SpectralCurvature:
     def __init__(self, eigenvalues: Sequence[list[Tensor]], blocks: dict[str, Block] | None = None):
         self.blocks = blocks
         self.eigenvalues = eigenvalues
+        grids = [_Grid(values) for values in eigenvalues]
+        self._grids = [list(grid) if grid.size <= _PART else grid for grid in grids]
 
     @classmethod
     def from_blocks(cls, blocks: dict[str, Block]) -> "SpectralCurvature":
@@ -58,48 +60,48 @@ class SpectralCurvature:
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """Sum over tensors and eigenvalues of log(1 + lambda / delta): exact for large and for small delta."""
-        return _LogDetRatio.apply(precisions, self.eigenvalues)
+        return _LogDetRatio.apply(precisions, self._grids)
 
 
 class _LogDetRatio(torch.autograd.Function):
     """The sum of log(1 + lambda / delta), whose derivative in delta is taken in the same pass.
 
-    A block has as many eigenvalues as its tensor has entries. A part of them at a time is made from those of the
-    factors, in a cache; all of them are never held, let alone what a graph would keep of them.
+    What a graph would keep of the eigenvalues of a large block is several times what they take.
     """
 
     @staticmethod
-    def forward(ctx, precisions: Tensor, eigenvalues: Sequence[list[Tensor]]) -> Tensor:
-        deltas = precisions.to(eigenvalues[0][0].device).unbind()
-        sums = [_ratio_sums(values, delta) for values, delta in zip(eigenvalues, deltas, strict=True)]
-        logs, numbers = torch.stack(sums).T.to(precisions.device)
-        ctx.save_for_backward(-numbers / precisions)
-        return logs.sum()
+    def forward(ctx, precisions: Tensor, grids: Sequence[Iterable[Tensor]]) -> Tensor:
+        logs, numbers = [], []
+        for grid, delta in zip(grids, precisions.unbind(), strict=True):
+            parts = [((part / delta).log1p_().sum(), (part / (part + delta)).sum()) for part in grid]
+            logs.append(sum(log for log, _ in parts))
+            numbers.append(sum(number for _, number in parts))
+        ctx.save_for_backward(-torch.stack(numbers).to(precisions) / precisions)
+        return torch.stack(logs).sum().to(precisions)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.saved_tensors[0], None
 
 
-def _ratio_sums(values: list[Tensor], delta: Tensor) -> Tensor:
-    """`(2,)`: the sums of log(1 + lambda / delta) and of lambda / (lambda + delta) over the eigenvalues of a block."""
-    total = values[0].new_zeros(2)
-    for part in _parts(values):
-        total += torch.stack([(part / delta).log1p_().sum(), (part / (part + delta)).sum()])
-    return total
+class _Grid:
+    """The eigenvalues of a block, as many as its tensor has entries: made from those of its factors, a part at a time.
 
+    A part and what is computed of it stay in a cache; all of them would be read from memory at every hyper-step.
+    """
 
-def _parts(values: list[Tensor]) -> Iterator[Tensor]:
-    """The grid of `eigenvalue_grid`, about `_PART` entries at a time."""
-    left, right = values if len(values) == 2 else (values[0], torch.ones_like(values[0][:1, :1]))
-    groups = max(len(left), len(right))
-    rows = max(_PART // max(right.shape[1], 1), 1)
-    at_once = max(rows // max(left.shape[1], 1), 1)
-    for ours, others in zip(
-        left.expand(groups, -1).split(at_once), right.expand(groups, -1).split(at_once), strict=True
-    ):
-        for few in ours.split(rows, dim=1):
-            yield eigenvalue_grid([few, others])
+    def __init__(self, values: list[Tensor]):
+        left, right = values if len(values) == 2 else (values[0], torch.ones_like(values[0][:1, :1]))
+        groups = max(len(left), len(right))
+        self.left, self.right = left.expand(groups, -1), right.expand(groups, -1)
+        self.size = self.left.numel() * right.shape[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = max(_PART // max(self.right.shape[1], 1), 1)
+        groups = max(rows // max(self.left.shape[1], 1), 1)
+        for left, right in zip(self.left.split(groups), self.right.split(groups), strict=True):
+            for few in left.split(rows, dim=1):
+                yield eigenvalue_grid([few, right])
 
 
 class FullCurvature:

@@ -5,6 +5,7 @@ factor) / N. A class factor (`weighted` below) is g = J v for one column v of a 
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -43,6 +44,12 @@ class Block:
     def factors(self) -> list[Tensor]:
         """The factors as matrices `(G, d, d)`, or `(1, d, d)` where all groups share one."""
         return [part.dense() for part in self.parts]
+
+    @property
+    def eigenvalues(self) -> int:
+        """How many there are at most, but for zeros: products of those of the factors, group by group."""
+        groups, widths = zip(*(part.total.shape for part in self.parts), strict=True)
+        return max(groups) * prod(widths)
 
     def scaled(self, scale: float) -> "Block":
         """The block times `scale`."""
