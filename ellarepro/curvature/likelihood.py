@@ -77,7 +77,7 @@ class Classification(Likelihood):
             raise ValueError(
                 f"classification needs int64 labels of shape ({samples},), got {targets.dtype} {tuple(targets.shape)}"
             )
-        least, most = targets.aminmax()
+        least, most = torch.stack(targets.aminmax()).tolist()
         if least < 0 or most >= classes:
             raise ValueError(f"labels must be from 0 to {classes - 1}, one a logit; got labels from {least} to {most}")
 
