@@ -9,7 +9,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report verify table1 table2 table3 lint
+.PHONY: help demo test test-cuda test-cluster bench report verify table1 table2 table3 lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,6 +20,9 @@ demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes o
 
 test: .venv/ready  ## all tests
 	@$(PY) -m pytest
+
+test-cuda: .venv/ready  ## what a CUDA device computes, beside the CPU (test runs it, too, where there is one)
+	@$(PY) -m pytest -m cuda -rs
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 test-cluster: .venv/ready  ## tables on a real SLURM of one node, set up for it (as root on Debian; ten minutes)

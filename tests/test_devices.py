@@ -8,9 +8,9 @@ import torch
 from helpers import small_data
 from valueless import DEVICE, MixedDevices, Valueless
 
+from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.structures import STRUCTURES, sums_of
-from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.data import ImageSet, Task
 from ellarepro.evaluation import evaluate
 from ellarepro.marglik import fit
@@ -57,7 +57,7 @@ def test_the_device_without_values_refuses_what_cuda_refuses():
         assert (there / torch.tensor(2.0))[torch.tensor([0, 1])].device == DEVICE, "single numbers and indices may"
         assert not device.reads
         assert (there.sum().item(), bool(there.any()), there[:1].long().tolist()) == (1.0, True, [[2, 2, 2]])
-        assert there.cpu().device == torch.device("cpu") and there[there > 0].shape == (3,)
+        assert there.cpu().device == torch.device("cpu") and there[there[0] > 0].shape == (3, 3)
         assert device.reads.total() == 5
 
 

@@ -54,7 +54,7 @@ class Valueless(TorchDispatchMode):
         return torch.full(tensor.shape, ANSWERS.get(tensor.dtype, 1), dtype=tensor.dtype)
 
     def _all_of(self, index: Tensor | None) -> Tensor | None:
-        """A mask selects everything: how much it selects is read from the device, too."""
+        """A mask of one axis selects everything: how much it selects is read from the device, too."""
         if index is None or index.dtype != torch.bool or index.device != DEVICE:
             return index
         self.reads["mask"] += 1
