@@ -1,6 +1,8 @@
 """Eigenvalues of curvature blocks, and the log-determinants and effective numbers that need nothing more."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 import torch
@@ -74,8 +76,8 @@ class _LogDetRatio(torch.autograd.Function):
         logs, numbers = [], []
         for grid, delta in zip(grids, precisions.unbind(), strict=True):
             parts = [((part / delta).log1p_().sum(), (part / (part + delta)).sum()) for part in grid]
-            logs.append(sum(log for log, _ in parts))
-            numbers.append(sum(number for _, number in parts))
+            logs.append(reduce(add, (log for log, _ in parts)))
+            numbers.append(reduce(add, (number for _, number in parts)))
         ctx.save_for_backward(-torch.stack(numbers).to(precisions) / precisions)
         return torch.stack(logs).sum().to(precisions)
 
