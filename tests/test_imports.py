@@ -57,7 +57,7 @@ ONLY_IN = {
     "asdl": {"curvature.asdl_hooks", "scripts.bench"},
     "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
-    "matplotlib": {"figures", "scripts.symmetry_report"},
+    "matplotlib": {"figures", "scripts.bench", "scripts.symmetry_report"},
     "hydra": {"__main__", "config", "launching"},
     "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
