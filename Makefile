@@ -38,8 +38,8 @@ table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpe
 table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
 	@$(TABLE) table3 $(KEYS)
 
-bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
-	@$(PY) -m scripts.bench
+bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
+	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))
 
 report: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
