@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             tables.append(table)
         if tables:
             found[name] = _machine() | {"tables": as_json(tables)}
-    _write(options.out, {name: (kept | found)[name] for name in BENCHMARKS if name in kept | found})
+            # After each: what was measured stays when the next one is stopped.
+            _write(options.out, {name: (kept | found)[name] for name in BENCHMARKS if name in kept | found})
     print("\n" + "\n".join(compared(before, found)))
     return 0
 
