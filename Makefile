@@ -9,7 +9,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cluster bench report tables verify table1 table2 table3 sync lint
+.PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 sync lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,6 +20,9 @@ demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes o
 
 test: .venv/ready  ## all tests, JOBS=2 at a time
 	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal
+
+test-cuda: .venv/ready  ## what a CUDA device computes, beside the CPU (test runs it, too, where there is one)
+	@$(PY) -m pytest -m cuda -rs
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 test-cluster: .venv/ready  ## tables on a real SLURM of one node, set up for it (as root on Debian; ten minutes)
@@ -35,8 +38,8 @@ table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpe
 table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
 	@$(TABLE) table3 $(KEYS)
 
-bench: .venv/ready  ## speed and memory beside named peers (about ten minutes; leave the machine alone)
-	@$(PY) -m scripts.bench
+bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
+	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))
 
 report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS=DIR (results) OUT=FILE.html
 	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))

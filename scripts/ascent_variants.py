@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ellarepro.curvature.eigen import symmetric_eigenvectors
+from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.spectra import SpectralCurvature
-from ellarepro.curvature.structures import Block
+from ellarepro.curvature.structures import Block, Factor
 from ellarepro.data import ImageSet
 from ellarepro.marglik import MarginalLikelihood, fit, total_loss
 from ellarepro.training import Trainer
@@ -90,9 +91,9 @@ class Ascent(Trainer):
         found = fit(self.model, self.prior, used, settings, self.generator)
         scale, temperature = len(data) / len(used), self.temperature()
         blocks = self._average({name: block.scaled(scale) for name, block in found.curvature.blocks.items()})
-        spectra = [spectrum * temperature for spectrum in SpectralCurvature.from_blocks(blocks).spectra]
-        loss = found.loss * scale * temperature
-        return MarginalLikelihood(SpectralCurvature(spectra, blocks), loss, found.squared_norms, len(data))
+        tempered = SpectralCurvature.from_blocks({name: block.scaled(temperature) for name, block in blocks.items()})
+        curvature = SpectralCurvature(tempered.eigenvalues, blocks)
+        return MarginalLikelihood(curvature, found.loss * scale * temperature, found.squared_norms, len(data))
 
     def temperature(self) -> float:
         """The power of the likelihood in the current epoch."""
@@ -104,7 +105,8 @@ class Ascent(Trainer):
         if self.averaged is not None and past:
             pairs = {name: zip(self.averaged[name].factors, b.factors, strict=True) for name, b in blocks.items()}
             mixed = {name: [old * past + new * (1 - past) for old, new in pair] for name, pair in pairs.items()}
-            blocks = {name: Block(mixed[name], block.group_axis) for name, block in blocks.items()}
+            factors = {name: [Factor(MomentSum(matrix)) for matrix in pair] for name, pair in mixed.items()}
+            blocks = {name: Block(factors[name], block.group_axis) for name, block in blocks.items()}
         self.averaged = blocks
         return blocks
 

@@ -76,8 +76,10 @@ def _fit_seconds(trainer: Trainer) -> float:
     curvature = gatherers[-1].curvature(len(images))
     evidence = MarginalLikelihood(curvature, 0.0, trainer.prior.squared_norms(), len(images))
     step = _seconds(lambda: evidence.effective_parameters(trainer.prior.log_precision))
-    decompositions = gatherers[-1].forecast(used).decompositions
-    return batches + _decomposition_seconds(decompositions, images.device) + settings.steps * step
+    whole, one = gatherers[-1].forecast(used), gatherers[-1].forecast(batch)
+    # Few images have few eigenvalues. Each takes its time, so for large networks this is that of a step.
+    steps = settings.steps * step * max(whole.eigenvalues / max(one.eigenvalues, 1), 1)
+    return batches + _decomposition_seconds(whole.decompositions, images.device) + steps
 
 
 def _decomposition_seconds(decompositions: Iterable[tuple[int, int]], device: torch.device) -> float:

@@ -9,7 +9,8 @@ from helpers import assert_close, relative_error
 from test_training import LAPLACE, same, trainer
 
 from ellarepro.curvature.exact import ggn_rows
-from ellarepro.curvature.structures import Block
+from ellarepro.curvature.factors import MomentSum
+from ellarepro.curvature.structures import Block, Factor
 from scripts import ascent_study
 from scripts.ascent_variants import Ascent, Options, _shrunk
 
@@ -24,7 +25,7 @@ def test_a_profile_step_is_the_maximum_of_the_quadratic_model(axis, shape):
     """Against the dense matrix, group by group, for groups in each place."""
     generator = torch.Generator().manual_seed(0)
     groups = 1 if axis is None else 2
-    block = Block([positive(generator, groups, 3), positive(generator, groups, 4)], axis)
+    block = Block([Factor(MomentSum(positive(generator, groups, size))) for size in (3, 4)], axis)
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
     got = _shrunk(weights, block, 0.5, 20.0)
     slices = [...] if axis is None else [(slice(None),) * axis + (g,) for g in range(2)]

@@ -178,7 +178,9 @@ def test_evidence_at_extreme_precisions_equals_a_high_precision_reference(precis
     spectra = [torch.tensor([0.0, 1e-9, 3.0, 2e5], dtype=torch.float64), torch.tensor([7.0, 0.0], dtype=torch.float64)]
     norms = [0.3, 12.0]
     eta = torch.tensor(precisions, dtype=torch.float64).log().requires_grad_()
-    objective = MarginalLikelihood(SpectralCurvature(spectra), 4.0, torch.tensor(norms, dtype=torch.float64), 10)
+    objective = MarginalLikelihood(
+        SpectralCurvature([[s[None]] for s in spectra]), 4.0, torch.tensor(norms, dtype=torch.float64), 10
+    )
     value = objective.evidence(eta).value
     (gradient,) = torch.autograd.grad(value, eta)
     with mpmath.workdps(60):
@@ -222,7 +224,7 @@ def test_small_curvature_beside_a_large_precision_keeps_its_digits():
     spectrum, precision = torch.tensor([1e-9, 3.0], dtype=torch.float64), torch.tensor([1e8], dtype=torch.float64)
     with mpmath.workdps(60):
         wanted = float(sum(mpmath.log(1 + mpmath.mpf(value) / 10**8) for value in spectrum.tolist()))
-    found = SpectralCurvature([spectrum]).log_det_ratio(precision).item()
+    found = SpectralCurvature([[spectrum[None]]]).log_det_ratio(precision).item()
     assert found == pytest.approx(wanted, rel=1e-14, abs=0)
     plain = (1 + spectrum / precision).log().sum().item()
     assert plain != pytest.approx(wanted, rel=1e-11, abs=0), "the control: no log1p"

@@ -11,6 +11,7 @@ from torch import nn
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.likelihood import softmax_hessian
@@ -175,7 +176,7 @@ def truncated_curvature(model, x, tolerance):
         ggn = GGN(model, "kron", tolerance=0)
         ggn.update(image[None])
         for part in ggn.parts.values():
-            part.output_factor, part.exact = None, {}
+            part.output_factor, part.exact = MomentSum(), {}
         logits, outputs = logits_and_layer_outputs(model, ggn.layers, image[None])
         p, order = logits.detach().softmax(1)[0].sort(descending=True)
         passes = sum(p[r:].sum() >= tolerance for r in range(len(p) - 1))

@@ -8,7 +8,7 @@ from helpers import assert_close, relative_error
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ellarepro.layers.conv import Conv
+from ellarepro.layers.conv import Conv, convolve
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.groups import GROUPS
@@ -194,6 +194,34 @@ def test_phase_is_chosen_for_each_sample():
     assert relative_error(take_phase(features, for_all), kept) > 0.1, "the control: one phase for the whole batch"
     with pytest.raises(ValueError, match="even maps, got 3 x 4"):
         keep_largest_phase(images(height=3))
+
+
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 6), (8, 4)])
+def test_a_subsampled_convolution_is_the_kept_phase_of_the_whole_one(shape, padding_mode):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(16, 3, *shape), (5, 3, 3, 3), (5,)]
+    arguments, moves = (
+        tuple(torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes) for _ in range(2)
+    )
+
+    def short(features, filters, bias):
+        return convolve(features, filters, bias, padding_mode, subsamples=True)
+
+    def long(features, filters, bias):
+        return keep_largest_phase(convolve(features, filters, bias, padding_mode))
+
+    phases = largest_phase(convolve(*arguments, padding_mode))
+    assert len(phases.unique()) == 4
+    found, turn = torch.func.vjp(short, *arguments)
+    wanted, other_turn = torch.func.vjp(long, *arguments)
+    assert_close(found, wanted, 1e-13)
+    back = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(turn(back), other_turn(back), strict=True):
+        assert_close(ours, theirs, 1e-13)
+    assert_close(torch.func.jvp(short, arguments, moves)[1], torch.func.jvp(long, arguments, moves)[1], 1e-13)
+    first = convolve(*arguments, padding_mode)[:, :, ::2, ::2]
+    assert relative_error(first, wanted) > 0.1, "the control: one phase for all"
 
 
 def test_path_mean_divides_by_the_number_of_paths():

@@ -150,7 +150,9 @@ def test_ascend_increases_the_evidence(model, data):
 def test_ascend_finds_the_fixed_point():
     """For one tensor, delta |theta|^2 = effective parameters where the evidence is largest (MacKay, 1992)."""
     spectrum = torch.tensor([30.0, 4.0, 0.5], dtype=torch.float64)
-    objective = MarginalLikelihood(SpectralCurvature([spectrum]), 0.0, torch.tensor([2.0], dtype=torch.float64), 5)
+    objective = MarginalLikelihood(
+        SpectralCurvature([[spectrum[None]]]), 0.0, torch.tensor([2.0], dtype=torch.float64), 5
+    )
     eta = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     assert (eta.exp() * 2 - objective.effective_parameters(eta)).abs() > 0.1
     objective.ascend(eta, torch.optim.Adam([eta], lr=0.05), steps=1000)

@@ -45,6 +45,9 @@ class AsdlPasses(BlockGatherer):
             logits, _ = maker.forward_and_backward()
         return logits.detach()
 
+    def most_passes(self, width: int) -> int:
+        return width
+
 
 class _RuleOperation(Operation):
     """Hands what asdl's hooks see to the structure that gathers a layer's factors."""

@@ -87,8 +87,8 @@ class LambdaSquareRoot(Columns):
         # mass[:, r] is what pass r and all later ones share; summed from the smallest so that tails keep precision.
         self.mass = self.probabilities.flip(1).cumsum(1).flip(1)
         most = logits.shape[1] - 1
-        enough = (self.mass[:, :most] >= tolerance).sum(1) if tolerance else torch.full_like(self.order[:, 0], most)
-        self.passes_needed = enough.cpu()
+        exact = torch.full((len(logits),), most)
+        self.passes_needed = (self.mass[:, :most] >= tolerance).sum(1).cpu() if tolerance else exact
 
     def keep(self, kept: Tensor) -> None:
         self.probabilities, self.order, self.mass = self.probabilities[kept], self.order[kept], self.mass[kept]

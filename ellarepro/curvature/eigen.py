@@ -58,7 +58,7 @@ def _decompose(matrices: Tensor, name: str, vectors: bool) -> tuple[Tensor, Tens
             f"the curvature factor of {name} has non-finite entries: the network's outputs or gradients have "
             "overflowed; lower the learning rate or start from an earlier checkpoint"
         )
-    symmetric = (matrices + matrices.mT) / 2
+    symmetric = (matrices + matrices.mT).div_(2)
     for attempt, device in (("", symmetric.device), ("float64", symmetric.device), ("cpu", torch.device("cpu"))):
         converged = _attempt(symmetric.to(device, torch.float64 if attempt else symmetric.dtype), vectors)
         if converged is None:

@@ -97,8 +97,9 @@ class FullGatherer:
         self.matrix = None if state["matrix"] is None else state["matrix"].to(device, copy=True)
 
     def forecast(self, inputs: Tensor) -> Forecast:
-        """The float64 matrix is all that stays."""
-        return Forecast({"the full matrix": 8 * sum(self.sizes) ** 2})
+        """The float64 matrix is all that stays, and a copy is taken apart."""
+        size = 8 * sum(self.sizes) ** 2
+        return Forecast({"the full matrix": size}, workspace=size)
 
 
 def ggn_rows(model: nn.Module, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.memory import Forecast
 from ellarepro.curvature.rule import rules_of
 from ellarepro.curvature.spectra import Curvature, SpectralCurvature
-from ellarepro.curvature.structures import STRUCTURES, Block, Structure, distinct_factors
+from ellarepro.curvature.structures import STRUCTURES, Block, Structure, factor_bytes, sums_of
 
 
 class Gatherer(Protocol):
@@ -106,22 +106,37 @@ class BlockGatherer:
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
         twin = BlockGatherer(_without_storage(self.model), self.structure)
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def gather(name: str, layer_inputs: Tensor, output: Tensor) -> None:
-            every_input, gradients = (
-                torch.empty(len(inputs), *tensor.shape[1:], dtype=tensor.dtype, device="meta")
-                for tensor in (layer_inputs, output)
-            )
+        def see(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+            seen[name] = layer_inputs, output
+
+        with forward_hooks(self.layers, see), evaluation_mode(self.model), torch.no_grad():
+            width = self.model(inputs[:1]).shape[1]
+        rows = len(inputs) * self.most_passes(width)
+        for name, (layer_inputs, output) in seen.items():
             part = twin.parts[name]
-            part.add_inputs(every_input)
-            part.keep_inputs(every_input)
-            part.add_gradients(gradients)
+            part.add_inputs(_batch_like(layer_inputs, len(inputs)))
+            # To what sums over class passes, all of one batch are one of a larger batch.
+            part.keep_inputs(_batch_like(layer_inputs, rows))
+            part.add_gradients(_batch_like(output, rows))
+        blocks = {name: part.blocks(len(inputs)) for name, part in twin.parts.items()}
+        sums = [total for own in blocks.values() for total in sums_of(own)]
+        return Forecast(
+            sizes={name: factor_bytes(own) for name, own in blocks.items()},
+            workspace=max(total.decomposition_nbytes for total in sums),
+            decompositions=[total.shape for total in sums],
+            eigenvalues=sum(block.eigenvalues for own in blocks.values() for block in own.values()),
+        )
 
-        with forward_hooks(self.layers, gather), evaluation_mode(self.model), torch.no_grad():
-            self.model(inputs[:1])
-        factors = {name: distinct_factors(part.blocks(len(inputs))) for name, part in twin.parts.items()}
-        sizes = {name: sum(f.numel() * f.element_size() for f in own) for name, own in factors.items()}
-        return Forecast(sizes, [(f.shape[0], f.shape[1]) for own in factors.values() for f in own])
+    def most_passes(self, width: int) -> int:
+        """Backward passes that a sample takes at most in a model of `width` outputs."""
+        raise NotImplementedError
+
+
+def _batch_like(tensor: Tensor, size: int) -> Tensor:
+    """`size` samples of the kind of `tensor (B, ...)`, without storage."""
+    return torch.empty(size, *tensor.shape[1:], dtype=tensor.dtype, device="meta")
 
 
 def _trainable(layer: nn.Module) -> set[str]:

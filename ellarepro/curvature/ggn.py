@@ -74,6 +74,10 @@ class GGN(BlockGatherer):
             self._class_passes(inputs, logits, outputs, columns, first=0)
         return logits.detach()
 
+    def most_passes(self, width: int) -> int:
+        most = self.likelihood.most_columns(width)
+        return most if self.passes is None else min(self.passes, most)
+
     def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
         outputs: dict[str, GradientEdge] = {}
 

@@ -33,7 +33,9 @@ class BlockKron(Kron):
     @classmethod
     def from_blocks(cls, blocks: dict[str, Block]) -> "BlockKron":
         """From blocks by parameter name, as `GGN.blocks` gives them."""
-        return cls([list(b.factors) for b in blocks.values()], [b.group_axis for b in blocks.values()], list(blocks))
+        dense = {part: part.dense() for block in blocks.values() for part in block.parts}
+        kfacs = [[dense[part] for part in block.parts] for block in blocks.values()]
+        return cls(kfacs, [block.group_axis for block in blocks.values()], list(blocks))
 
     def _like(self, kfacs: list[list[Tensor]]) -> "BlockKron":
         return BlockKron(kfacs, self.group_axes, self.names)

@@ -35,6 +35,10 @@ class Likelihood:
         """Columns of a root of Lambda at `outputs (B, K)`; the options are those of `GGN`."""
         raise NotImplementedError
 
+    def most_columns(self, width: int) -> int:
+        """Columns of a root of Lambda for `width` outputs."""
+        return width
+
     def hessian(self, outputs: Tensor) -> Tensor:
         """Lambda `(B, K, K)`, the Hessian of `losses` in `outputs (B, K)`."""
         raise NotImplementedError
@@ -73,7 +77,7 @@ class Classification(Likelihood):
             raise ValueError(
                 f"classification needs int64 labels of shape ({samples},), got {targets.dtype} {tuple(targets.shape)}"
             )
-        least, most = targets.aminmax()
+        least, most = torch.stack(targets.aminmax()).tolist()
         if least < 0 or most >= classes:
             raise ValueError(f"labels must be from 0 to {classes - 1}, one a logit; got labels from {least} to {most}")
 
@@ -83,6 +87,9 @@ class Classification(Likelihood):
         if passes is None:
             return LambdaSquareRoot(outputs, tolerance)
         return SignedColumns(outputs, passes, cast(torch.Generator, generator))
+
+    def most_columns(self, width: int) -> int:
+        return width - 1
 
     def hessian(self, outputs: Tensor) -> Tensor:
         return softmax_hessian(outputs)

@@ -20,11 +20,15 @@ class Forecast:
 
     Attributes:
         sizes: bytes of the factors, by layer.
+        workspace: bytes that the largest decomposition takes beside them.
         decompositions: what is decomposed once a fit, as (number of matrices, their width).
+        eigenvalues: how many a hyper-step sums over.
     """
 
     sizes: dict[str, int]
+    workspace: int
     decompositions: Sequence[tuple[int, int]] = ()
+    eigenvalues: int = 0
 
     @property
     def total(self) -> int:
@@ -33,8 +37,8 @@ class Forecast:
 
     @property
     def peak(self) -> int:
-        """Bytes while the largest layer's factors are decomposed, which takes a copy."""
-        return self.total + max(self.sizes.values())
+        """Bytes while the largest matrix is decomposed."""
+        return self.total + self.workspace
 
     def check(self, device: torch.device, free: int | None = None) -> str:
         """One line on what a fit will take.

@@ -168,7 +168,8 @@ def _check_one_datum(model: nn.Module, datum: Tensor, tolerance: float) -> None:
             continue
         tensor = f"{name}.weight"
         block = blocks["kron_blockwise"][tensor]
-        same_group = _dense(Block([torch.ones_like(factor) for factor in block.factors], block.group_axis)) != 0
+        ones = [[torch.ones_like(factor) for factor in block.factors]]
+        same_group = BlockKron(ones, [block.group_axis], [tensor]).to_matrix() != 0
         wanted = exact[tensor] * same_group
         _assert_close(tensor, "one datum, within groups, under kron_blockwise", _dense(block), wanted, tolerance)
         if rows.shape[0] == 1:

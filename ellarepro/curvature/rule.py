@@ -79,6 +79,14 @@ class CurvatureRule:
         """Input rows at just the positions of `output_rows` (T = S), for structures that pair them."""
         return self.input_rows(inputs)
 
+    def kept_rows(self, inputs: Tensor) -> Tensor | None:
+        """Input rows `(G, N, I)` of one position a sample, which are kept in place of the factor while they are few.
+
+        None where positions are shared, and `input_factor` is the way to the factor.
+        """
+        rows = self.input_rows(inputs)
+        return rows if rows.ndim == 3 else None
+
     def input_factor(self, inputs: Tensor) -> Tensor:
         """`(G, I, I)`: sum over samples and mean over shared positions of a a^T."""
         rows = self.input_rows(inputs)

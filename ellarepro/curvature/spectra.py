@@ -1,13 +1,19 @@
 """Eigenvalues of curvature blocks, and the log-determinants and effective numbers that need nothing more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ellarepro.curvature.eigen import symmetric_eigenvalues
+from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.structures import Block
+
+_PART = 2**18
+"""Eigenvalues that are summed together: a few intermediates of so many lie in a cache."""
 
 
 class Curvature(Protocol):
@@ -27,13 +33,16 @@ class SpectralCurvature:
     """H by the eigenvalues of each tensor's block.
 
     Args:
-        spectra: eigenvalues of each tensor's block in float64, in any shape; all at least zero.
+        eigenvalues: of each tensor's one or two factors, `(G, d)` or `(1, d)`, in float64, at least zero; zeros may be
+            left out. Those of the block are their products.
         blocks: what they are the eigenvalues of, for a posterior.
     """
 
-    def __init__(self, spectra: Sequence[Tensor], blocks: dict[str, Block] | None = None):
+    def __init__(self, eigenvalues: Sequence[list[Tensor]], blocks: dict[str, Block] | None = None):
         self.blocks = blocks
-        self.spectra = [spectrum.flatten() for spectrum in spectra]
+        self.eigenvalues = eigenvalues
+        grids = [_Grid(values) for values in eigenvalues]
+        self._grids = [list(grid) if grid.size <= _PART else grid for grid in grids]
 
     @classmethod
     def from_blocks(cls, blocks: dict[str, Block]) -> "SpectralCurvature":
@@ -42,14 +51,59 @@ class SpectralCurvature:
         Raises:
             CurvatureError: a factor is not finite.
         """
-        factors = [block.factors for block in blocks.values()]
-        values = each_factor(_double_eigenvalues, factors, list(blocks))
-        return cls([eigenvalue_grid(v) for v in values], blocks)
+        found = each_factor(_sum_eigenvalues, [[f.total for f in b.parts] for b in blocks.values()], list(blocks))
+        pairs = zip(found, blocks.values(), strict=True)
+        return cls([[v * f.scale for v, f in zip(values, b.parts, strict=True)] for values, b in pairs], blocks)
+
+    @property
+    def spectra(self) -> list[Tensor]:
+        """The eigenvalues of each tensor's block, in no order."""
+        return [eigenvalue_grid(values).flatten() for values in self.eigenvalues]
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """Sum over tensors and eigenvalues of log(1 + lambda / delta): exact for large and for small delta."""
-        terms = [torch.log1p(s / d).sum() for s, d in zip(self.spectra, precisions.unbind(), strict=True)]
-        return torch.stack([term.to(precisions.device) for term in terms]).sum()
+        return _LogDetRatio.apply(precisions, self._grids)
+
+
+class _LogDetRatio(torch.autograd.Function):
+    """The sum of log(1 + lambda / delta), whose derivative in delta is taken in the same pass.
+
+    What a graph would keep of the eigenvalues of a large block is several times what they take.
+    """
+
+    @staticmethod
+    def forward(ctx, precisions: Tensor, grids: Sequence[Iterable[Tensor]]) -> Tensor:
+        logs, numbers = [], []
+        for grid, delta in zip(grids, precisions.unbind(), strict=True):
+            parts = [((part / delta).log1p_().sum(), (part / (part + delta)).sum()) for part in grid]
+            logs.append(reduce(add, (log for log, _ in parts)))
+            numbers.append(reduce(add, (number for _, number in parts)))
+        ctx.save_for_backward(-torch.stack(numbers).to(precisions) / precisions)
+        return torch.stack(logs).sum().to(precisions)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0], None
+
+
+class _Grid:
+    """The eigenvalues of a block, as many as its tensor has entries: made from those of its factors, a part at a time.
+
+    A part and what is computed of it stay in a cache; all of them would be read from memory at every hyper-step.
+    """
+
+    def __init__(self, values: list[Tensor]):
+        left, right = values if len(values) == 2 else (values[0], torch.ones_like(values[0][:1, :1]))
+        groups = max(len(left), len(right))
+        self.left, self.right = left.expand(groups, -1), right.expand(groups, -1)
+        self.size = self.left.numel() * right.shape[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = max(_PART // max(self.right.shape[1], 1), 1)
+        groups = max(rows // max(self.left.shape[1], 1), 1)
+        for left, right in zip(self.left.split(groups), self.right.split(groups), strict=True):
+            for few in left.split(rows, dim=1):
+                yield eigenvalue_grid([few, right])
 
 
 class FullCurvature:
@@ -82,7 +136,7 @@ def eigenvalue_grid(values: list[Tensor]) -> Tensor:
     return values[0][:, :, None] if len(values) == 1 else values[0][:, :, None] * values[1][:, None, :]
 
 
-def each_factor(function: Callable, kfacs: list[list[Tensor]], names: list[str]) -> list[list]:
+def each_factor(function: Callable, kfacs: list[list], names: list[str]) -> list[list]:
     """`function(factor, name)` of every factor, computed once for a factor that two tensors share."""
     found = {}
     for factors, name in zip(kfacs, names, strict=True):
@@ -92,5 +146,5 @@ def each_factor(function: Callable, kfacs: list[list[Tensor]], names: list[str])
     return [[found[id(factor)] for factor in factors] for factors in kfacs]
 
 
-def _double_eigenvalues(factor: Tensor, name: str) -> Tensor:
-    return symmetric_eigenvalues(factor, name).double()
+def _sum_eigenvalues(total: MomentSum, name: str) -> Tensor:
+    return symmetric_eigenvalues(total.smallest(), name).double()

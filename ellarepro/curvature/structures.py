@@ -5,13 +5,26 @@ factor) / N. A class factor (`weighted` below) is g = J v for one column v of a 
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from math import prod
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ellarepro.curvature.factors import add_second_moment_
+from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.rule import CurvatureRule
+
+
+@dataclass(frozen=True)
+class Factor:
+    """`scale` times a running sum, which tensors may share whatever their scales are."""
+
+    total: MomentSum
+    scale: float = 1.0
+
+    def dense(self) -> Tensor:
+        """`(G, d, d)`, or `(1, d, d)` where all groups of a tensor share it."""
+        return self.total.dense() * self.scale
 
 
 @dataclass
@@ -19,19 +32,29 @@ class Block:
     """One tensor's curvature: over groups, the block-diagonal of `factors[0][g] kron factors[1][g]`.
 
     Attributes:
-        factors: one or two tensors `(G, d, d)`, or `(1, d, d)` where all groups share it.
+        parts: its one or two factors, as they were gathered.
         group_axis: where the groups stand in the tensor: 0 for `(G, first, second)`, 1 for `(first, G, second)`,
             None without groups.
     """
 
-    factors: list[Tensor]
+    parts: list[Factor]
     group_axis: int | None = None
 
+    @property
+    def factors(self) -> list[Tensor]:
+        """The factors as matrices `(G, d, d)`, or `(1, d, d)` where all groups share one."""
+        return [part.dense() for part in self.parts]
+
+    @property
+    def eigenvalues(self) -> int:
+        """How many there are at most, but for zeros: products of those of the factors, group by group."""
+        groups, widths = zip(*(part.total.shape for part in self.parts), strict=True)
+        return max(groups) * prod(widths)
+
     def scaled(self, scale: float) -> "Block":
-        """The block times `scale`, which its last factor takes: the first may be shared with another tensor's block."""
-        if scale == 1:
-            return self
-        return Block([*self.factors[:-1], self.factors[-1] * scale], self.group_axis)
+        """The block times `scale`."""
+        *others, last = self.parts
+        return Block([*others, Factor(last.total, last.scale * scale)], self.group_axis)
 
 
 class Structure:
@@ -41,15 +64,12 @@ class Structure:
     last two again for every part of the batch that goes on by itself.
     """
 
-    sums: tuple[str, ...] = ("exact",)
-    """The attributes that batches add to: all that continuing a fit needs."""
-
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         self.rule = rule
         self.pointwise = trainable.intersection(rule.pointwise)
         self.trainable = trainable - self.pointwise
         self.tangents: dict[str, Tensor] = {}
-        self.exact: dict[str, Tensor] = {}
+        self.exact: dict[str, MomentSum] = {}
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add the part of a batch that its inputs alone give."""
@@ -65,76 +85,85 @@ class Structure:
 
     def add_exact(self, name: str, rows: Tensor) -> None:
         """Add one class pass of a parameter whose gradient of each sample is `rows (N, P)`."""
-        if name not in self.exact:
-            self.exact[name] = rows.new_zeros(1, rows.shape[1], rows.shape[1])
-        add_second_moment_(self.exact[name], rows[None])
+        self._sum(name).add_rows_(rows[None])
 
     def state_dict(self) -> dict[str, Any]:
-        """What was gathered so far."""
-        return {name: getattr(self, name) for name in self.sums}
+        """What was gathered so far: all that continuing a fit needs."""
+        return {"exact": {name: total.state_dict() for name, total in self.exact.items()}}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state`, as `state_dict` gave it, on `device`."""
-        for name in self.sums:
-            setattr(self, name, _moved(state[name], device))
+        self.exact = {name: MomentSum.of_state(total, device) for name, total in state["exact"].items()}
 
     def blocks(self, data_size: int) -> dict[str, Block]:
         """Blocks by parameter name; `data_size` is N, the size of the whole training set."""
         # Sums over data of exact gradients: the data's size plays no part.
-        return {name: Block([total]) for name, total in self.exact.items()}
+        return {name: Block([Factor(total)]) for name, total in self.exact.items()}
+
+    def _sum(self, name: str) -> MomentSum:
+        return self.exact.setdefault(name, MomentSum())
 
 
 class KronStructure(Structure):
     """One input and one output factor a layer (Section 5): groups share the output factor, divided by their number."""
 
-    sums = ("exact", "input_factor", "output_factor", "summed_groups", "bias_shares_output_factor")
+    groups_share_output: ClassVar[bool] = True
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         super().__init__(rule, trainable)
-        self.input_factor: Tensor | None = None
-        self.output_factor: Tensor | None = None
-        self.summed_groups = 1
+        self.input_factor, self.output_factor = MomentSum(), MomentSum()
+        self.groups = 1
         self.bias_shares_output_factor = False
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add a batch's part of the input factor, sum over n (mean over shared positions) of a a^T."""
-        if "weight" in self.trainable:
-            self.input_factor = _plus(self.input_factor, self.rule.input_factor(inputs))
+        if "weight" not in self.trainable:
+            return
+        rows = self.rule.kept_rows(inputs)
+        if rows is None:
+            self.input_factor.add_matrix_(self.rule.input_factor(inputs))
+        else:
+            self.input_factor.add_rows_(rows)
 
     def add_gradients(self, gradients: Tensor) -> None:
         super().add_gradients(gradients)
         if "weight" in self.trainable:
             rows = self.rule.output_rows(gradients)
-            if self.output_factor is None:
-                self.output_factor = rows.new_zeros(self._output_groups(rows), rows.shape[-1], rows.shape[-1])
-                self.summed_groups = rows.shape[0] // self.output_factor.shape[0]
-                self.bias_shares_output_factor = self.rule.bias_is_output and rows.ndim == 3
-            add_second_moment_(self.output_factor, rows)
+            self.groups = rows.shape[0]
+            self.bias_shares_output_factor = self.rule.bias_is_output and rows.ndim == 3
+            self.output_factor.add_rows_(rows, across_groups=self.groups_share_output)
         if "bias" in self.trainable and not self.bias_shares_output_factor:
             self.add_exact("bias", self.rule.bias_rows(gradients))
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "input_factor": self.input_factor.state_dict(),
+            "output_factor": self.output_factor.state_dict(),
+            "groups": self.groups,
+            "bias_shares_output_factor": self.bias_shares_output_factor,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        super().load_state_dict(state, device)
+        self.input_factor = MomentSum.of_state(state["input_factor"], device)
+        self.output_factor = MomentSum.of_state(state["output_factor"], device)
+        self.groups, self.bias_shares_output_factor = state["groups"], state["bias_shares_output_factor"]
 
     def blocks(self, data_size: int) -> dict[str, Block]:
         blocks = super().blocks(data_size)
         if "weight" in self.trainable:
-            scaled, output = cast(Tensor, self.input_factor) / (data_size * self.summed_groups), self._output()
-            factors = [scaled, output] if self.rule.input_first else [output, scaled]
-            blocks["weight"] = Block(factors, self.rule.group_axis)
+            shared = self.groups if self.groups_share_output else 1
+            parts = [Factor(self.output_factor), Factor(self.input_factor, 1 / (data_size * shared))]
+            blocks["weight"] = Block(parts[::-1] if self.rule.input_first else parts, self.rule.group_axis)
         if "bias" in self.trainable and self.bias_shares_output_factor:
-            blocks["bias"] = Block([self._output()])
+            blocks["bias"] = Block([Factor(self.output_factor)])
         return blocks
-
-    def _output(self) -> Tensor:
-        return cast(Tensor, self.output_factor)
-
-    def _output_groups(self, rows: Tensor) -> int:
-        return 1
 
 
 class KronBlockwiseStructure(KronStructure):
     """An output factor for each group beside its input factor: finer, at the same number of passes."""
 
-    def _output_groups(self, rows: Tensor) -> int:
-        return rows.shape[0]
+    groups_share_output = False
 
 
 class DiagStructure(Structure):
@@ -160,7 +189,7 @@ class DiagStructure(Structure):
         self._add(name, rows.square().sum(0))
 
     def blocks(self, data_size: int) -> dict[str, Block]:
-        return {name: Block([entries.view(-1, 1, 1)], group_axis=0) for name, entries in self.exact.items()}
+        return {name: Block([Factor(total)], group_axis=0) for name, total in self.exact.items()}
 
     def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
         inputs = cast(Tensor, self.inputs)
@@ -173,32 +202,21 @@ class DiagStructure(Structure):
         return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)
 
     def _add(self, name: str, entries: Tensor) -> None:
-        self.exact[name] = _plus(self.exact.get(name), entries)
+        self._sum(name).add_matrix_(entries.view(-1, 1, 1))
 
 
 STRUCTURES = {"kron": KronStructure, "kron_blockwise": KronBlockwiseStructure, "diag": DiagStructure}
-
-
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total.add_(part)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """`value` with its tensors copied to `device`: later batches are added in place."""
-    if isinstance(value, dict):
-        return {name: _moved(part, device) for name, part in value.items()}
-    return value.to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def _with_positions(rows: Tensor) -> Tensor:
     return rows if rows.ndim == 4 else rows.unsqueeze(2)
 
 
-def distinct_factors(blocks: dict[str, Block]) -> list[Tensor]:
-    """The factors of `blocks`, one that two tensors share only once."""
-    return list({id(factor): factor for block in blocks.values() for factor in block.factors}.values())
+def sums_of(blocks: dict[str, Block]) -> list[MomentSum]:
+    """What the factors of `blocks` are made of, a sum that two tensors share only once."""
+    return list({id(part.total): part.total for block in blocks.values() for part in block.parts}.values())
 
 
 def factor_bytes(blocks: dict[str, Block]) -> int:
     """Bytes that the factors of `blocks` take."""
-    return sum(factor.numel() * factor.element_size() for factor in distinct_factors(blocks))
+    return sum(total.nbytes for total in sums_of(blocks))

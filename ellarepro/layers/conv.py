@@ -7,7 +7,7 @@ from torch import Tensor
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
-from ellarepro.layers.subsample import keep_largest_phase, largest_phase, take_phase
+from ellarepro.layers.subsample import largest_phase, take_phase, window_at
 
 KERNEL = 3
 SMALL_MAP = 64
@@ -49,8 +49,7 @@ class Conv(SpatialLayer):
         self.bias = zero_bias(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        full = self.full_resolution(features)
-        return keep_largest_phase(full) if self.subsamples else full
+        return convolve(features, self.weight, self.bias, self.padding_mode, self.subsamples)
 
     def full_resolution(self, features: Tensor) -> Tensor:
         """The convolution before subsampling, `(B, D, H, W)`."""
@@ -61,11 +60,24 @@ class Conv(SpatialLayer):
         return convolve(features.square(), ones, zero, self.padding_mode).mean()
 
 
-def convolve(features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular") -> Tensor:
-    """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`."""
-    if padding_mode == "zeros":
-        return F.conv2d(features, filters, bias, padding=1)
-    return F.conv2d(pad_circular(features), filters, bias)
+def convolve(
+    features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular", subsamples: bool = False
+) -> Tensor:
+    """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`.
+
+    With `subsamples` each sample's phase with the largest norm, `(B, D, H/2, W/2)`. Three quarters of a whole map's
+    gradients would be zeros; seen from where its kept phase begins, each sample's convolution has stride 2, and a
+    backward pass a quarter of the arithmetic.
+    """
+    if not subsamples:
+        return F.conv2d(_padded(features, padding_mode), filters, bias)
+    whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach())
+    around = window_at(features, largest_phase(whole), wraps=padding_mode == "circular")
+    return F.conv2d(around, filters, bias, stride=2)
+
+
+def _padded(features: Tensor, padding_mode: str) -> Tensor:
+    return pad_circular(features) if padding_mode == "circular" else F.pad(features, (1, 1, 1, 1))
 
 
 def pad_circular(features: Tensor) -> Tensor:
@@ -75,7 +87,10 @@ def pad_circular(features: Tensor) -> Tensor:
 
 
 class ConvolutionRule(CurvatureRule):
-    """The output side that all convolutions share: positions of the output map."""
+    """What all convolutions share: positions of the input map, and of the output map."""
+
+    def kept_rows(self, inputs: Tensor) -> None:
+        return None
 
     def output_rows(self, gradients: Tensor) -> Tensor:
         return gradients.flatten(2).transpose(1, 2)[None]

@@ -7,7 +7,6 @@ from ellarepro.curvature.rule import register
 from ellarepro.layers.conv import KERNEL, ConvolutionRule, ConvRule, convolve
 from ellarepro.layers.groups import REFLECTION, ROTATION, PointGroup, group_of
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
-from ellarepro.layers.subsample import keep_largest_phase
 
 
 class GroupConv(SpatialLayer):
@@ -59,13 +58,15 @@ class GroupConv(SpatialLayer):
         self.register_buffer("sources", _filter_sources(self.group, lifting, channels), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        full = self.full_resolution(features)
-        return keep_largest_phase(full) if self.subsamples else full
+        return self._convolve(features, self.subsamples)
 
     def full_resolution(self, features: Tensor) -> Tensor:
         """The group convolution before subsampling, `(B, D*|G|, H, W)`."""
+        return self._convolve(features, subsamples=False)
+
+    def _convolve(self, features: Tensor, subsamples: bool) -> Tensor:
         bias = self.bias[:, None].expand(-1, self.group.order).flatten()
-        return convolve(features, self.filters(), bias, self.padding_mode)
+        return convolve(features, self.filters(), bias, self.padding_mode, subsamples)
 
     def unit_variance(self, features: Tensor) -> Tensor:
         return features.square().mean() * (self.in_channels * KERNEL**2)

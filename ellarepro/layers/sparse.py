@@ -10,7 +10,6 @@ from ellarepro.layers.anchors import Anchored, AnchoredRule
 from ellarepro.layers.conv import KERNEL, ConvRule, convolve, pad_circular
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
-from ellarepro.layers.subsample import keep_largest_phase
 from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT
 from ellarepro.settings import AnchorSettings
 
@@ -38,13 +37,11 @@ class SparseFilters(Anchored):
     subsamples = False
 
     def response(self, features: Tensor, basis: Tensor) -> Tensor:
-        full = self.full_resolution(features, basis)
-        return keep_largest_phase(full) if self.subsamples else full
+        return convolve(features, self.filters(basis), self.bias, self.padding_mode, self.subsamples)
 
-    def full_resolution(self, features: Tensor, basis: Tensor | None = None) -> Tensor:
+    def full_resolution(self, features: Tensor) -> Tensor:
         """The convolution before subsampling, `(B, D, H, W)`."""
-        filters = self.filters(self.basis() if basis is None else basis)
-        return convolve(features, filters, self.bias, self.padding_mode)
+        return convolve(features, self.filters(self.basis()), self.bias, self.padding_mode)
 
 
 class SparseLayer(SpatialLayer):

@@ -1,6 +1,7 @@
 """Adaptive polyphase subsampling (Chaman and Dokmanic, 2021), one phase chosen for each sample."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -20,24 +21,43 @@ def keep_largest_phase(features: Tensor) -> Tensor:
     Raises:
         ValueError: H or W is odd.
     """
-    height, width = features.shape[2:]
-    if height % 2 or width % 2:
-        raise ValueError(f"polyphase subsampling needs even maps, got {height} x {width}")
     return take_phase(features, largest_phase(features.detach()))
 
 
 def largest_phase(features: Tensor) -> Tensor:
-    """Index `2 * row + column`, shape `(B,)`, of each sample's phase with the largest norm."""
+    """Index `2 * row + column`, shape `(B,)`, of each sample's phase with the largest norm.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
     batch, _, height, width = features.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"polyphase subsampling needs even maps, got {height} x {width}")
     energy = features.square().sum(1).view(batch, height // 2, 2, width // 2, 2).sum((1, 3))
     return energy.flatten(1).argmax(1)
 
 
 def take_phase(features: Tensor, phase: Tensor) -> Tensor:
     """Pixels of `features (B, C, H, W)` in the phase `(B,)` of each sample: `(B, C, H/2, W/2)`."""
+    height, width = features.shape[2:]
+    return _pixels(features, phase, range(0, height, 2), range(0, width, 2))
+
+
+def window_at(features: Tensor, phase: Tensor, wraps: bool) -> Tensor:
+    """What 3 x 3 filters see of `features (B, C, H, W)` at the pixels of each sample's phase: `(B, C, H+1, W+1)`.
+
+    It begins a pixel before the first of them; beyond the map is its other side, or with `wraps=False` are zeros.
+    """
+    height, width = features.shape[2:]
+    if wraps:
+        return _pixels(features, phase, range(-1, height), range(-1, width))
+    return _pixels(F.pad(features, (1, 1, 1, 1)), phase, range(height + 1), range(width + 1))
+
+
+def _pixels(features: Tensor, phase: Tensor, rows: range, columns: range) -> Tensor:
+    """The pixels at R `rows` and S `columns` from the first of each sample's phase, wrapping: `(B, C, R, S)`."""
     batch, channels, height, width = features.shape
-    rows = torch.arange(0, height, 2, device=features.device)
-    columns = torch.arange(0, width, 2, device=features.device)
-    pixels = (rows + (phase // 2)[:, None])[:, :, None] * width + (columns + (phase % 2)[:, None])[:, None, :]
-    index = pixels.view(batch, 1, -1).expand(-1, channels, -1)
-    return features.flatten(2).gather(2, index).view(batch, channels, height // 2, width // 2)
+    above, beside = (torch.arange(r.start, r.stop, r.step, device=phase.device) for r in (rows, columns))
+    down, right = (above + (phase // 2)[:, None]) % height, (beside + (phase % 2)[:, None]) % width
+    index = (down[:, :, None] * width + right[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
+    return features.flatten(2).gather(2, index).view(batch, channels, len(rows), len(columns))

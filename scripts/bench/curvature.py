@@ -17,27 +17,28 @@ from ellarepro.curvature.structures import factor_bytes
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
 from ellarepro.prior import LayerwisePrior
-from scripts.bench.timing import alternate, matrix_rate, row
+from scripts.bench.tables import HIGHER, Measure, Table
+from scripts.bench.timing import matrix_rate, measured, ratio, seconds
 
 BATCH, CLASSES, ALPHA, CHANNELS = 128, 10, 10, 3
 FLOOR_PASSES = 10
 HYPER_STEPS, DATA_SIZE = 20, 50_000
 
 
-def main(rounds: int) -> Iterator[str]:
-    """Lines of the report."""
+def main(rounds: int) -> Iterator[Table]:
+    """The tables of this benchmark."""
     images, labels = torch.randn(BATCH, CHANNELS, 32, 32), torch.randint(CLASSES, (BATCH,))
-    yield from _peers(images, labels, rounds)
-    yield from _floors(images, rounds)
-    yield from _decomposition(images)
-    yield from _hyper_steps(images)
+    yield _peers(images, labels, rounds)
+    yield _floors(images, rounds)
+    yield _decomposition(images)
+    yield _hyper_steps(images)
 
 
 def _network(layer: str) -> Network:
     return build_network(layer, in_channels=CHANNELS, num_classes=CLASSES, alpha=ALPHA)
 
 
-def _peers(images: Tensor, labels: Tensor, rounds: int) -> Iterator[str]:
+def _peers(images: Tensor, labels: Tensor, rounds: int) -> Table:
     """`conv` with zero padding, where the peers are right, so that the work is the same."""
     from laplace.curvature import AsdlGGN, CurvlinopsGGN
 
@@ -60,11 +61,11 @@ def _peers(images: Tensor, labels: Tensor, rounds: int) -> Iterator[str]:
         "AsdlGGN": peer(AsdlGGN),
         "CurvlinopsGGN": peer(CurvlinopsGGN),
     }
-    seconds = alternate(contenders, rounds)
-    yield f"\nCONV, zero padding, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes, exact: seconds a batch"
-    yield row("", "seconds", "ours / it")
-    for name, value in seconds.items():
-        yield row(name, f"{value:.3f}", f"{seconds['ours'] / value:.2f}")
+    found = measured(contenders, rounds)
+    rows = {
+        name: {"a batch": seconds(times), "ours / it": ratio(found["ours"], times)} for name, times in found.items()
+    }
+    return Table(f"CONV with zero padding, exact fit, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes", rows)
 
 
 def _stock_convolutions(network: Network) -> nn.Module:
@@ -85,28 +86,23 @@ class _LargestPhase(nn.Module):
         return keep_largest_phase(features)
 
 
-def _floors(images: Tensor, rounds: int) -> Iterator[str]:
+def _floors(images: Tensor, rounds: int) -> Table:
     rate = matrix_rate()
-    yield f"\nbeside the floor, alpha {ALPHA}, batch {BATCH} (matrix rate {2 * rate / 1e9:.0f} GFLOP/s)"
-    yield row("", "fit, s", "floor, s", "fit / floor", "factors, MB", widths=(44, 14, 14, 14, 14))
+    rows = {}
     for layer in ("conv", "f_fc", "f_fc_conv"):
         network = _network(layer)
-        sizes: dict[str, float] = {}
 
-        def fit(network: Network = network, sizes: dict = sizes) -> None:
-            ggn = GGN(network, tolerance=0.0)
-            ggn.update(images)
-            sizes["factors"] = factor_bytes(ggn.blocks(BATCH))
+        def fit(network: Network = network) -> None:
+            GGN(network, tolerance=0.0).update(images)
 
-        seconds = alternate({"fit": fit, "passes": lambda network=network: _passes(network, images)}, rounds)
-        floor = seconds["passes"] + factor_multiplications(network, images) / rate
-        cells = (
-            f"{seconds['fit']:.3f}",
-            f"{floor:.3f}",
-            f"{seconds['fit'] / floor:.2f}",
-            f"{sizes['factors'] / 1e6:.0f}",
-        )
-        yield row(layer, *cells, widths=(44, 14, 14, 14, 14))
+        found = measured({"fit": fit, "passes": lambda network=network: _passes(network, images)}, rounds)
+        products = factor_multiplications(network, images) / rate
+        floor = [passes + products for passes in found["passes"]]
+        ggn = GGN(network, tolerance=0.0)
+        ggn.update(images)
+        size = Measure(factor_bytes(ggn.blocks(BATCH)) / 1e6, "MB", worse=HIGHER)
+        rows[layer] = {"fit": seconds(found["fit"]), "fit / floor": ratio(found["fit"], floor), "factors": size}
+    return Table(f"exact fit beside the floor, alpha {ALPHA}, batch {BATCH} ({2 * rate / 1e9:.0f} GFLOP/s)", rows)
 
 
 def _passes(network: Network, images: Tensor) -> None:
@@ -138,7 +134,7 @@ def factor_multiplications(network: Network, images: Tensor) -> float:
     return total
 
 
-def _decomposition(images: Tensor) -> Iterator[str]:
+def _decomposition(images: Tensor) -> Table:
     """Eigenvalues of all `f_fc_conv` factors, beside the dense factor that a stock `Kron` would hold."""
     ggn = GGN(_network("f_fc_conv"), tolerance=0.0)
     ggn.update(images)
@@ -146,24 +142,27 @@ def _decomposition(images: Tensor) -> Iterator[str]:
     dense = 2048
     matrix = torch.randn(dense, dense)
     matrix = matrix @ matrix.T
-    seconds = alternate(
+    found = measured(
         {
             "blocks": lambda: SpectralCurvature.from_blocks(blocks),
             "dense": lambda: torch.linalg.eigvalsh(matrix),
         },
-        rounds=2,
+        rounds=3,
     )
-    widths = [block.factors[i].shape for block in blocks.values() for i in range(len(block.factors))]
-    extrapolated = sum(seconds["dense"] * (g * d / dense) ** 3 for g, d, _ in widths)
-    yield "\neigenvalues of all f_fc_conv factors, alpha 10"
-    yield row("blocks, measured, s", f"{seconds['blocks']:.2f}")
-    yield row("dense, extrapolated from one of 2048, s", f"{extrapolated:.0f}")
+    shapes = [factor.shape for block in blocks.values() for factor in block.factors]
+    cubes = sum((groups * width / dense) ** 3 for groups, width, _ in shapes)
+    extrapolated = [one * cubes for one in found["dense"]]
+    row = {
+        "by blocks": seconds(found["blocks"]),
+        f"dense, from one of {dense}": seconds(extrapolated),
+        "ratio": ratio(found["blocks"], extrapolated),
+    }
+    return Table(f"eigenvalues of all factors after a batch, alpha {ALPHA}", {"f_fc_conv": row})
 
 
-def _hyper_steps(images: Tensor) -> Iterator[str]:
+def _hyper_steps(images: Tensor) -> Table:
     """Twenty hyper-steps beside the fit of 50,000 images that they follow, extrapolated from that of one batch."""
-    yield f"\n{HYPER_STEPS} hyper-steps, alpha {ALPHA}; a fit of {DATA_SIZE:,} images is extrapolated from one batch"
-    yield row("", "steps, s", "fit, s", "share")
+    rows = {}
     for layer in ("conv", "f_fc", "f_fc_conv"):
         network = _network(layer)
         ggn = GGN(network, tolerance=0.0)
@@ -176,6 +175,7 @@ def _hyper_steps(images: Tensor) -> Iterator[str]:
         def steps(evidence=evidence, prior=prior, optimiser=optimiser) -> None:
             evidence.ascend(prior.log_precision, optimiser, HYPER_STEPS)
 
-        seconds = alternate({"steps": steps, "batch": lambda ggn=ggn: ggn.update(images)}, rounds=3)
-        fit = seconds["batch"] * DATA_SIZE / BATCH
-        yield row(layer, f"{seconds['steps']:.2f}", f"{fit:.0f}", f"{100 * seconds['steps'] / fit:.2f}%")
+        found = measured({"steps": steps, "batch": lambda ggn=ggn: ggn.update(images)}, rounds=3)
+        fit = [one * DATA_SIZE / BATCH for one in found["batch"]]
+        rows[layer] = {"steps": seconds(found["steps"]), "fit": seconds(fit), "steps / fit": ratio(found["steps"], fit)}
+    return Table(f"{HYPER_STEPS} hyper-steps, alpha {ALPHA}, beside a fit of {DATA_SIZE:,} images, from a batch", rows)

@@ -1,5 +1,6 @@
 """F-FC at alpha 10, batch 128: one training step and one curvature fit, beside the released route."""
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -9,22 +10,31 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.network import build_network
 from scripts.bench.released import released_network
-from scripts.bench.timing import alternate, row, training_step
+from scripts.bench.tables import HIGHER, Measure, Table
+from scripts.bench.timing import measured, ratio, seconds, training_step
 
 BATCH, CLASSES, ALPHA = 128, 10, 10
 
 
-def main(rounds: int) -> Iterator[str]:
-    """Lines of the report."""
+def main(rounds: int) -> Iterator[Table]:
+    """The table of this benchmark."""
     ours = build_network("f_fc", in_channels=3, num_classes=CLASSES, alpha=ALPHA)
     theirs = released_network(_copy(ours))
     images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(CLASSES, (BATCH,))
     with torch.no_grad():
         difference = (ours(images) - theirs(images)).abs().max() / ours(images).abs().max()
-    yield f"\nF-FC, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes (outputs agree to {difference:.0e} relative)"
-    yield row("", "ours", "released", "ratio")
-    yield from _steps(ours, theirs, images, labels, rounds)
-    yield from _fits(ours, theirs, images)
+    contenders = {"ours": ours, "released": theirs}
+    steps = measured({name: training_step(net, images, labels) for name, net in contenders.items()}, rounds)
+    fits, sizes = _fits(ours, theirs, images)
+    rows = {"training step": _beside(steps), "curvature fit of a batch": _beside(fits)}
+    rows["bytes of the factors"] = {"ours / released": Measure(sizes["ours"] / sizes["released"], worse=HIGHER)}
+    rows["outputs, largest relative difference"] = {"ours / released": Measure(difference.item())}
+    yield Table(f"F-FC beside the released route, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes", rows)
+
+
+def _beside(found: dict[str, list[float]]) -> dict[str, Measure]:
+    both = {name: seconds(times) for name, times in found.items()}
+    return both | {"ours / released": ratio(found["ours"], found["released"])}
 
 
 def _copy(network: nn.Module) -> nn.Module:
@@ -33,28 +43,16 @@ def _copy(network: nn.Module) -> nn.Module:
     return twin
 
 
-def _steps(ours: nn.Module, theirs: nn.Module, images: Tensor, labels: Tensor, rounds: int) -> Iterator[str]:
-    contenders = {"ours": ours, "released": theirs}
-    seconds = alternate({name: training_step(net, images, labels) for name, net in contenders.items()}, rounds)
-    yield _line("training step, ms", seconds["ours"] * 1e3, seconds["released"] * 1e3)
-
-
-def _fits(ours: nn.Module, theirs: nn.Module, images: Tensor) -> Iterator[str]:
-    sizes = {}
-
-    def fit_ours() -> None:
-        ggn = GGN(ours, tolerance=0.0)
-        ggn.update(images)
-        sizes["ours"] = factor_bytes(ggn.blocks(len(images)))
-
-    def fit_theirs() -> None:
-        factors = stock_kfac(theirs, images)
-        sizes["released"] = sum(f.numel() * f.element_size() for f in factors)
-
-    # One round each: the released route takes minutes, and the ratio is far from the mark.
-    seconds = alternate({"ours": fit_ours, "released": fit_theirs}, rounds=1)
-    yield _line("curvature fit of a batch, s", seconds["ours"], seconds["released"])
-    yield _line("memory of the factors, MB", sizes["ours"] / 1e6, sizes["released"] / 1e6)
+def _fits(ours: nn.Module, theirs: nn.Module, images: Tensor) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds and bytes, of one round each: the released route takes minutes, and is far from the mark."""
+    ggn = GGN(ours, tolerance=0.0)
+    factors: list[Tensor] = []
+    found = measured({"ours": lambda: ggn.update(images)}, rounds=1)
+    started = time.perf_counter()
+    factors += stock_kfac(theirs, images)
+    found["released"] = [time.perf_counter() - started]
+    sizes = {"ours": factor_bytes(ggn.blocks(BATCH)), "released": sum(factor.nbytes for factor in factors)}
+    return found, sizes
 
 
 def stock_kfac(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -73,7 +71,3 @@ def stock_kfac(network: nn.Module, images: Tensor) -> list[Tensor]:
         if hasattr(module, "fisher"):
             del module.fisher
     return factors
-
-
-def _line(what: str, ours: float, theirs: float) -> str:
-    return row(what, f"{ours:.4g}", f"{theirs:.4g}", f"{theirs / ours:.1f}x")

@@ -13,33 +13,35 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.network import LAYERS, Network, build_network
 from ellarepro.settings import AnchorSettings
-from scripts.bench.timing import alternate, row, training_step
+from scripts.bench.tables import HIGHER, Measure, Table
+from scripts.bench.timing import measured, ratio, seconds, training_step
 
 BATCH, CLASSES, CHANNELS = 128, 10, 3
 LEARNED = "omega learned"
-WITHOUT_FIT = ("fc", "fc_conv")
-"""Their factors are up to 20480 x 20480 at alpha 10: gigabytes, and hours a decomposition."""
-_WIDTHS = (28, 12, 10, 9, 13, 10, 9, 12)
 
 
-def main(rounds: int) -> Iterator[str]:
-    """Lines of the report."""
+def main(rounds: int) -> Iterator[Table]:
+    """The table of this benchmark."""
     images, labels = torch.randn(BATCH, CHANNELS, 32, 32), torch.randint(CLASSES, (BATCH,))
     contenders = [(layer, False) for layer in LAYERS]
     contenders += [(layer, True) for layer in LAYERS if layer.startswith("s_")]
     networks = {_label(layer, learned): _network(layer, learned) for layer, learned in contenders}
-    yield f"\nevery layer type beside CONV, batch {BATCH}, {CLASSES} classes"
-    yield row("", "params (M)", "step, ms", "/ CONV", "memory, MB", "fit, s", "/ CONV", "factors, MB", widths=_WIDTHS)
-    steps = alternate({name: training_step(net, images, labels) for name, net in networks.items()}, rounds)
+    steps = measured({name: training_step(net, images, labels) for name, net in networks.items()}, rounds)
     factors: dict[str, float] = {}
-    fitted = {name: net for name, net in networks.items() if name not in WITHOUT_FIT}
-    fits = alternate({name: _fit(name, net, images, factors) for name, net in fitted.items()}, max(rounds // 2, 1))
-    for name, network in networks.items():
-        parameters = sum(p.numel() for p in network.parameters())
-        cells = [f"{parameters / 1e6:.2f}", f"{1e3 * steps[name]:.0f}", f"{steps[name] / steps['conv']:.2f}"]
-        cells.append(f"{_step_bytes(network, images, labels) / 1e6:.0f}")
-        cells += _fit_cells(name, fits, factors)
-        yield row(name, *cells, widths=_WIDTHS)
+    fits = measured({name: _fit(name, net, images, factors) for name, net in networks.items()}, max(rounds // 2, 1))
+    rows = {
+        name: {
+            "parameters": Measure(sum(p.numel() for p in network.parameters()) / 1e6, "M"),
+            "step": seconds(steps[name]),
+            "step / CONV": ratio(steps[name], steps["conv"]),
+            "memory": Measure(_step_bytes(network, images, labels) / 1e6, "MB", worse=HIGHER),
+            "fit": seconds(fits[name]),
+            "fit / CONV": ratio(fits[name], fits["conv"]),
+            "factors": Measure(factors[name], "MB", worse=HIGHER),
+        }
+        for name, network in networks.items()
+    }
+    yield Table(f"every layer type beside CONV, batch {BATCH}, {CLASSES} classes", rows)
 
 
 def _label(layer: str, learned: bool) -> str:
@@ -80,9 +82,3 @@ def _fit(name: str, network: Network, images: Tensor, factors: dict[str, float])
         factors[name] = factor_bytes(ggn.blocks(BATCH)) / 1e6
 
     return call
-
-
-def _fit_cells(name: str, fits: dict[str, float], factors: dict[str, float]) -> list[str]:
-    if name not in fits:
-        return ["–", "–", "–"]
-    return [f"{fits[name]:.2f}", f"{fits[name] / fits['conv']:.2f}", f"{factors[name]:.0f}"]

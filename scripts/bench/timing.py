@@ -1,8 +1,8 @@
-"""Medians of alternating measurements: on a shared machine only ratios within one run mean something."""
+"""Alternating measurements: on a shared machine only ratios within one run mean something."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from ellarepro.data import ImageSet, Task
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import WeightSettings
 from ellarepro.training import Trainer
+from scripts.bench.tables import HIGHER, Measure
 
 
-def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender, taken in turns `rounds` times after one round of warming up."""
+def measured(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender, taken in turns `rounds` times after one round of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, call in contenders.items():
@@ -24,7 +25,29 @@ def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> di
                 torch.cuda.synchronize()
             if turn:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each contender, see `measured`."""
+    return {name: statistics.median(times) for name, times in measured(contenders, rounds).items()}
+
+
+def summary(values: Sequence[float], unit: str = "", worse: str = "") -> Measure:
+    """The median, and half of the range between the quartiles as its noise."""
+    median = statistics.median(values)
+    spread = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [median] * 3
+    return Measure(median, unit, (spread[2] - spread[0]) / 2, worse)
+
+
+def seconds(values: Sequence[float]) -> Measure:
+    """Seconds of a call, as `measured` took them."""
+    return summary(values, "s", HIGHER)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
+    """Our seconds over theirs, round by round."""
+    return summary([a / b for a, b in zip(ours, theirs, strict=True)], "", HIGHER)
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
@@ -36,12 +59,7 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callabl
     return lambda: trainer.step(images, labels)
 
 
-def matrix_rate(size: int = 1024, rounds: int = 20) -> float:
+def matrix_rate(size: int = 1024, rounds: int = 20, device: str = "cpu") -> float:
     """Multiply-adds a second of a large float32 matrix product, the median of `rounds`."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     return size**3 / alternate({"product": lambda: left @ right}, rounds)["product"]
-
-
-def row(*cells: object, widths: tuple[int, ...] = (44, 14, 14, 14)) -> str:
-    """One line of a table for the terminal."""
-    return "".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()

@@ -29,6 +29,9 @@ class Conv2dRule(CurvatureRule):
         padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
         return self._grouped(self.unfold(padded))
 
+    def kept_rows(self, inputs: Tensor) -> None:
+        return None
+
     def unfold(self, padded: Tensor) -> Tensor:
         """Patches `(N, C k, T)` of the padded map, k pixels of a channel after another."""
         layer = self.layer

@@ -29,6 +29,9 @@ class EmbeddingRule(CurvatureRule):
         seen = (indices == words) & (words != self._padding())
         return seen.to(self.layer.weight.dtype).permute(2, 0, 1).unsqueeze(3)
 
+    def kept_rows(self, inputs: Tensor) -> None:
+        return None
+
     def input_factor(self, inputs: Tensor) -> Tensor:
         indices, weight = inputs.flatten(), self.layer.weight.detach()
         counts = weight.new_zeros(len(weight)).index_add_(0, indices, weight.new_ones(len(indices)))

@@ -1,0 +1,44 @@
+"""F-FC+CONV at alpha 10 on a CUDA device: absolute times, and their share of the matrix rate of the same run."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ellarepro.curvature.ggn import GGN
+from ellarepro.network import build_network
+from scripts.bench.tables import LOWER, Measure, Table
+from scripts.bench.timing import matrix_rate, measured, seconds, summary, training_step
+
+BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 10, 3, 10, 50_000
+
+
+def main(rounds: int) -> Iterator[Table]:
+    """The table of this benchmark; none without a device."""
+    if torch.cuda.is_available():
+        yield device_table("cuda", ALPHA, rounds)
+
+
+def device_table(device: str, alpha: int, rounds: int, width: int = 4096) -> Table:
+    """An epoch of steps and the batches of a full exact fit, both extrapolated from a batch, on `device`.
+
+    The matrix rate is that of square matrices of `width`.
+    """
+    network = build_network("f_fc_conv", in_channels=CHANNELS, num_classes=CLASSES, alpha=alpha).to(device)
+    images = torch.randn(BATCH, CHANNELS, 32, 32, device=device)
+    labels = torch.randint(CLASSES, (BATCH,), device=device)
+    ggn = GGN(network, tolerance=0.0)
+    calls = {"epoch of steps": training_step(network, images, labels), "exact fit": lambda: ggn.update(images)}
+    rate = 2 * matrix_rate(width, device=device)
+    found = measured(calls, rounds)
+    rows = {}
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        shares = [100 * counter.get_total_flops() / time / rate for time in found[name]]
+        rows[name] = {
+            f"{DATA_SIZE:,} images": seconds([time * DATA_SIZE / BATCH for time in found[name]]),
+            "share of the matrix rate": summary(shares, "%", LOWER),
+        }
+    rows["matrix rate"] = {"TFLOP/s": Measure(rate / 1e12)}
+    return Table(f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH}, {CLASSES} classes", rows)
