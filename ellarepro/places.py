@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 WEIGHT, BIAS, LENGTHSCALE = "weight", "bias", "lengthscale"
 HEAD = "head"
+EVERYWHERE = "all"
+"""As a layer: all of them at once."""
 
 
 @dataclass(frozen=True)

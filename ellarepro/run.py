@@ -25,15 +25,14 @@ from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
 from ellarepro.keeper import Keeper
 from ellarepro.lock import LOCK_FILE, only_writer
-from ellarepro.measuring import measured, parameter_count
+from ellarepro.measuring import measured, note_untrained, parameter_count
 from ellarepro.network import Network, build_network
-from ellarepro.places import Place
 from ellarepro.prior import LayerwisePrior
-from ellarepro.progress import Progress
+from ellarepro.progress import Moment, Progress, free_share
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
 from ellarepro.shares import relative_effective_parameters
 from ellarepro.stopping import stopping
-from ellarepro.tracking import make_tracker
+from ellarepro.tracking import Tracker, contents, tracked
 from ellarepro.training import Trainer
 
 
@@ -46,12 +45,15 @@ class Outcome:
     was_finished: bool
 
 
-def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcome:
+def run(
+    config: Mapping[str, Any], say: Callable[[str], None] = print, watch: Callable[[Moment], None] | None = None
+) -> Outcome:
     """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
 
     Args:
         config: as `config.compose` gives it.
         say: told what goes on, a line at a time.
+        watch: told of each epoch that is over; a line of progress if not given and `progress` is true.
 
     Raises:
         UserError: the configuration, the data or a checkpoint is unusable.
@@ -76,13 +78,16 @@ def run(config: Mapping[str, Any], say: Callable[[str], None] = print) -> Outcom
         with stopping() as stop:
             keeper = Keeper(config, trainer, task, lock, stop, code, say)
             keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-            result = _train(config, identity, trainer, task, keeper)
+            with tracked(identity, config, folder) as tracker:
+                result = _train(config, identity, trainer, task, keeper, tracker, watch)
+                picture = as_png(draw_run(result))
+                # The result comes last: where it lies, nothing is missing.
+                keeper.write("effective_parameters.png", picture)
+                keeper.write(RESULT_FILE, result.to_json().encode())
+                keeper.checkpoints.discard()
+                tracker.finish(result, picture)
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
-        # The result comes last: where it lies, nothing is missing.
-        keeper.write("effective_parameters.png", as_png(draw_run(result)))
-        keeper.write(RESULT_FILE, result.to_json().encode())
-        keeper.checkpoints.discard()
     return Outcome(result, folder, was_finished=False)
 
 
@@ -230,53 +235,38 @@ def _seed(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _train(config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, keeper: Keeper) -> RunResult:
+def _train(
+    config: Mapping[str, Any],
+    identity: str,
+    trainer: Trainer,
+    task: Task,
+    keeper: Keeper,
+    tracker: Tracker,
+    watch: Callable[[Moment], None] | None,
+) -> RunResult:
     keeper.restore()
-    tracker = make_tracker(
-        config["tracking"]["name"],
-        run_id=identity,
-        config=dict(config),
-        folder=keeper.folder,
-        **{key: value for key, value in config["tracking"].items() if key != "name"},
-    )
-    progress = Progress(config["epochs"], trainer.epoch) if config["progress"] else None
-
+    if watch is None and config["progress"]:
+        watch = Progress(trainer.epoch).update
     places = cast(Network, trainer.model).places()
+    free: tuple[str, float] | None = None
 
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
-        if progress:
-            evidence = trainer.history["neg_log_marglik_per_datum"]
-            progress.update(epoch, metrics["loss"], metrics["train_accuracy"], evidence[-1] if evidence else None)
-        tracker.log(_tracked(metrics, places), epoch)
+        nonlocal free
+        if "effective_parameters" in metrics:
+            free = free_share(relative_effective_parameters(metrics["effective_parameters"], places))
+        if watch:
+            loss, accuracy = metrics["loss"], metrics["train_accuracy"]
+            evidence = [None, *trainer.history["neg_log_marglik_per_datum"]][-1]
+            watch(Moment(epoch, config["epochs"], loss, accuracy, evidence, free))
+        tracker.log(contents.of_epoch(metrics, places), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
     try:
+        note_untrained(trainer)
         trainer.run()
         keeper.keep()
-        result = measured(config, identity, trainer, task, keeper.code)
+        return measured(config, identity, trainer, task, keeper.code)
     except (MemoryError, RuntimeError) as error:
-        tracker.close()
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise
         raise RunFailure(f"out of memory in epoch {trainer.epoch + 1}: lower batch_size or alpha") from error
-    except BaseException:
-        tracker.close()
-        raise
-    tracker.finish({"test/accuracy": result.test_accuracy, "test/nll": result.test_nll})
-    return result
-
-
-def _tracked(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, float]:
-    """Metrics under the names that the tracker shows; `places` tells of each tensor what it is."""
-    named = {
-        "train/loss": metrics["objective"],
-        "train/nll": metrics["loss"],
-        "train/accuracy": metrics["train_accuracy"],
-    }
-    if "neg_log_marglik_per_datum" in metrics:
-        named["marglik/neg_log_marglik_per_datum"] = metrics["neg_log_marglik_per_datum"]
-        for group in ("prior_precision", "effective_parameters"):
-            named |= {f"{group}/{name}": value for name, value in metrics[group].items()}
-        for layer, paths in relative_effective_parameters(metrics["effective_parameters"], places).items():
-            named |= {f"relative_effective_parameters/{layer}/{path}": share for path, share in paths.items()}
-    return named

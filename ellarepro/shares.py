@@ -1,6 +1,6 @@
 """What the paths of a layer have of what it learned; biases, lengthscales and the head are left out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from ellarepro.places import HEAD, WEIGHT, Place, by_path
@@ -29,6 +29,21 @@ def effective_share(effective: Mapping[str, float], places: Mapping[str, Place])
     Arguments as of `relative_effective_parameters`.
     """
     return _percent(effective_numbers(effective, places))
+
+
+def boundaries(shares: Mapping[str, Mapping[str, float]], paths: Sequence[str]) -> list[tuple[str, float]]:
+    """Return (bar, height) wherever two of `paths`, stacked in this order, meet in a bar of `shares`."""
+    return [
+        (bar, sum(own.get(path, 0.0) for path in paths[:count]))
+        for bar, own in shares.items()
+        for count in range(1, len(paths))
+    ]
+
+
+def has_choice(places: Mapping[str, Place]) -> bool:
+    """Return whether any layer has several paths to share among."""
+    paths = [layer for layer, _ in by_path(places, WEIGHT) if layer != HEAD]
+    return len(set(paths)) < len(paths)
 
 
 def effective_numbers(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:

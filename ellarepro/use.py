@@ -16,7 +16,7 @@ from ellarepro.evaluation import score
 from ellarepro.labels import is_equivariant
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.network import Network
-from ellarepro.places import WEIGHT, by_path
+from ellarepro.places import EVERYWHERE, WEIGHT, by_path
 
 PathUse = dict[str, dict[str, dict[str, Any]]]
 """{layer: {path: {measure: number}}}"""
@@ -32,9 +32,11 @@ def path_use(
 
     - `nll_change` (nats a datum), `accuracy_change` (fraction of 1): of the plug-in predictions on `test`, when the
       path's output is replaced by its mean over `train`, position by position: what the layers above no longer learn of
-      the image through this path, all else as it was.
+      the image through this path, all else as it was. As layer "all": in all layers at once, as layers that tell the
+      same stand in for each other when one is taken away.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
-      and positions, over that of the layer's equivariant path, the first it has; None where it has none.
+      and positions, over that of the layer's equivariant path, the first it has; None where it has none, and where the
+      layers below are dead, so that no path sees anything.
 
     Args:
         precision: of the prior, by tensor.
@@ -48,10 +50,11 @@ def path_use(
             variances[layer, path] /= prod(precision[name] for name in names)
     found: PathUse = {}
     for layer, path in variances:
-        reference = next((other for at, other in variances if at == layer and is_equivariant(other)), None)
-        ratio = variances[layer, path] / variances[layer, reference] if reference else None
+        reference = next((key for key in variances if key[0] == layer and is_equivariant(key[1])), None)
+        unit = variances[reference] if reference else 0.0
+        ratio = variances[layer, path] / unit if unit else None
         found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
-    return found
+    return found | {EVERYWHERE: _ablations_everywhere(network, means, test, batch_size)}
 
 
 def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
@@ -86,9 +89,30 @@ def _ablations(
                 without[key].append(network.rest(changed, index + 1).log_softmax(1))
             features = block.mean(outputs).relu()
         whole.append(network.rest(features, len(network.blocks)).log_softmax(1))
-    scores = score(torch.cat(whole), test.labels)
-    changes = {}
-    for key, log_probabilities in without.items():
-        own = score(torch.cat(log_probabilities), test.labels)
-        changes[key] = {"nll_change": own.nll - scores.nll, "accuracy_change": own.accuracy - scores.accuracy}
-    return changes
+    return {key: _change(own, whole, test) for key, own in without.items()}
+
+
+def _ablations_everywhere(
+    network: Network, means: Mapping[Key, Tensor], test: ImageSet, batch_size: int
+) -> dict[str, dict[str, float]]:
+    """What the test scores change by when a path's output is its mean in every layer that has the path."""
+    log_probabilities: dict[str | None, list[Tensor]] = {
+        path: [] for path in (None, *dict.fromkeys(p for _, p in means))
+    }
+    for images, _ in ordered_batches(test, batch_size):
+        for absent, own in log_probabilities.items():
+            features = images
+            for index, block in enumerate(network.layers):
+                outputs = block.outputs(features)
+                if absent in outputs:
+                    outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
+                features = block.mean(outputs).relu()
+            own.append(network.rest(features, len(network.blocks)).log_softmax(1))
+    whole = log_probabilities.pop(None)
+    return {path: _change(own, whole, test) for path, own in log_probabilities.items() if path is not None}
+
+
+def _change(ablated: list[Tensor], whole: list[Tensor], test: ImageSet) -> dict[str, float]:
+    """Scores of the batches' log probabilities, `ablated` less `whole`."""
+    one, other = (score(torch.cat(batches), test.labels) for batches in (ablated, whole))
+    return {"nll_change": one.nll - other.nll, "accuracy_change": one.accuracy - other.accuracy}

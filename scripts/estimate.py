@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,7 +14,9 @@ from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
 from ellarepro.marglik import MarginalLikelihood
+from ellarepro.network import Network
 from ellarepro.run import check_fit_memory, prepare
+from ellarepro.shares import has_choice
 from ellarepro.training import Trainer
 from scripts.bench.timing import alternate
 
@@ -39,7 +41,11 @@ def run_seconds(config: Mapping[str, Any]) -> float:
     step = _step_seconds(trainer)
     seconds = loading + weights.epochs * math.ceil(size / weights.batch_size) * step
     if trainer.laplace is not None:
-        fits = 1 + sum(trainer.laplace.due(epoch) for epoch in range(1, weights.epochs))
+        fits = (
+            1
+            + has_choice(cast(Network, trainer.model).places())
+            + sum(trainer.laplace.due(epoch) for epoch in range(1, weights.epochs))
+        )
         # The loss of images that the curvature leaves out: forward passes, a third of steps.
         others = size - min(trainer.laplace.fit.fit_size or size, size)
         seconds += fits * (_fit_seconds(trainer) + others / weights.batch_size * step / 3)

@@ -6,7 +6,7 @@ and keys are written as there.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,12 +16,14 @@ from ellarepro.config.compose import compose_all
 from ellarepro.config.explain import CONFIGS, choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import UserError
+from ellarepro.errors import Interrupted, UserError
 from ellarepro.files import write_atomically
+from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import default_jobs, share
 from ellarepro.results import RESULT_FILE, run_id
-from ellarepro.tables import RENDERERS, build_grids, load_runs
+from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
+from ellarepro.tables.cells import Grid
 from scripts.estimate import as_text, run_seconds
 
 JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jpeg"}
@@ -29,26 +31,55 @@ TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake in the command, 130 if interrupted."""
-    options = _parse(arguments)
+    """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake, 128 + the number of a signal that came."""
+    options = parse(arguments)
+
+    def make() -> int:
+        sweep = sweep_of(options)
+        return carry_out(options.table, sweep, _longest_first(sweep, unfinished(sweep)))
+
+    return said_in_one_line("make_table", make)
+
+
+def said_in_one_line(name: str, work: Callable[[], int]) -> int:
+    """The exit status of `work`; where it raises what a user must know, one line with `name` instead of a trace."""
     try:
-        sweep = _sweep(options)
-        left = _left(sweep)
-        ended = launch(left, sweep.hydra) if left else []
+        return work()
     except UserError as error:
-        print(f"make_table: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
-        print("make_table: interrupted; the same command goes on", file=sys.stderr)
+        print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    lines, status = failures(ended)
-    _print_table(options.table, sweep.configs[0])
+
+
+def carry_out(table: str, sweep: Sweep, left: Sequence[Mapping[str, Any]]) -> int:
+    """Carry out the runs `left` of `sweep`, printing the table as its cells arrive and at the end; the exit status.
+
+    Raises:
+        UserError: the launcher cannot work here.
+        Interrupted: by a signal; the runs under way have kept their places.
+    """
+    arrived, columns = 0, _columns(table, sweep)
+
+    def on_end(run: Ended) -> None:
+        nonlocal arrived
+        arrived += 1
+        if run.status == 0 and arrived < len(left):
+            print(f"\n{plain(_grids(table, sweep)[0], columns)}\n", flush=True)
+
+    lines, status = failures(launch(left, sweep.hydra, on_end) if left else [])
+    _print_table(table, sweep)
     for line in lines:
         print(f"make_table: {line}", file=sys.stderr)
     return status
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.make_table", description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("keys", nargs="*", metavar="key=value", help="for all cells, as for python -m ellarepro")
@@ -58,7 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _sweep(options: argparse.Namespace) -> Sweep:
+def sweep_of(options: argparse.Namespace) -> Sweep:
     """All cells of the table, checked before anything runs.
 
     Raises:
@@ -84,12 +115,8 @@ def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Na
     return [*point, *copy, *([f"dataset.augment={options.augment}"] if options.augment else [])]
 
 
-def _left(sweep: Sweep) -> list[dict[str, Any]]:
-    """The cells that are not finished; where they run here, longest first, as measured.
-
-    Raises:
-        UserError: a cell cannot run, for want of its data say: better now than after hours.
-    """
+def unfinished(sweep: Sweep) -> list[dict[str, Any]]:
+    """The cells that are not finished; says how many."""
     left = [
         config for config in sweep.configs if not (Path(config["output_dir"]) / run_id(config) / RESULT_FILE).exists()
     ]
@@ -98,6 +125,15 @@ def _left(sweep: Sweep) -> list[dict[str, Any]]:
         f"budget {budget}: {len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before, to {folder}",
         flush=True,
     )
+    return left
+
+
+def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells `left`; where they run here, longest first, as measured.
+
+    Raises:
+        UserError: a cell cannot run, for want of its data say: better now than after hours.
+    """
     launcher = sweep.hydra.hydra.launcher
     if not left or not launcher._target_.endswith(".LocalLauncher"):
         return left
@@ -115,11 +151,25 @@ def _left(sweep: Sweep) -> list[dict[str, Any]]:
     return [left[index] for index in order]
 
 
-def _print_table(table: str, cell: Mapping[str, Any]) -> None:
-    runs = Path(cell["output_dir"])
+def _columns(table: str, sweep: Sweep) -> set[str]:
+    """The columns of the table that the sweep fills."""
+    groups = ("dataset", "layer", "prior", "objective")
+    chosen = [{group: config[group]["name"] for group in groups} for config in sweep.configs]
+    columns = SPECS[table].columns.items()
+    return {key for key, line in columns if any(all(c[g] in v for g, v in line.match.items()) for c in chosen)}
+
+
+def _grids(table: str, sweep: Sweep) -> list[Grid]:
+    """The table as the runs below the sweep's folder make it up, of its budget."""
+    runs = Path(sweep.configs[0]["output_dir"])
+    return build_grids(table, load_runs(table, [runs]), sweep.configs[0]["budget"]["name"])
+
+
+def _print_table(table: str, sweep: Sweep) -> None:
+    runs = Path(sweep.configs[0]["output_dir"])
     runs.mkdir(parents=True, exist_ok=True)
-    page = runs / f"{table}-{cell['budget']['name']}.md"
-    text = RENDERERS["md"](build_grids(table, load_runs(table, [runs]), cell["budget"]["name"]))
+    page = runs / f"{table}-{sweep.configs[0]['budget']['name']}.md"
+    text = RENDERERS["md"](_grids(table, sweep))
     write_atomically(page, text.encode())
     print(f"\n{text}\nThis table as a page: {page}")
     print(f"Each run's result.json, resolved config.yaml and effective_parameters.png: {runs}/<run_id>/")

@@ -8,15 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ellarepro.data.moves import SYMMETRIES
-from ellarepro.figures import draw_shares
-from ellarepro.labels import path_colour, path_title
+from ellarepro.inspection import untrained_shares
+from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
 from ellarepro.markdown import markdown_table
+from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult
 
 PATHS = ("f_fc", "conv", "gconv")
 STRICTEST = {"none": "f_fc", "translation": "conv", "rotation": "f_fc", "both": "gconv"}
 """Symmetry of the label to the strictest path that can tell it."""
 ByPath = dict[str, float]
+Measure = Callable[[RunResult], ByPath]
 
 
 def symmetry_of(result: RunResult) -> str:
@@ -44,17 +46,28 @@ def use(result: RunResult) -> ByPath:
     return _over_layers(_used(result, "nll_change"), max)
 
 
+def use_everywhere(result: RunResult) -> ByPath:
+    """Change of test NLL without the path in any layer, in nats a datum."""
+    return {path: own["nll_change"] for path, own in result.path_use.get(EVERYWHERE, {}).items()}
+
+
 def prior_ratio(result: RunResult) -> ByPath:
     """Prior variance over that of CONV, in the layer where it is largest."""
     return _over_layers(_used(result, "prior_variance_ratio"), max)
 
 
 SHARES = {"relative effective number (%)": relative, "raw share (%)": raw}
-MEASURES: dict[str, Callable[[RunResult], ByPath]] = {
+UNTRAINED_SHARES: dict[str, Measure] = {
+    name: lambda result, which=which: _over_layers(untrained_shares(result)[which], fmean)
+    for which, name in enumerate(SHARES)
+}
+MEASURES: dict[str, Measure] = {
     **SHARES,
     "NLL without it (nats)": use,
+    "NLL without it in all layers (nats)": use_everywhere,
     "prior variance ratio": prior_ratio,
 }
+DRAWN = [name for name in MEASURES if name != "prior variance ratio"]
 
 
 def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
@@ -77,7 +90,7 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
 _PROVENANCE = ("git_commit", "hardware")
 
 
-def contrast(results: Sequence[RunResult], of: Callable[[RunResult], ByPath], path: str = "f_fc") -> dict[int, float]:
+def contrast(results: Sequence[RunResult], of: Measure, path: str = "f_fc") -> dict[int, float]:
     """{seed: what `path` has at least where place matters, less what it has at most where it does not}.
 
     Positive where the measure alone tells the ones from the others. Of one strength; incomplete seeds are left out.
@@ -92,34 +105,39 @@ def contrast(results: Sequence[RunResult], of: Callable[[RunResult], ByPath], pa
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
-    """The figure of the runs under Laplace, means over seeds: each measure beside the truth, a column a strength."""
+    """The figure of the runs under Laplace: a dot a seed, a row a measure, a column a share of moved images."""
     laplace = [result for result in results if result.objective == "laplace"]
     strengths = sorted({strength_of(result) for result in laplace}, reverse=True)
-    figure = Figure(figsize=(4.2 * (1 + len(strengths)), 9.5), layout="constrained")
-    figure.suptitle("Does it find the symmetry that is there? Four labels of the same moved digits")
-    grid = figure.subplots(3, 1 + len(strengths), squeeze=False)
-    draw_shares(grid[0, 0], {name: {path: 100.0 * (path == STRICTEST[name]) for path in PATHS} for name in SYMMETRIES})
-    grid[0, 0].set(title="truth: strictest path that can tell it", xlabel="symmetry of the label")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    for axes in grid[1:, 0]:
-        axes.axis("off")
-    for column, strength in zip(grid.T[1:], strengths, strict=True):
+    figure = Figure(figsize=(5.0 * len(strengths), 3.0 * len(DRAWN)), layout="constrained")
+    figure.suptitle("Does it find the symmetry that is there? Four labels of the same moved digits; a dot a seed")
+    grid = figure.subplots(len(DRAWN), len(strengths), squeeze=False, sharey="row")
+    for column, strength in zip(grid.T, strengths, strict=True):
         own = [result for result in laplace if strength_of(result) == strength]
-        for axes, (name, of) in zip(column, (*SHARES.items(), ("NLL without it (nats)", use)), strict=True):
-            means = {symmetry: _mean([of(r) for r in own if symmetry_of(r) == symmetry]) for symmetry in SYMMETRIES}
-            shown = {symmetry: mean for symmetry, mean in means.items() if mean}
-            draw_shares(axes, shown) if of is not use else _draw_beside(axes, shown)
-            axes.set(title=f"{strength:.0%} of images moved", xlabel="symmetry of the label", ylabel=name)
+        for axes, name in zip(column, DRAWN, strict=True):
+            _draw_dots(axes, own, MEASURES[name], UNTRAINED_SHARES.get(name))
+        column[0].set_title(f"{strength:.0%} of images moved")
+    for axes, name in zip(grid[:, 0], DRAWN, strict=True):
+        axes.set_ylabel(name)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _draw_beside(axes: Axes, values: Mapping[str, ByPath]) -> None:
-    """Bars of each path side by side."""
-    width = 0.8 / len(PATHS)
+def _draw_dots(axes: Axes, results: Sequence[RunResult], of: Measure, untrained: Measure | None) -> None:
+    """A dot a run, paths side by side, the mean share before training as a line; what the label needs is under it."""
     for index, path in enumerate(PATHS):
-        places = [place + (index - 1) * width for place in range(len(values))]
-        axes.bar(places, [own[path] for own in values.values()], width, color=path_colour(path))
-    axes.set_xticks(range(len(values)), values)
+        for where, symmetry in enumerate(SYMMETRIES):
+            own = [result for result in results if symmetry_of(result) == symmetry]
+            place, first = where + (index - 1) * 0.25, where == 0
+            values = [value[path] for result in own if (value := of(result))]
+            look = {"color": path_colour(path), "marker": path_marker(path), "linestyle": "none", "alpha": 0.7}
+            axes.plot([place] * len(values), values, label=path_title(path) if first else None, **look)
+            before = [value[path] for result in own if untrained and (value := untrained(result))]
+            if before:
+                label = UNTRAINED_LABEL if first and index == len(PATHS) - 1 else None
+                axes.hlines(fmean(before), place - 0.1, place + 0.1, UNTRAINED_COLOUR, linewidth=2, label=label)
+    names = [f"{name}\n(needs {path_title(STRICTEST[name])})" for name in SYMMETRIES]
+    axes.set_xticks(range(len(SYMMETRIES)), names)
+    axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
 
 
 def _over_layers(measure: Mapping[str, Mapping[str, float]], reduce: Callable[[list[float]], float]) -> ByPath:
@@ -127,11 +145,9 @@ def _over_layers(measure: Mapping[str, Mapping[str, float]], reduce: Callable[[l
 
 
 def _used(result: RunResult, key: str) -> dict[str, dict[str, float]]:
-    return {layer: {path: own[key] for path, own in paths.items()} for layer, paths in result.path_use.items()}
-
-
-def _mean(values: Sequence[ByPath]) -> ByPath:
-    return {path: fmean(own[path] for own in values) for path in PATHS} if values and all(values) else {}
+    """A measure by layer and path; zero where there is nothing to measure, above a dead layer."""
+    layers = ((layer, paths) for layer, paths in result.path_use.items() if layer != EVERYWHERE)
+    return {layer: {path: own[key] or 0.0 for path, own in paths.items()} for layer, paths in layers}
 
 
 def _cells(results: Sequence[RunResult]) -> list[tuple[float, str, list[RunResult]]]:
@@ -156,7 +172,7 @@ def _scores(results: Sequence[RunResult]) -> str:
     return markdown_table(lines, labels=3)
 
 
-def _table(results: Sequence[RunResult], name: str, of: Callable[[RunResult], ByPath]) -> str:
+def _table(results: Sequence[RunResult], name: str, of: Measure) -> str:
     """The table of one measure; nothing for one that these runs do not have."""
     lines = [["moved", "symmetry", *map(path_title, PATHS)]]
     for strength, symmetry, own in _cells(results):
@@ -166,8 +182,8 @@ def _table(results: Sequence[RunResult], name: str, of: Callable[[RunResult], By
             lines.append([f"{strength:.0%}", symmetry, *numbers])
     if len(lines) == 1:
         return f"**{name}**: these runs fitted no curvature."
-    where = "mean over layers" if "%" in name else "in the layer where it is largest"
-    return f"**{name}**, {where}\n\n{markdown_table(lines, labels=2)}"
+    where = ", mean over layers" if "%" in name else "" if "all" in name else ", in the layer where it is largest"
+    return f"**{name}**{where}\n\n{markdown_table(lines, labels=2)}"
 
 
 def _named(laplace: Sequence[RunResult], controls: Sequence[RunResult]) -> str:

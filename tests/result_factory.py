@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from ellarepro.network import PATHS
-from ellarepro.places import BIAS, HEAD, LENGTHSCALE, WEIGHT, Place
+from ellarepro.places import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import RunResult, run_id
 from ellarepro.shares import effective_share, relative_effective_parameters
 
@@ -107,6 +107,7 @@ def make_learned_result(
     history = {
         "epoch": list(range(1, 31)),
         "loss": [2.0 / epoch for epoch in range(1, 31)],
+        "train_accuracy": [1.0 - 0.9 / epoch for epoch in range(1, 31)],
         "fit_epoch": [10, 20, 30],
         "neg_log_marglik_per_datum": [2.0, 1.5, 1.4],
         "prior_precision": {name: [step, step**2, step**3] for name, step in steps.items()},
@@ -128,6 +129,7 @@ def with_use(result: RunResult, **changes: float) -> RunResult:
         if place.layer != HEAD:
             own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
             used.setdefault(place.layer, {})[place.path] = own
+    used[EVERYWHERE] = {path: {"nll_change": 1.5, "accuracy_change": -0.5} for path in used["1"]}
     for path, change in changes.items():
         used["1"][path]["nll_change"] = change
     return replace(result, path_use=used)
@@ -140,6 +142,6 @@ def make_map_result(paths: tuple[str, ...] = ("f_fc", "conv")) -> RunResult:
         "prior_precision": dict.fromkeys(learned.prior_precision, 1.0),
         "effective_parameters": {},
         "neg_log_marglik_per_datum": None,
-        "history": {key: learned.history[key] for key in ("epoch", "loss")},
+        "history": {key: learned.history[key] for key in ("epoch", "loss", "train_accuracy")},
     }
     return make_result(make_config(layer={"name": "_".join(paths)}, objective={"name": "map"}), paths, **fields)

@@ -8,6 +8,7 @@ import torch
 from helpers import assert_close, relative_error
 from test_training import LAPLACE, same, trainer
 
+from ellarepro.curvature.exact import ggn_rows
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.structures import Block, Factor
 from scripts import ascent_study
@@ -107,3 +108,26 @@ def test_the_table_has_a_line_a_variant_that_was_run(tmp_path, monkeypatch):
     assert [cell.strip() for cell in line.split("|")[1:4]] == ["neutral, tied", "2", "60.0 ± 14.1"]
     assert "25.0" in line and "±" not in line.split("25.0")[1].split("|")[1]
     assert len(head.split("|")) == len(line.split("|"))
+
+
+def test_weights_that_were_kept_are_the_run_again(tmp_path, monkeypatch):
+    run = trainer()
+    run.run()
+    ascent_study._save(run, tmp_path / "run.pt")
+    monkeypatch.setattr(ascent_study, "prepare", lambda config: (trainer(), None))
+    again = ascent_study._loaded({"config": {}}, tmp_path / "run.pt")
+    assert same(run, again) and torch.equal(run.prior.log_precision, again.prior.log_precision)
+
+
+def test_the_exact_log_determinant_is_that_of_the_rows_and_not_that_of_blocks():
+    run = trainer()
+    run.run()
+    found, train = ascent_study.kernels(run, few=2, sampled=6), run.task.train
+    deltas = run.prior.log_precision.detach().exp().double()
+    rows = ggn_rows(run.model, train.images[:2]).double()
+    pairs = zip(deltas, run.prior.parameters, strict=True)
+    scaled = rows * torch.cat([delta.expand(p.numel()) for delta, p in pairs]).rsqrt()
+    wanted = torch.linalg.slogdet(torch.eye(len(rows)) + scaled @ scaled.mT).logabsdet.item()
+    assert found["all"]["log_det"]["exact"] == pytest.approx(wanted, rel=1e-4)
+    assert found["all"]["log_det"]["kron"] != pytest.approx(wanted, rel=0.05), "the control"
+    assert found["sampled"]["images"] == 6 and found["neg_log_marglik_per_datum"]["exact"] > 0

@@ -174,8 +174,8 @@ def test_lines_show_ratios_of_products_and_darken_with_depth():
     assert list(lines[PALE].get_ydata()) == pytest.approx(
         [one * two / over for one, two, over in zip(theta1, theta2, conv, strict=True)]
     )
-    assert lines[FULL].get_color() == to_rgb(path_colour("f_fc"))
-    brightness = [sum(lines[f"F-FC {layer}"].get_color()) for layer in range(1, 9)]
+    assert to_rgb(lines[FULL].get_color()) == to_rgb(path_colour("f_fc"))
+    brightness = [sum(to_rgb(lines[f"F-FC {layer}"].get_color())) for layer in range(1, 9)]
     assert brightness == sorted(brightness, reverse=True) and len(set(brightness)) == 8
 
 

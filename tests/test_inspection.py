@@ -10,7 +10,7 @@ from result_factory import make_learned_result, make_map_result, make_result, wi
 from ellarepro.inspection import comma_separated, markdown, path_rows, precision_curves, ratio_curves
 from ellarepro.inspection.__main__ import main
 from ellarepro.network import LAYERS, build_network
-from ellarepro.places import LENGTHSCALE
+from ellarepro.places import EVERYWHERE, LENGTHSCALE
 from ellarepro.results import write_result
 
 FACTORS = [f"blocks.0.paths.f_fc.theta{i}.weight" for i in (1, 2)]
@@ -187,7 +187,8 @@ def test_what_paths_are_used_for_is_a_table_of_its_own():
     assert "NLL change" not in markdown(plain)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(used).splitlines() if "|" in line]
     assert ["1", "F-FC", "+0.250", "-12.5", "1.50"] in lines and ["1", "CONV", "-0.500", "-12.5", "1.50"] in lines
-    assert len([line for line in lines if len(line) == 5]) == 2 + 8 * 2, "the head has none"
+    assert len([line for line in lines if len(line) == 5]) == 2 + 8 * 2 + 2, "the head has none"
+    assert "| all   | CONV |     +1.500 |                    -50.0 |                    – |" in markdown(used)
     assert "NLL change" in markdown(with_use(make_map_result())), "MAP has a use, too"
     first, second, *_, head = csv.DictReader(io.StringIO(comma_separated(used)))
     assert (float(first["nll_change"]), float(second["nll_change"]), head["nll_change"]) == (0.25, -0.5, "")
@@ -196,6 +197,6 @@ def test_what_paths_are_used_for_is_a_table_of_its_own():
 
 def test_a_layer_without_an_equivariant_path_has_no_variance_ratio():
     used = with_use(make_learned_result(("f_fc",)))
-    for own in used.path_use.values():
-        own["f_fc"]["prior_variance_ratio"] = None
+    for layer in used.path_use.keys() - {EVERYWHERE}:
+        used.path_use[layer]["f_fc"]["prior_variance_ratio"] = None
     assert "| 1     | F-FC |     +0.250 |                    -12.5 |                    – |" in markdown(used)

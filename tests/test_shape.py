@@ -32,4 +32,12 @@ def test_an_installation_has_every_package_and_every_configuration():
     found = {".".join(p.parent.relative_to(REPOSITORY).parts) for p in (REPOSITORY / "ellarepro").rglob("__init__.py")}
     assert set(setup["packages"]) == found | {"ellarepro.configs"}
     assert setup["package-dir"]["ellarepro.configs"] == "configs"
-    assert setup["package-data"]["ellarepro.configs"] == ["**/*.yaml"]
+    data = setup["package-data"]
+    assert data.pop("ellarepro.configs") == ["**/*.yaml"]
+    others = {p for p in (REPOSITORY / "ellarepro").rglob("*.*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    told = {path for package, names in data.items() for name in names for path in folder_of(package).glob(name)}
+    assert others == told and others
+
+
+def folder_of(package: str) -> Path:
+    return REPOSITORY.joinpath(*package.split("."))

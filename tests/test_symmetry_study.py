@@ -23,7 +23,8 @@ from ellarepro.data.moves import (
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
 from ellarepro.inspection import markdown
-from ellarepro.results import read_result
+from ellarepro.places import EVERYWHERE
+from ellarepro.results import UNTRAINED, read_result
 from scripts import symmetry_report as report
 from scripts.symmetry_study import main
 
@@ -152,6 +153,7 @@ def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc:
     none = {"nll_change": 0.0, "accuracy_change": 0.0, "prior_variance_ratio": 1.0}
     used = {layer: {path: dict(none) for path in report.PATHS} for layer in ("1", "2")}
     used["2"]["f_fc"]["nll_change"] = f_fc
+    used[EVERYWHERE] = {path: {"nll_change": 2 * own["nll_change"]} for path, own in used["2"].items()}
     own = {"path_use": used, "seed": seed, "objective": objective, "dataset": config["dataset"]["name"]}
     return replace(made, config=config, hardware="CPU", **own)
 
@@ -159,6 +161,7 @@ def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc:
 def test_measures_are_of_the_paths_over_layers():
     result = study_result("none", f_fc=0.7)
     assert report.use(result) == {"f_fc": 0.7, "conv": 0.0, "gconv": 0.0}
+    assert report.use_everywhere(result) == {"f_fc": 1.4, "conv": 0.0, "gconv": 0.0}
     shares = [own["f_fc"] for own in result.relative_effective_parameters.values()]
     assert report.relative(result)["f_fc"] == pytest.approx(sum(shares) / 8)
     assert report.relative(study_result("none", objective="map")) == {}
@@ -177,7 +180,19 @@ def test_the_page_has_both_objectives_and_says_how_much_is_missing():
     text = report.page(results, 48, "## Reading\n\nMine.\n")
     assert "8 of 48 runs" in text and text.endswith("Mine.\n")
     assert text.count("| 100%  | rotation    | F-FC ") == 2 and "these runs fitted no curvature" in text
-    assert len(report.draw(results).axes) == 6
+    first, *others = report.draw(results).axes
+    assert len(others) == len(report.DRAWN) - 1 and first.get_ylabel() == "relative effective number (%)"
+    dots = {line.get_label(): line.get_ydata() for line in first.lines if line.get_label() in ("F-FC", "CONV", "GCONV")}
+    assert len(dots) == 3 and sum(values[0] for values in dots.values()) == pytest.approx(100)
+
+
+def test_the_figure_has_marks_of_what_was_there_before_training():
+    def marks(result):
+        return [len(axes.collections) for axes in report.draw([result]).axes]
+
+    plain = study_result("both")
+    history = plain.history | {UNTRAINED: {name: [1.0] for name in plain.effective_parameters}}
+    assert marks(plain) == [0, 0, 0, 0] and marks(replace(plain, history=history)) == [3, 3, 0, 0]
 
 
 def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import small_data, small_network
+from torch import nn
 
 from ellarepro.data.dataset import ImageSet
 from ellarepro.evaluation import evaluate
@@ -10,6 +11,7 @@ from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.network import PATHS
+from ellarepro.places import EVERYWHERE
 from ellarepro.use import path_use
 
 TRAIN, TEST = ImageSet(*small_data(14, seed=1)), ImageSet(*small_data(11, seed=2))
@@ -23,7 +25,7 @@ def use_of(network, precision=None, train=TRAIN, batch_size=4):
 def test_an_ablation_is_what_a_hook_that_replaces_the_output_does(layer):
     network = small_network(layer)
     used, whole = use_of(network), evaluate(network, TEST)
-    assert list(used) == [str(index + 1) for index in range(8)]
+    assert list(used) == [*(str(index + 1) for index in range(8)), EVERYWHERE]
     for index, block in enumerate(network.blocks):
         assert used[str(index + 1)].keys() == block.paths.keys()
         for path, module in block.paths.items():
@@ -39,6 +41,25 @@ def test_an_ablation_is_what_a_hook_that_replaces_the_output_does(layer):
             assert own["nll_change"] == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
             assert own["accuracy_change"] == pytest.approx(ablated.accuracy - whole.accuracy, abs=1e-12)
     assert max(abs(own["nll_change"]) for paths in used.values() for own in paths.values()) > 1e-4
+
+
+def test_an_ablation_in_all_layers_is_a_network_without_the_path():
+    network = small_network("f_fc_conv")
+    whole, modules = evaluate(network, TEST), [block.paths["f_fc"] for block in network.blocks]
+    seen: dict[nn.Module, list[torch.Tensor]] = {module: [] for module in modules}
+    record = [m.register_forward_hook(lambda own, inputs, output: seen[own].append(output)) for m in modules]
+    evaluate(network, TRAIN)
+    for hook in record:
+        hook.remove()
+    means = {module: torch.cat(outputs).mean(0) for module, outputs in seen.items()}
+    for module in modules:
+        module.register_forward_hook(lambda own, inputs, output: means[own].expand_as(output))
+    ablated = evaluate(network, TEST)
+    used = use_of(small_network("f_fc_conv"))
+    change = used[EVERYWHERE]["f_fc"]["nll_change"]
+    assert change == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
+    assert used[EVERYWHERE].keys() == {"f_fc", "conv"} and "prior_variance_ratio" not in used[EVERYWHERE]["conv"]
+    assert all(change != pytest.approx(used[str(layer)]["f_fc"]["nll_change"], rel=0.01) for layer in range(1, 9))
 
 
 def test_a_path_that_says_the_same_of_every_image_is_not_missed_and_the_only_other_one_is():
@@ -119,3 +140,13 @@ def test_the_variance_ratio_does_not_depend_on_how_factors_share_their_scale():
 
 def test_a_layer_without_an_equivariant_path_has_no_ratio():
     assert use_of(small_network("f_fc"))["1"]["f_fc"]["prior_variance_ratio"] is None
+
+
+def test_above_a_dead_layer_nothing_has_a_variance_to_compare():
+    network = small_network("f_fc_conv")
+    with torch.no_grad():
+        for name, p in network.blocks[0].named_parameters():
+            p.fill_(-1.0 if name.endswith("bias") else 0.0)
+    used = use_of(network)
+    assert used["1"]["f_fc"]["prior_variance_ratio"] > 0
+    assert used["2"]["f_fc"]["prior_variance_ratio"] is None and used["2"]["f_fc"]["nll_change"] == 0

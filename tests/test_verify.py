@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_survival import quiet
+from smoke_runs import quiet
 
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_result, run_id

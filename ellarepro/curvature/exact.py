@@ -1,6 +1,6 @@
 """The exact generalised Gauss-Newton from automatic Jacobians: the oracles, for small networks or few data only."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,12 @@ FULL_LIMIT = 6000
 """Parameters up to which `structure=full` is accepted: a float64 matrix of 0.3 GB, taken apart at every hyper-step."""
 
 
+TOGETHER = 8
+"""Data whose Jacobians are taken at once: every row goes back through all of them, so that cost is quadratic in it."""
+ROWS_TOGETHER = 32
+"""Data whose rows are: each goes back through its own datum alone."""
+
+
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`.
 
@@ -23,13 +29,17 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
-    def logits_of(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        logits = torch.func.functional_call(model, values, (inputs,))
+    def logits_of(values: dict[str, Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(model, values, (part,))
         return logits, logits
 
+    found = []
     with evaluation_mode(model):
-        by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
-    return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
+        for part in inputs.split(TOGETHER):
+            by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters, part)
+            found.append((torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits))
+    rows, logits = zip(*found, strict=True)
+    return torch.cat(rows), torch.cat(logits)
 
 
 def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
@@ -92,18 +102,26 @@ class FullGatherer:
         return Forecast({"the full matrix": size}, workspace=size)
 
 
-def ggn_rows(model: nn.Module, images: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:
-    """A with A^T A = H, `(N (K-1), P)`: L_n^T J_n of each of `images (C, H, W)`, L_n the square root of Lambda_n.
+def ggn_rows(model: nn.Module, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A with A^T A = H, `(N (K-1), P)`: L_n^T J_n of each of `inputs (N, ...)`, L_n the square root of Lambda_n.
 
-    With a `generator`, one sampled pass an image in place of all K - 1: `(N, P)`, and A^T A is unbiased for H.
+    With a `generator`, one sampled pass a datum in place of all K - 1: `(N, P)`, and A^T A is unbiased for H.
     """
-    rows = []
-    for image in images:
-        jacobian, logits = (t.detach() for t in jacobians(model, image[None]))
-        root = LambdaSquareRoot(logits, tolerance=0) if generator is None else SignedColumns(logits, 1, generator)
-        columns = torch.cat([root.column(index) for index in range(int(root.passes_needed))])
-        rows.append(columns.to(jacobian) @ jacobian[0])
-    return torch.cat(rows)
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def along(values: dict[str, Tensor], datum: Tensor, column: Tensor) -> Tensor:
+        return torch.func.functional_call(model, values, (datum[None],))[0] @ column
+
+    one_a_datum = torch.func.vmap(torch.func.grad(along), in_dims=(None, 0, 0))
+    found = []
+    with evaluation_mode(model):
+        for part in inputs.split(ROWS_TOGETHER):
+            logits = model(part).detach()
+            root = LambdaSquareRoot(logits, tolerance=0) if generator is None else SignedColumns(logits, 1, generator)
+            for index in range(int(root.passes_needed.max())):
+                rows = one_a_datum(parameters, part, root.column(index).to(logits))
+                found.append(torch.cat([rows[name].flatten(1) for name in parameters], dim=1))
+    return torch.cat(found)
 
 
 class KernelCurvature:

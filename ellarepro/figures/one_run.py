@@ -8,8 +8,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ellarepro.figures.canvas import ARBITRARY, NO_CURVATURE, legend_beside, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import PathRow, heading, path_rows
-from ellarepro.labels import path_colour, path_marker, path_order, path_title
+from ellarepro.inspection import PathRow, heading, path_rows, untrained_shares
+from ellarepro.labels import EVIDENCE_COLOUR, TRAINING_COLOUR, path_colour, path_marker, path_order, path_title
 from ellarepro.places import HEAD
 from ellarepro.results import RunResult
 
@@ -29,7 +29,7 @@ def draw_run(result: RunResult) -> Figure:
     rows = path_rows(result)
     _draw_precisions(precisions, rows)
     _draw_effective(effective, rows)
-    draw_shares(shares, result.relative_effective_parameters)
+    draw_shares(shares, result.relative_effective_parameters, untrained_shares(result)[0])
     legend_beside(shares)
     _draw_curves(curves, result)
     for changes, variances in use:
@@ -106,11 +106,11 @@ def _draw_curves(axes: Axes, result: RunResult) -> None:
     if not result.series("epoch"):
         say(axes, "no history")
         return
-    axes.plot(result.series("epoch"), result.series("loss"), color="#999999", label="train loss")
+    axes.plot(result.series("epoch"), result.series("loss"), color=TRAINING_COLOUR, label="train loss")
     if fits := result.series("fit_epoch"):
         evidence = result.series("neg_log_marglik_per_datum")
         label = "−log marginal\nlikelihood"
-        axes.plot(fits, evidence, "o-", markersize=3, color="#000000", label=label)
+        axes.plot(fits, evidence, "o-", markersize=3, color=EVIDENCE_COLOUR, label=label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.grid(alpha=0.3)
     legend_beside(axes)

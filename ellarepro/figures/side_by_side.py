@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -12,15 +11,22 @@ from matplotlib.lines import Line2D
 from ellarepro.errors import UserError
 from ellarepro.figures.canvas import ARBITRARY, say
 from ellarepro.figures.shares import draw_shares
-from ellarepro.inspection import has_curvature, is_learned, precision_curves, ratio_curves, references
-from ellarepro.labels import layer_title, path_colour, path_marker, path_order, path_title
-from ellarepro.places import LENGTHSCALE, WEIGHT
+from ellarepro.inspection import has_curvature, shown_curves, untrained_shares
+from ellarepro.labels import (
+    EVIDENCE_COLOUR,
+    UNTRAINED_COLOUR,
+    UNTRAINED_LABEL,
+    layer_title,
+    path_colour,
+    path_marker,
+    path_order,
+    path_shade,
+    path_title,
+)
 from ellarepro.results import RunResult
 
 MOST_RUNS = 12
 """What still can be told apart side by side."""
-PALEST = 0.7
-"""How much white the colour of the first layer holds."""
 NOT_LEARNED = "nothing was learned before the end"
 
 
@@ -40,7 +46,7 @@ def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
     figure = Figure(figsize=(1.5 + 3.3 * len(results), 9.5), layout=ConstrainedLayoutEngine(hspace=0.06))
     grid = figure.subplots(3, len(results), squeeze=False)
     for column, result, title in zip(grid.T, results, _titles(results), strict=True):
-        draw_shares(column[0], result.relative_effective_parameters)
+        draw_shares(column[0], result.relative_effective_parameters, untrained_shares(result)[0])
         column[0].set_title(title, fontsize="medium")
         column[0].set_ylabel("relative effective number\nof parameters (%)")
         _draw_precisions(column[1], result)
@@ -52,17 +58,10 @@ def draw_side_by_side(results: Sequence[RunResult]) -> Figure:
 
 
 def _draw_precisions(axes: Axes, result: RunResult) -> None:
-    axes.set(title="learned precision of the weights", xlabel="epoch", ylabel="prior precision")
-    curves = precision_curves(result, LENGTHSCALE)
-    if is_learned(result, WEIGHT):
-        curves = precision_curves(result)
-        axes.set_xlabel(f"epoch\n({ARBITRARY})")
-        if ratios := ratio_curves(result):
-            curves, measure = ratios, {path_title(path) for _, path in references(result).values()}
-            axes.set(title=f"learned precision over\nthat of {' or '.join(measure)}", xlabel="epoch")
-            axes.set_ylabel("precision ratio")
-    elif curves:
-        axes.set_title("learned precision of ω\n(the second ω of a path dashed)")
+    shown = shown_curves(result)
+    curves = shown.curves
+    axes.set(xlabel=f"epoch\n({ARBITRARY})" if shown.is_scaled else "epoch", ylabel=shown.quantity)
+    axes.set_title(shown.title.replace(" over ", " over\n").replace("ω", "ω\n(the second ω of a path dashed)"))
     if not curves:
         say(axes, NOT_LEARNED)
         return
@@ -73,7 +72,7 @@ def _draw_precisions(axes: Axes, result: RunResult) -> None:
         axes.plot(
             result.series("fit_epoch"),
             [math.nan if value is None else value for value in values],
-            color=_pale(path_colour(path), layers.index(layer) / max(len(layers) - 1, 1)),
+            color=path_shade(path, layers.index(layer) / max(len(layers) - 1, 1)),
             linestyle=("-", "--")[parts.index(part) % 2],
             marker=path_marker(path),
             markersize=3,
@@ -88,7 +87,7 @@ def _draw_evidence(axes: Axes, result: RunResult) -> None:
         say(axes, NOT_LEARNED)
         return
     evidence = result.series("neg_log_marglik_per_datum")
-    axes.plot(result.series("fit_epoch"), evidence, "o-", markersize=3, color="#000000")
+    axes.plot(result.series("fit_epoch"), evidence, "o-", markersize=3, color=EVIDENCE_COLOUR)
     axes.grid(alpha=0.3)
 
 
@@ -111,6 +110,8 @@ def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
         Line2D([], [], color=path_colour(path), marker=path_marker(path), linewidth=5, label=path_title(path))
         for path in sorted(used, key=path_order)
     ]
+    if any(untrained_shares(result)[0] for result in results):
+        handles.append(Line2D([], [], color=UNTRAINED_COLOUR, linewidth=2, label=UNTRAINED_LABEL))
     title = "over training: pale to full colour from the first layer to the last"
     columns = min(len(handles), 3 * len(results))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
@@ -128,9 +129,3 @@ def _titles(results: Sequence[RunResult]) -> list[str]:
         f"{title}\n{r.run_id.rpartition('-')[2]}" if titles.count(title) > 1 else title
         for title, r in zip(titles, results, strict=True)
     ]
-
-
-def _pale(colour: str, depth: float) -> tuple[float, ...]:
-    """`colour` mixed with white: `PALEST` at depth 0, none at depth 1."""
-    white = PALEST * (1 - depth)
-    return tuple(white + (1 - white) * channel for channel in to_rgb(colour))

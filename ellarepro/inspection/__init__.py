@@ -1,6 +1,6 @@
 """What a run learned, by layer and path (Appendix D)."""
 
-from ellarepro.inspection.rendering import RENDERERS, comma_separated, markdown, notes
+from ellarepro.inspection.rendering import RENDERERS, comma_separated, learned_lines, markdown, notes, use_lines
 from ellarepro.inspection.rows import (
     PathRow,
     has_curvature,
@@ -10,6 +10,8 @@ from ellarepro.inspection.rows import (
     precision_curves,
     ratio_curves,
     references,
+    shown_curves,
+    untrained_shares,
 )
 
 __all__ = [
@@ -19,10 +21,14 @@ __all__ = [
     "has_curvature",
     "heading",
     "is_learned",
+    "learned_lines",
     "markdown",
     "notes",
     "path_rows",
     "precision_curves",
     "ratio_curves",
     "references",
+    "shown_curves",
+    "untrained_shares",
+    "use_lines",
 ]

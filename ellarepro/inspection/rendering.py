@@ -2,11 +2,12 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 from ellarepro.inspection.rows import PathRow, has_curvature, heading, is_learned, path_rows
 from ellarepro.labels import path_title
 from ellarepro.markdown import markdown_table
-from ellarepro.places import LENGTHSCALE, WEIGHT
+from ellarepro.places import EVERYWHERE, LENGTHSCALE, WEIGHT
 from ellarepro.results import RunResult
 
 MISSING = "–"
@@ -17,16 +18,18 @@ USE_COLUMNS = ("nll_change", "accuracy_change", "prior_variance_ratio")
 
 USE_NOTES = (
     "NLL change (nats a datum), accuracy change: of the test predictions, when the path's output is replaced by its "
-    "mean over the training data.",
+    "mean over the training data; layer all: in all layers at once.",
     "prior variance ratio: variance of the path's output under the prior, over that of the layer's equivariant path.",
 )
 
 
 def markdown(result: RunResult) -> str:
     """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
-    table = markdown_table([HEADERS, *(_texts(row) for row in path_rows(result))], labels=3)
+    table = markdown_table(learned_lines(result), labels=3)
+    used = use_lines(result)
+    use = f"{markdown_table(used, labels=2)}\n\n" if used else ""
     listed = "\n".join(f"- {note}" for note in notes(result))
-    return f"## {heading(result)}\n\n{table}\n\n{_use(result)}{listed}\n"
+    return f"## {heading(result)}\n\n{table}\n\n{use}{listed}\n"
 
 
 def comma_separated(result: RunResult) -> str:
@@ -48,8 +51,13 @@ def comma_separated(result: RunResult) -> str:
 RENDERERS = {"md": markdown, "csv": comma_separated}
 
 
-def _use(result: RunResult) -> str:
-    """The table of what paths are used for; nothing where the result does not know."""
+def learned_lines(result: RunResult) -> list[Sequence[str]]:
+    """Return headers and a line a layer and path: precisions, effective numbers and shares."""
+    return [HEADERS, *(_texts(row) for row in path_rows(result))]
+
+
+def use_lines(result: RunResult) -> list[Sequence[str]]:
+    """Return headers and a line a layer and path: what paths are used for; nothing where the result does not know."""
     lines = [
         (
             row.layer,
@@ -61,7 +69,11 @@ def _use(result: RunResult) -> str:
         for row in path_rows(result)
         if row.nll_change is not None
     ]
-    return f"{markdown_table([USE_HEADERS, *lines], labels=2)}\n\n" if lines else ""
+    lines += [
+        (EVERYWHERE, path_title(path), f"{own['nll_change']:+.3f}", f"{100 * own['accuracy_change']:+.1f}", MISSING)
+        for path, own in result.path_use.get(EVERYWHERE, {}).items()
+    ]
+    return [USE_HEADERS, *lines] if lines else []
 
 
 def notes(result: RunResult) -> list[str]:

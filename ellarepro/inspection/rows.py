@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from ellarepro.labels import is_equivariant, layer_title
+from ellarepro.labels import is_equivariant, layer_title, path_title
 from ellarepro.places import HEAD, LENGTHSCALE, WEIGHT, by_path
-from ellarepro.results import RunResult
+from ellarepro.results import UNTRAINED, RunResult
+from ellarepro.shares import ByPath, effective_share, relative_effective_parameters
 
 Curves = dict[tuple[str, str, str], list[float | None]]
 """{(layer, path, part): value at each fit}; None where one was not finite."""
@@ -53,6 +54,16 @@ class PathRow:
     nll_change: float | None = None
     accuracy_change: float | None = None
     variance_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class ShownCurves:
+    """Curves of precisions for a figure: `is_scaled` where layers are not to be compared, as scale is arbitrary."""
+
+    title: str
+    quantity: str
+    curves: Curves
+    is_scaled: bool = False
 
 
 def path_rows(result: RunResult) -> list[PathRow]:
@@ -124,6 +135,30 @@ def ratio_curves(result: RunResult) -> Curves:
         for key, values in curves.items()
         if key[:2] in measure
     }
+
+
+def shown_curves(result: RunResult) -> "ShownCurves":
+    """Return the precisions of `result` that mean something as curves: over the equivariant path's, if there is one.
+
+    Those of lengthscales where the precisions of the weights were not learned; empty where nothing was learned.
+    """
+    if not is_learned(result, WEIGHT):
+        curves = precision_curves(result, LENGTHSCALE)
+        return ShownCurves("learned precision of ω" if curves else "learned precision", "prior precision", curves)
+    if ratios := ratio_curves(result):
+        measure = " or ".join(sorted({path_title(path) for _, path in references(result).values()}))
+        return ShownCurves(f"learned precision over that of {measure}", "precision ratio", ratios)
+    return ShownCurves("learned precision of the weights", "prior precision", precision_curves(result), is_scaled=True)
+
+
+def untrained_shares(result: RunResult) -> tuple[ByPath, ByPath]:
+    """Return the relative effective numbers and the raw shares that the network had before any training, in percent.
+
+    As `result.relative_effective_parameters` and `result.effective_share` are after it; empty where not recorded.
+    """
+    history = cast(dict[str, list[float]], result.history.get(UNTRAINED) or {})
+    effective = {name: number for name, (number,) in history.items()}
+    return relative_effective_parameters(effective, result.tensors), effective_share(effective, result.tensors)
 
 
 def references(result: RunResult) -> dict[tuple[str, str], tuple[str, str]]:

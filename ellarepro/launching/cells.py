@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, RunFailure, UserError
+from ellarepro.labels import layer_title
+from ellarepro.progress import Moment, clock
 from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
 
 
@@ -36,6 +38,21 @@ def label(config: Mapping[str, Any]) -> str:
     return f"{dataset} {layer} prior {prior} {objective} seed {config['seed']} ({digits})"
 
 
+def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells the runs of a sweep apart, in fewer words: data set, layer, and what else they differ in."""
+
+    def told(config: Mapping[str, Any]) -> list[str]:
+        prior, objective = (config[group]["name"] for group in ("prior", "objective"))
+        parts = [config["dataset"]["name"], layer_title(config["layer"]["name"])]
+        return [*parts, f"prior {prior}", objective, f"seed {config['seed']}", run_id(config).rpartition("-")[2]]
+
+    columns = list(zip(*map(told, configs), strict=True))
+    shown = [column for number, column in enumerate(columns[:-1]) if number < 2 or len(set(column)) > 1]
+    if len(set(zip(*shown, strict=True))) < len(configs):
+        shown.append(columns[-1])
+    return [" ".join(parts) for parts in zip(*shown, strict=True)]
+
+
 class Cells:
     """The runs of a sweep, composed when it was submitted: what waits in a queue runs as it was asked for.
 
@@ -54,13 +71,24 @@ class Cells:
         print(f"{ended.label}: {ended.line}", flush=True)
         return ended
 
-    def run(self, index: int, **changes: Any) -> Ended:
-        """Carry out run `index`, with `changes` of keys that change no result, as the number of threads."""
+    def run(
+        self,
+        index: int,
+        say: Callable[[str], None] = print,
+        watch: Callable[[Moment], None] | None = None,
+        **changes: Any,
+    ) -> Ended:
+        """Carry out run `index`, with `changes` of keys that change no result, as the number of threads.
+
+        Args:
+            say: told what goes on, a line at a time.
+            watch: told of each epoch that is over.
+        """
         from ellarepro.run import run
 
         config = self.configs[index] | changes
         try:
-            outcome = run(config)
+            outcome = run(config, say, watch)
         except (UserError, RunFailure) as error:
             return Ended(label(config), f"failed: {error}", 2 if isinstance(error, UserError) else 1)
         except Interrupted as stop:
@@ -84,8 +112,7 @@ class Cells:
 
 def tell(run: Ended, done: int, total: int, seconds: float) -> None:
     """Print how a run ended, how many have, and how long the sweep has taken so far."""
-    minutes, left = divmod(round(seconds), 60)
-    print(f"[{done}/{total}  {minutes}:{left:02d}]  {run.label}: {run.line}", flush=True)
+    print(f"[{done}/{total}  {clock(seconds)}]  {run.label}: {run.line}", flush=True)
 
 
 def _line(result: RunResult, was_finished: bool) -> str:

@@ -1,6 +1,6 @@
 """Carry out a sweep by the launcher that `hydra/launcher=` names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -17,12 +17,15 @@ from ellarepro.launching.cells import Cells, Ended
 from ellarepro.results import run_id
 
 
-def launch(configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig) -> list[Ended]:
+def launch(
+    configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig, on_end: Callable[[Ended], None] | None = None
+) -> list[Ended]:
     """Carry out one run a configuration, each once, and return how they ended.
 
     Args:
         configs: checked configurations.
         hydra_config: with `hydra.launcher`, as `sweep.expand` gives it.
+        on_end: called here with each run that has ended, by the project's own launchers.
 
     Raises:
         UserError: the launcher cannot work here, or with what it was told.
@@ -33,6 +36,7 @@ def launch(configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig) -> li
         if hydra_config.hydra.launcher._target_.startswith("ellarepro."):
             # Hydra's registry of plugins takes none from here.
             launcher = _own_launcher(hydra_config.hydra.launcher)
+            launcher.on_end = on_end or launcher.on_end
             launcher.setup(hydra_context=context, task_function=cells, config=hydra_config)
         else:
             launcher = Plugins.instance().instantiate_launcher(

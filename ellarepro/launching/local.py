@@ -1,10 +1,15 @@
-"""Runs side by side on this machine, each in a process of its own."""
+"""Runs side by side on this machine, each in a process of its own that tells the driver how far it is."""
 
 import os
+import signal
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children, get_context
+from multiprocessing.queues import SimpleQueue
+from types import FrameType
 from typing import Any, cast
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -12,8 +17,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ellarepro.errors import UserError
-from ellarepro.launching.cells import Cells, tell
+from ellarepro.errors import Interrupted, UserError
+from ellarepro.launching.board import Board, Event
+from ellarepro.launching.cells import Cells, Ended, names, tell
+
+POLL_SECONDS = 0.2
+_channel: "SimpleQueue[tuple[int, Event]]"
+"""From a run's process to the driver; set once in each, as a queue can be given to a process only when it starts."""
 
 
 class LocalLauncher(Launcher):
@@ -21,29 +31,103 @@ class LocalLauncher(Launcher):
 
     Args:
         jobs: runs at a time; None takes one a core, or one where there is a GPU.
+
+    Attributes:
+        on_end: called in the driver with each run that has ended.
     """
 
     def __init__(self, jobs: int | None = None):
         self.jobs = jobs
+        self.on_end: Callable[[Ended], None] = lambda run: None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.cells = cast(Cells, task_function)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed."""
+        """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed.
+
+        Raises:
+            UserError: fewer than one job.
+            Interrupted: by SIGINT or SIGTERM, once the runs under way have kept their places.
+        """
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, or null for one a core; got {self.jobs}")
         jobs = min(self.jobs or default_jobs(), len(self.cells))
-        started, ended = time.monotonic(), {}
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = {
-                pool.submit(self.cells.run, index, **share(self.cells.configs[index], jobs)): index
-                for index in range(len(self.cells))
-            }
-            for future in as_completed(futures):
-                ended[futures[future]] = future.result()
-                tell(future.result(), len(ended), len(self.cells), time.monotonic() - started)
+        waiting, running, ended = list(range(len(self.cells))), dict[Future, int](), dict[int, Ended]()
+        started = time.monotonic()
+
+        context = get_context("spawn")
+        channel: SimpleQueue[tuple[int, Event]] = context.SimpleQueue()
+        board = Board(names(self.cells.configs))
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_join, initargs=(channel,))
+
+        def take(done: set[Future]) -> None:
+            for future in done:
+                index = running.pop(future)
+                ended[index] = future.result()
+                board.end(index)
+                tell(ended[index], len(ended), len(self.cells), time.monotonic() - started)
+                self.on_end(ended[index])
+
+        with pool, board, _told_to_stop():
+            try:
+                while waiting or running:
+                    # No more than run at once: what the pool has been given, it carries out even when told to stop.
+                    while waiting and len(running) < jobs:
+                        index = waiting.pop(0)
+                        changes = share(self.cells.configs[index], jobs)
+                        running[pool.submit(_carry_out, self.cells, index, changes)] = index
+                    done = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED).done
+                    while not channel.empty():
+                        board.show(*channel.get())
+                    take(done)
+            except Interrupted:
+                _stop_children()
+                with suppress(BrokenProcessPool):  # A process that had not begun its run has ended at once.
+                    take(wait(running).done)
+                raise
         return [JobReturn(_return_value=ended[index], status=JobStatus.COMPLETED) for index in sorted(ended)]
+
+
+def _join(channel: "SimpleQueue[tuple[int, Event]]") -> None:
+    """Begin a process of the pool."""
+    global _channel
+    _channel = channel
+
+
+def _carry_out(cells: Cells, index: int, changes: dict[str, Any]) -> Ended:
+    """Carry out run `index` in a process of the pool."""
+
+    def tell_driver(event: Event) -> None:
+        _channel.put((index, event))
+
+    tell_driver(None)
+    watch = tell_driver if cells.configs[index]["progress"] else None
+    return cells.run(index, tell_driver, watch, **changes)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Within the context the first SIGINT or SIGTERM raises `Interrupted`, a second one is the system's again."""
+
+    def raise_once(number: int, frame: FrameType | None) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on", number)
+
+    before = {number: signal.signal(number, raise_once) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_children() -> None:
+    """Tell the runs; not by SIGINT, which a terminal has sent them itself, and whose second does not wait."""
+    for child in active_children():
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGTERM)
 
 
 def default_jobs() -> int:
@@ -54,8 +138,5 @@ def default_jobs() -> int:
 
 
 def share(config: dict[str, Any], jobs: int) -> dict[str, Any]:
-    """What a run beside others is told: no progress line of its own, and its share of the cores."""
-    if jobs == 1:
-        return {}
-    threads = config["threads"] or max((os.cpu_count() or 1) // jobs, 1)
-    return {"progress": False, "threads": threads}
+    """What a run beside others is told: its share of the cores."""
+    return {} if jobs == 1 else {"threads": config["threads"] or max((os.cpu_count() or 1) // jobs, 1)}

@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +54,18 @@ class State:
         return self.name in OVER
 
 
-def follow(jobs: Mapping[int, Queued], labels: Mapping[int, str], before: Mapping[int, Ended]) -> dict[int, Ended]:
+def follow(
+    jobs: Mapping[int, Queued],
+    labels: Mapping[int, str],
+    before: Mapping[int, Ended],
+    on_end: Callable[[Ended], None] = lambda run: None,
+) -> dict[int, Ended]:
     """Wait until all `jobs` have ended, and print how, each as it does.
 
     Args:
         labels: what each job runs.
         before: runs that had ended before; they are printed first.
+        on_end: called with each run that ends.
     """
     started, total = time.monotonic(), len(jobs) + len(before)
     ended: dict[int, Ended] = {}
@@ -81,6 +87,7 @@ def follow(jobs: Mapping[int, Queued], labels: Mapping[int, str], before: Mappin
                 ended[index] = _read(job, labels[index])
             if index in ended:
                 tell(ended[index], len(before) + len(ended), total, time.monotonic() - started)
+                on_end(ended[index])
         summary = _summary(now[job.id] for index, job in waiting.items() if now and index not in ended)
         if summary not in ("", shown):
             print(summary, flush=True)

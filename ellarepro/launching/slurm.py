@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -106,10 +106,14 @@ class SlurmLauncher(Launcher):
 
     Args:
         settings: those of `SlurmSettings`, by name.
+
+    Attributes:
+        on_end: called in the driver with each run that has ended since it began to follow.
     """
 
     def __init__(self, **settings: Any):
         self.settings = SlurmSettings(**settings)
+        self.on_end: Callable[[Ended], None] = lambda run: None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.cells = cast(Cells, task_function)
@@ -132,7 +136,7 @@ class SlurmLauncher(Launcher):
             print(f"{job.id} is in the queue: {label(configs[index])}, {job.log}", flush=True)
         jobs |= self._submit([index for index in left if index not in jobs])
         try:
-            ended |= follow(jobs, {index: label(configs[index]) for index in jobs}, ended)
+            ended |= follow(jobs, {index: label(configs[index]) for index in jobs}, ended, self.on_end)
         except KeyboardInterrupt:
             print("\nThe jobs stay in the queue; the same command, given again, follows them.", file=sys.stderr)
             raise

@@ -2,12 +2,21 @@
 
 from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
 from ellarepro.results.provenance import code_at_start, code_state, git_commit, hardware, peak_memory, versions
-from ellarepro.results.record import RESULT_FILE, RunResult, read_result, read_results, result_file, write_result
+from ellarepro.results.record import (
+    RESULT_FILE,
+    UNTRAINED,
+    RunResult,
+    read_result,
+    read_results,
+    result_file,
+    write_result,
+)
 
 __all__ = [
     "ADDED_LATER",
     "NOT_IN_RUN_ID",
     "RESULT_FILE",
+    "UNTRAINED",
     "RunResult",
     "code_at_start",
     "code_state",

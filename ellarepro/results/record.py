@@ -14,6 +14,8 @@ from ellarepro.files import write_atomically
 from ellarepro.places import Place
 
 RESULT_FILE = "result.json"
+UNTRAINED = "untrained_effective_parameters"
+"""Key of `history`: effective number of parameters by tensor before any training, a list of one number."""
 COMPUTED = ("effective_share", "tensors")
 """Keys that results of earlier versions lack and that follow from the others, see `mend.py`."""
 
@@ -29,12 +31,12 @@ class RunResult:
     (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
-    `prior_precision`. `tensors` tells what each parameter tensor is. `fallbacks` counts what happened to
-    eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues below zero that were `clipped`; what
-    did not happen is left out; and how often a fit's batches were made smaller for want of memory,
-    `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what was made of
-    them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the states of
-    the code (commit and a digest) in their order, where there was more than one.
+    `prior_precision`; and `UNTRAINED` where a layer has several paths. `tensors` tells what each tensor is.
+    `fallbacks` counts what happened to eigendecompositions: taken again in `float64`, or on the `cpu`, and eigenvalues
+    below zero that were `clipped`; what did not happen is left out; and how often a fit's batches were made smaller for
+    want of memory, `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what
+    was made of them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the
+    states of the code (commit and a digest) in their order, where there was more than one.
     """
 
     run_id: str

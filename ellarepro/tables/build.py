@@ -62,15 +62,17 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
 def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
     across = SPECS[table].columns[column]
     measure = MEASURES[line.measure or across.measure or ""]
-    readings = [measure.read(run) for run in runs if line.takes(run) and across.takes(run)]
+    readings = {run.run_id: measure.read(run) for run in runs if line.takes(run) and across.takes(run)}
     number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(
         row=row,
         column=column,
-        runs=[values for values in readings if values],
+        runs=[values for values in readings.values() if values],
         published=number if isinstance(number, list) else [number],
         digits=measure.digits,
         kind=measure.kind,
+        better=measure.better,
+        run_ids=[run_id for run_id, values in readings.items() if values],
     )
 
 
@@ -112,6 +114,15 @@ def load_runs(table: str, folders: Sequence[Path]) -> list[RunResult]:
     """
     if not folders:
         folders = [folder for folder in (RUNS, RUNS.with_name(table)) if folder.is_dir()]
+    return unique_runs(folders)
+
+
+def unique_runs(folders: Sequence[Path]) -> list[RunResult]:
+    """Return the runs below `folders`, each once.
+
+    Raises:
+        UserError: a folder is missing or a result in it is damaged.
+    """
     found: dict[tuple[str, str], RunResult] = {}
     for run in (run for folder in folders for run in read_results(folder)):
         found.setdefault((run.run_id, run.data_fingerprint), run)

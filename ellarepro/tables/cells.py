@@ -13,7 +13,8 @@ class Cell:
 
     `runs` holds one list a run: one value, or a value a layer where `kind` is "layers" (then mean, min and max over
     layers are shown). `kind` "count" is a number that does not vary with the seed. `published` is empty where the
-    paper prints nothing, [value], or [mean, min, max].
+    paper prints nothing, [value], or [mean, min, max]. `better` is 1 where more is better, -1 where less is, else 0.
+    `run_ids` are those of `runs`.
     """
 
     row: str
@@ -22,6 +23,8 @@ class Cell:
     published: Sequence[float]
     digits: int
     kind: str = "seeds"
+    better: int = 0
+    run_ids: Sequence[str] = ()
 
     @property
     def mean(self) -> float | None:
@@ -41,12 +44,18 @@ class Cell:
         values = [value for run in self.runs for value in run]
         return (min(values), max(values)) if values else None
 
+    @property
+    def difference(self) -> float | None:
+        """Our mean less the published one; None where there is only one of them."""
+        return self.mean - self.published[0] if self.mean is not None and self.published else None
+
     def text(self) -> str:
         """Return `ours [published]`, either part "–" or absent where there is none."""
-        published = f" [{self._published()}]" if self.published else ""
-        return self._ours() + published
+        published = f" [{self.published_text()}]" if self.published else ""
+        return self.ours_text() + published
 
-    def _ours(self) -> str:
+    def ours_text(self) -> str:
+        """Return our number with its spread over seeds or layers, "–" where nothing was run."""
         if self.mean is None or self.bounds is None:
             return NOT_RUN
         low, high = (f"{bound:.{self.digits}f}" for bound in self.bounds)
@@ -59,7 +68,10 @@ class Cell:
             text += f" ({low}–{high})"
         return text if len(self.runs) == 1 else f"{text} n={len(self.runs)}"
 
-    def _published(self) -> str:
+    def published_text(self) -> str:
+        """Return the published number as the paper prints it, "" where it prints none."""
+        if not self.published:
+            return ""
         if self.kind == "count":
             return f"{self.published[0]:.1f}"
         mean, *bounds = (f"{number:.{self.digits}f}" for number in self.published)

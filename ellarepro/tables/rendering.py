@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ellarepro.markdown import markdown_table
 from ellarepro.tables.cells import Cell, Grid
@@ -53,10 +53,17 @@ def _lines(grid: Grid) -> list[list[str]]:
     return [[*row.labels, *(cell.text() for cell in row.cells)] for row in grid.rows]
 
 
+def plain(grid: Grid, columns: Collection[str] | None = None) -> str:
+    """Return `grid` as a Markdown table alone, without its title and notes; of `columns` (all if not given)."""
+    labels = len(grid.rows[0].labels)
+    names = [cell.column for cell in grid.rows[0].cells]
+    shown = [i for i in range(labels + len(names)) if i < labels or columns is None or names[i - labels] in columns]
+    return markdown_table([[line[i] for i in shown] for line in [list(grid.headers), *_lines(grid)]], labels)
+
+
 def _markdown(grid: Grid) -> str:
-    table = markdown_table([list(grid.headers), *_lines(grid)], labels=len(grid.rows[0].labels))
     notes = "\n".join(f"- {note}" for note in grid.notes)
-    return f"## {grid.title}\n\n{table}\n\n{notes}"
+    return f"## {grid.title}\n\n{plain(grid)}\n\n{notes}"
 
 
 def _latex(grid: Grid) -> str:

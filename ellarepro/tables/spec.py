@@ -17,15 +17,20 @@ CIFAR = ("cifar10", "cifar10_jpeg")
 THREE_PATHS = "f_fc_conv_gconv"
 SHARES = {"fc": "f_fc", "conv": "conv", "gconv": "gconv"}
 """Published column of Table 3 to the path whose share it shows."""
+ARROWS = {1: "↑", -1: "↓"}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run: `read` gives it (a value a layer for kind "layers"; none where the run has none)."""
+    """A number of a run: `read` gives it (a value a layer for kind "layers"; none where the run has none).
+
+    `better` is 1 where more is better, -1 where less is, and 0 where neither.
+    """
 
     read: Callable[[RunResult], Sequence[float]]
     digits: int
     kind: str = "seeds"
+    better: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,19 @@ def _shares(path: str) -> Measure:
 
 
 MEASURES = {
-    "accuracy": Measure(lambda r: [100 * r.test_accuracy], 2),
-    "nll": Measure(lambda r: _known(r.test_nll), 3),
-    "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3),
+    "accuracy": Measure(lambda r: [100 * r.test_accuracy], 2, better=1),
+    "nll": Measure(lambda r: _known(r.test_nll), 3, better=-1),
+    "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3, better=-1),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),
     **{column: _shares(path) for column, path in SHARES.items()},
 }
 
 _SCORES = {
-    f"{objective}/{measure}": Line((f"{title} {label}",), {"objective": (objective,)}, measure)
+    f"{objective}/{measure}": Line(
+        (f"{title} {label} {ARROWS[MEASURES[measure].better]}",), {"objective": (objective,)}, measure
+    )
     for objective, title in (("map", "MAP"), ("laplace", "Laplace"))
-    for measure, label in (("nll", "NLL ↓"), ("accuracy", "acc. % ↑"), ("marglik", "-marglik ↓"))
+    for measure, label in (("nll", "NLL"), ("accuracy", "acc. %"), ("marglik", "-marglik"))
     if (objective, measure) != ("map", "marglik")
 }
 
@@ -186,3 +193,15 @@ SPECS = {
 def published() -> dict[str, Any]:
     """Return the published numbers: {table: {protocol, rows: {row: {column: number or [mean, min, max]}}}}."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))
+
+
+def table_of(choices: Mapping[str, str]) -> str | None:
+    """Return the table that a run of these `choices`, {field of its record: value}, is a cell of; None if of none."""
+
+    def takes(line: Line) -> bool:
+        return all(choices.get(name) in values for name, values in line.match.items())
+
+    for name, spec in SPECS.items():
+        if any(map(takes, spec.rows.values())) and any(map(takes, spec.columns.values())):
+            return name
+    return None

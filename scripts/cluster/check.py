@@ -130,7 +130,12 @@ class Check:
         log = self.folder / f"driver-{time.monotonic_ns()}.log"
         with log.open("w") as stream:
             process = subprocess.Popen(
-                command, cwd=self.checkout, env=self.environment, stdout=stream, stderr=subprocess.STDOUT
+                command,
+                cwd=self.checkout,
+                env=self.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_hear_ctrl_c,
             )
         process.log = log
         self.started.append(process)
@@ -185,6 +190,11 @@ class Check:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"waited {seconds:.0f} s in vain for {what}")
             time.sleep(0.5)
+
+
+def _hear_ctrl_c() -> None:
+    """As at a terminal: what a shell has put into the background starts with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def results(runs: Path) -> dict[str, dict[str, Any]]:

@@ -1,23 +1,21 @@
-"""Curves of a run in Weights & Biases: wanted or not, account or not. `result.json` stays the truth, this mirrors it.
+"""Trackers: what a run tells W&B, and what becomes of the run when W&B fails (nothing).
 
-    python -m ellarepro.tracking RUN [RUN ...] [--mode online|offline] [--project NAME] [--entity NAME]
-
-mirrors finished runs (folders, their result.json, or folders of runs) anew, whatever was tracked while they went on.
 Whatever W&B does to a run that goes on, the run goes on: its failure is one line.
-
-Metrics are named `train/loss`, `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum` (nats per datum),
-`prior_precision/<tensor>`, `effective_parameters/<tensor>`, `relative_effective_parameters/<layer>/<path>` (percent).
 """
 
-import argparse
+import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL import Image
+
 from ellarepro.errors import UserError
-from ellarepro.results import RunResult, read_result, read_results, result_file
+from ellarepro.results import RunResult
+from ellarepro.tracking import contents
 
 TRACKERS = ("none", "wandb")
 MODES = ("online", "offline", "disabled")
@@ -30,8 +28,8 @@ class Tracker(Protocol):
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record `metrics` as of the end of `epoch`."""
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the run's final numbers and close it."""
+    def finish(self, result: RunResult, picture: bytes | None = None) -> None:
+        """Record what the run found, with its figure as PNG, and close it."""
 
     def close(self) -> None:
         """Close a run that goes on another time."""
@@ -43,7 +41,7 @@ class NoTracker:
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Do nothing."""
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, result: RunResult, picture: bytes | None = None) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -53,9 +51,9 @@ class NoTracker:
 class WandbTracker:
     """Mirrors a run to Weights & Biases, or to files below the run's folder that can be uploaded later."""
 
-    def __init__(self, run: Any) -> None:
-        """Track with the W&B run `run`."""
-        self._run = run
+    def __init__(self, wandb: Any, run: Any) -> None:
+        """Track with the run `run` of the package `wandb`."""
+        self._wandb, self._run = wandb, run
         # W&B's own step starts at zero again when a run is continued offline; the epoch does not.
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
@@ -64,15 +62,20 @@ class WandbTracker:
         """Record `metrics` as of the end of `epoch`."""
         self._run.log({**metrics, "epoch": epoch})
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the run's final numbers, close it, and say where it can be seen."""
-        self._run.summary.update(dict(summary))
+    def finish(self, result: RunResult, picture: bytes | None = None) -> None:
+        """Record what the run found, close it, and say where it can be seen."""
+        last: dict[str, Any] = dict(contents.use(result))
+        if picture is not None:
+            last["effective_parameters"] = self._wandb.Image(Image.open(io.BytesIO(picture)))
+        if last:
+            self._run.log({**last, "epoch": result.epochs})
+        self._run.summary.update(contents.summary(result))
         self._run.finish()
         if not self._run.offline:
             _say(self._run.url)
             return
         folder = Path(self._run.dir).parent
-        _say(f"offline run in {folder}\n       to upload it: wandb sync {folder}")
+        _say(f"offline run in {folder}\n       to upload it: wandb sync {folder}, or make sync for all")
 
     def close(self) -> None:
         """Close a run that goes on another time."""
@@ -84,18 +87,19 @@ class Unfailing:
 
     Args:
         tracker: what to track with until it fails.
+        give_up: called when its service is gone, so that nothing waits for it at the end of the process.
     """
 
-    def __init__(self, tracker: Tracker):
-        self._tracker = tracker
+    def __init__(self, tracker: Tracker, give_up: Callable[[], None] = lambda: None):
+        self._tracker, self._give_up = tracker, give_up
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Record `metrics` as of the end of `epoch`."""
         self._try(lambda tracker: tracker.log(metrics, epoch))
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the run's final numbers and close it."""
-        self._try(lambda tracker: tracker.finish(summary))
+    def finish(self, result: RunResult, picture: bytes | None = None) -> None:
+        """Record what the run found and close it."""
+        self._try(lambda tracker: tracker.finish(result, picture))
 
     def close(self) -> None:
         """Close a run that goes on another time."""
@@ -106,23 +110,41 @@ class Unfailing:
             tell(self._tracker)
         except Exception as error:  # W&B raises whatever its service, its files and the network do.
             self._tracker = NoTracker()
-            _say_untracked(error)
+            _say_untracked(error, self._give_up)
+
+
+@contextmanager
+def tracked(run_id: str, config: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
+    """Yield the tracker that `config` asks for; it is closed when the run stops before its end, to go on later.
+
+    Raises:
+        UserError: as of `make_tracker`.
+    """
+    options = {key: value for key, value in config["tracking"].items() if key != "name"}
+    tracker = make_tracker(
+        config["tracking"]["name"], identity=contents.identity(run_id, config), folder=folder, **options
+    )
+    try:
+        yield tracker
+    except BaseException:
+        tracker.close()
+        raise
 
 
 def make_tracker(
     name: str,
     *,
-    run_id: str,
-    config: Mapping[str, Any],
+    identity: Mapping[str, Any],
     folder: Path,
     mode: str | None = None,
     project: str = "ellarepro",
     entity: str | None = None,
 ) -> Tracker:
-    """Return the tracker called `name` ("none" or "wandb") for the run `run_id`, which writes below `folder`.
+    """Return the tracker called `name` ("none" or "wandb") of a run that writes below `folder`.
 
     `mode` None is what WANDB_MODE says, else "online" where an API key is known and "offline" where none is. It
-    never asks for a key, and where the server does not answer within seconds it goes on offline.
+    never asks for a key, and where the server does not answer within seconds it goes on offline. `identity` is what
+    the run is called, see `contents.identity`.
 
     Raises:
         UserError: an unknown name or mode, or W&B is wanted and not installed.
@@ -137,11 +159,11 @@ def make_tracker(
         raise UserError(f"tracking.mode: got {mode!r}; possible: null, {', '.join(MODES)}")
     if mode == "disabled":
         return NoTracker()
-    options = {"id": run_id, "config": dict(config), "dir": str(folder), "project": project, "entity": entity}
+    options = {**identity, "dir": str(folder), "project": project, "entity": entity}
     try:
-        return Unfailing(WandbTracker(_start(wandb, mode, options)))
+        return Unfailing(WandbTracker(wandb, _start(wandb, mode, options)), give_up=wandb.teardown)
     except Exception as error:  # As in `Unfailing`.
-        _say_untracked(error)
+        _say_untracked(error, lambda: wandb.teardown())
         return NoTracker()
 
 
@@ -179,7 +201,10 @@ def _start(wandb: Any, mode: str, options: dict[str, Any]) -> Any:
         return _start(wandb, "offline", options)
 
 
-def _say_untracked(error: Exception) -> None:
+def _say_untracked(error: Exception, give_up: Callable[[], None]) -> None:
+    if isinstance(error, ConnectionError):
+        with suppress(Exception):
+            give_up()
     _say(f"the run goes on untracked ({_one_line(error)}); python -m ellarepro.tracking RUN mirrors it once finished")
 
 
@@ -189,53 +214,3 @@ def _one_line(error: Exception) -> str:
 
 def _say(message: str) -> None:
     print(f"wandb: {message}", file=sys.stderr)
-
-
-def mirror(result: RunResult, folder: Path, **options: Any) -> None:
-    """Track the finished `result`, whole and under an id of its own, so that nothing of another tracking is in its way.
-
-    Args:
-        folder: where an offline run lies.
-        options: `mode`, `project` and `entity`, as of `make_tracker`.
-
-    Raises:
-        UserError: as of `make_tracker`.
-    """
-    tracker = make_tracker("wandb", run_id=f"{result.run_id}-mirror", config=result.config, folder=folder, **options)
-    history: dict[str, Any] = result.history
-    fits: dict[int, dict[str, float]] = {}
-    for index, epoch in enumerate(history.get("fit_epoch", [])):
-        precisions = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
-        fits[epoch] = {"marglik/neg_log_marglik_per_datum": history["neg_log_marglik_per_datum"][index]} | {
-            f"prior_precision/{name}": value for name, value in precisions.items()
-        }
-    curves = zip(*(history.get(name, []) for name in ("epoch", "loss", "train_accuracy")), strict=True)
-    for epoch, loss, accuracy in curves:
-        tracker.log({"train/nll": loss, "train/accuracy": accuracy} | fits.get(epoch, {}), epoch)
-    summary = {"test/accuracy": result.test_accuracy, "test/nll": result.test_nll}
-    summary |= {f"effective_parameters/{name}": value for name, value in result.effective_parameters.items()}
-    tracker.finish(summary)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Mirror the finished runs that the command line names; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ellarepro.tracking", description="Mirror finished runs in W&B.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, its result.json, or many")
-    parser.add_argument("--mode", choices=MODES, help="by default as tracking=wandb chooses")
-    parser.add_argument("--project", default="ellarepro")
-    parser.add_argument("--entity")
-    asked = parser.parse_args(arguments)
-    options = {"mode": asked.mode, "project": asked.project, "entity": asked.entity}
-    try:
-        for run in asked.runs:
-            file = result_file(run)
-            for result in [read_result(file)] if file.is_file() else read_results(run):
-                mirror(result, run if run.is_dir() else run.parent, **options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
