@@ -14,7 +14,7 @@ from ellarepro.report import render_page
 from ellarepro.tables import unique_runs
 
 RESULTS = Path("results")
-PAGE = RESULTS / "runs" / "report.html"
+PAGE = RESULTS / "report.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
