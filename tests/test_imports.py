@@ -11,8 +11,8 @@ REPOSITORY = Path(__file__).parents[1]
 RANKS = {
     "errors": 0,
     "files": 0,
-    "ranges": 0,
-    "settings": 1,
+    "ranges": 1,
+    "settings": 2,
     "markdown": 0,
     "places": 0,
     "shares": 1,

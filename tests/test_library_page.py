@@ -1,5 +1,6 @@
 """docs/library.md and the ten lines of README: the code runs in a fresh process, and what is refused is refused."""
 
+import os
 import re
 import subprocess
 import sys
@@ -25,8 +26,10 @@ def code_of(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+def run(code: str, folder: Path = ROOT) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

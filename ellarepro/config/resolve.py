@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ellarepro.errors import UserError
+from ellarepro.data.tasks import OWN
+from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import LAYERS, options_of, priors_of
 from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
@@ -30,12 +31,23 @@ def check_combination(config: Mapping[str, Any]) -> None:
             f"layer={layer} has none: take layer={others}, or leave group out"
         )
     if config["group"] is not None and config["group"] not in GROUPS:
-        raise UserError(f"group must be one of {', '.join(GROUPS)}; got {config['group']!r}")
+        raise UserError(
+            f"group must be one of {', '.join(GROUPS)}; got {config['group']!r}{nearest(config['group'], GROUPS)}"
+        )
     if config["anchors"] is not None and "anchors" not in options:
         raise UserError(f"anchors are for sparse layers; layer={layer} has none")
+    _check_path(config["dataset"])
     weight_settings(config)
     laplace_settings(config)
     anchor_settings(config)
+
+
+def _check_path(dataset: Mapping[str, Any]) -> None:
+    name, path = dataset["name"], dataset["path"]
+    if name == OWN and path is None:
+        raise UserError("dataset=npz needs dataset.path=FILE.npz, the file with your images (docs/extending.md)")
+    if name != OWN and path is not None:
+        raise UserError(f"dataset.path={path} has no meaning for dataset={name}; it is for dataset={OWN}")
 
 
 def _refuse_prior(layer: str, prior: str) -> None:

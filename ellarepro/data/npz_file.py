@@ -1,0 +1,72 @@
+"""Images of one's own from an .npz file: the arrays `train_images`, `train_labels`, `test_images`, `test_labels`."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ellarepro.data.sources import RawImages
+from ellarepro.errors import UserError
+
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+MOST_CLASSES = 1000
+
+
+def read_npz(path: str | Path) -> tuple[RawImages, RawImages]:
+    """Training and test images (N, C, S, S) of the file `path`, C of 1 or 3.
+
+    Images are uint8, (N, S, S), (N, S, S, 3) or (N, S, S, 1), square; labels are whole numbers from 0, (N,) or (N, 1),
+    and each up to the largest has a training image. Other arrays in the file are left alone.
+
+    Raises:
+        UserError: no file, or one that is not of this form; it names the array.
+    """
+    arrays = _arrays(Path(path).expanduser())
+    train, test = (_split(f"dataset.path={path}", split, arrays) for split in ("train", "test"))
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        shapes = " and ".join(str(tuple(part.pixels.shape[1:])) for part in (train, test))
+        raise UserError(f"dataset.path={path}: training and test images must have one shape (C, S, S); got {shapes}")
+    largest = int(max(train.labels.max(), test.labels.max()))
+    missing = sorted(set(range(largest + 1)) - set(train.labels.tolist()))
+    if largest < 1 or largest >= MOST_CLASSES or missing:
+        raise UserError(
+            f"dataset.path={path}: labels must be 0, 1, ... of 2 to {MOST_CLASSES} classes, all to be trained on; "
+            f"got labels up to {largest}" + (f" and no training image of class {missing[0]}" if missing else "")
+        )
+    return train, test
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if lacking := [name for name in _ARRAYS if name not in file]:
+                raise UserError(
+                    f"dataset.path={path}: has no {', '.join(lacking)}; it must hold {', '.join(_ARRAYS)}, and holds "
+                    f"{', '.join(file)}"
+                )
+            return {name: file[name] for name in _ARRAYS}
+    except FileNotFoundError as error:
+        raise UserError(f"dataset.path={path}: there is no such file") from error
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"dataset.path={path}: is not a readable .npz file ({error})") from error
+
+
+def _split(key: str, split: str, arrays: dict[str, np.ndarray]) -> RawImages:
+    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[1] != images.shape[2] or not images.size:
+        raise UserError(
+            f"{key}: {split}_images must be uint8, (N, S, S), (N, S, S, 1) or (N, S, S, 3); "
+            f"got {images.dtype} {images.shape}"
+        )
+    if images.ndim == 4 and images.shape[3] not in (1, 3):
+        raise UserError(f"{key}: {split}_images must have 1 or 3 channels, the last axis; got {images.shape}")
+    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise UserError(
+            f"{key}: {split}_labels must be whole numbers from 0, of shape ({len(images)},); "
+            f"got {labels.dtype} {labels.shape}"
+        )
+    pixels = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2).contiguous()
+    return RawImages(pixels, torch.from_numpy(labels.reshape(-1).astype(np.int64)))

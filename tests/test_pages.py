@@ -1,0 +1,105 @@
+"""README and docs: their links lead somewhere, their Python runs, their figures are those of the committed results."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from test_library_page import code_of, run
+
+from ellarepro.config.compose import compose
+from ellarepro.config.explain import choices_of
+from ellarepro.results import read_results
+from scripts.front_page import main as draw_front_page
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
+README = PAGES[0].read_text()
+
+
+def links(page: str) -> list[str]:
+    """Targets of a page's links and pictures, code left out."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", page, flags=re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_committed(page):
+    targets = [target.partition("#")[0] for target in links(page.read_text()) if "://" not in target]
+    assert not [target for target in targets if target and not (page.parent / target).exists()]
+
+
+def test_a_link_that_leads_nowhere_is_seen():
+    assert links("a [page](docs/none.md), ![picture](a.png) and `[code](b.md)`") == ["docs/none.md", "a.png"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "library"], ids=lambda page: page.name)
+def test_python_runs_as_it_stands(page, tmp_path):
+    if blocks := code_of(page.read_text()):
+        run("\n".join(blocks), tmp_path)
+
+
+def test_the_page_on_extending_has_a_budget_with_every_key(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+    demo = yaml.safe_load((ROOT / "configs/budget/demo.yaml").read_text())
+    assert yaml.safe_load(text)["budget"].keys() == demo["budget"].keys()
+
+
+def test_the_front_page_is_that_of_the_committed_results(tmp_path):
+    runs = {(run.dataset, run.layer): run for run in read_results(ROOT / "results" / "table1")}
+    for dataset in ("quadrant_digit", "quadrant_digit_and_position"):
+        (row,) = re.findall(rf"^\| {dataset} +\|(.*)\|$", README, re.MULTILINE)
+        cells = [float(cell.split("[")[0]) for cell in row.split("|")]
+        assert cells == [round(100 * runs[dataset, layer].test_accuracy, 2) for layer in ("fc", "conv", "f_fc_conv")]
+    for table, dataset, layer, objective in (
+        ("table2", "cifar10_jpeg", "conv", "laplace"),
+        ("table2", "cifar10_jpeg", "f_fc_conv", "laplace"),
+        ("table2", "cifar10_jpeg", "f_fc_conv", "map"),
+    ):
+        (found,) = (
+            r
+            for r in read_results(ROOT / "results" / table)
+            if (r.dataset, r.layer, r.objective) == (dataset, layer, objective)
+        )
+        assert f"{100 * found.test_accuracy:.2f}%" in README
+    assert draw_front_page([str(tmp_path / "front.png")]) == 0
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
+def test_the_speed_on_the_front_page_is_that_of_the_bench():
+    bench = (ROOT / "results" / "bench.txt").read_text()
+    step, fit = re.findall(r"^(?:training step, ms|curvature fit of a batch, s) .* (\d+)\.\dx$", bench, re.MULTILINE)[
+        :2
+    ]
+    assert f"| {step} times faster |" in README and f"| {fit} times faster |" in README
+    asdl, curvlinops = (
+        re.search(rf"^{peer} .* (\d\.\d\d)$", bench, re.MULTILINE)[1] for peer in ("AsdlGGN", "CurvlinopsGGN")
+    )
+    assert f"| {asdl} / {curvlinops} of their time |" in README
+
+
+def test_commands_of_the_pages_compose():
+    """Every `python -m ellarepro key=value …` of a page, with its choices."""
+    told = [line for page in PAGES for line in re.findall(r"^python -m ellarepro ([a-z].*)$", page.read_text(), re.M)]
+    assert told
+    for line in told:
+        keys = line.partition("#")[0].split()
+        assert compose(keys)["dataset"]["name"] in choices_of("dataset")
+
+
+def test_the_citation_names_the_paper():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    preferred = cited["preferred-citation"]
+    assert preferred["title"] in README and preferred["url"] in README and str(preferred["year"]) in README
+
+
+def test_make_help_lists_every_target_and_variable():
+    out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    variables = set(re.findall(r"\$\((?:if |or )?\$?\(?([A-Z]+)\b", makefile)) - {"PY", "TABLE", "KEYS", "MAKEFILE"}
+    assert not [name for name in targets if f"make {name} " not in out]
+    assert not [name for name in variables | {"BUDGET", "SEEDS", "PYTHON"} if f"{name}=" not in out]
