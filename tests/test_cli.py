@@ -62,7 +62,7 @@ def test_a_sweep_goes_on_after_a_run_that_fails(tmp_path):
 
 
 def test_a_killed_run_continues_to_the_same_bits(tmp_path):
-    options = [*SMOKE, "layer=conv", "epochs=40", "checkpoint_seconds=0", "objective.frequency=3"]
+    options = [*SMOKE, "layer=conv", "epochs=15", "checkpoint_seconds=0", "objective.frequency=3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert command(*options, f"output_dir={whole}").returncode == 0
     arguments = [sys.executable, "-W", "ignore", "-m", "ellarepro", *options, f"output_dir={killed}"]
@@ -82,8 +82,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
 
 
 def test_the_linearised_predictive_is_an_option(tmp_path):
-    done = command(*SMOKE, "layer=conv", "objective.predictive_samples=5", f"output_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    assert main([*SMOKE, "layer=conv", "objective.predictive_samples=5", f"output_dir={tmp_path}"]) == 0
     ((_, result),) = results(tmp_path).items()
     assert set(result["linearised"]) == {"nll", "accuracy", "calibration_error"}
     assert result["linearised"]["nll"] != result["test_nll"]
@@ -99,8 +98,7 @@ def test_the_linearised_predictive_is_an_option(tmp_path):
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_groups_and_lengthscales_are_learned_from_the_command_line(options, paths, tmp_path):
-    done = command(*SMOKE, *options, f"output_dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    assert main([*SMOKE, *options, f"output_dir={tmp_path}"]) == 0
     ((_, result),) = results(tmp_path).items()
     assert all(set(shares) == paths for shares in result["relative_effective_parameters"].values())
     kept = {name for name, precision in result["prior_precision"].items() if abs(precision - 1) < 1e-9}
@@ -111,7 +109,7 @@ def test_groups_and_lengthscales_are_learned_from_the_command_line(options, path
 
 
 def test_a_map_run_has_no_evidence(tmp_path):
-    assert command(*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}").returncode == 0
+    assert main([*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}"]) == 0
     ((_, result),) = results(tmp_path).items()
     assert result["neg_log_marglik_per_datum"] is None and result["effective_parameters"] == {}
 
@@ -172,8 +170,9 @@ def test_every_experiment_composes():
     experiments = sorted((REPOSITORY / "configs" / "experiment").rglob("*.yaml"))
     assert experiments
     for path in experiments:
-        for budget in (REPOSITORY / "configs" / "budget").glob("*.yaml"):
-            assert expand([f"experiment={path.parent.name}/{path.stem}", f"budget={budget.stem}"]).is_multirun
+        assert expand([f"experiment={path.parent.name}/{path.stem}"]).is_multirun
+    for budget in (REPOSITORY / "configs" / "budget").glob("*.yaml"):
+        assert expand(["experiment=table1/map", f"budget={budget.stem}"]).is_multirun
     with pytest.raises(UserError, match="experiment=table1/none is not possible"):
         expand(["experiment=table1/none"])
 
