@@ -6,7 +6,8 @@ export PYTHONUNBUFFERED := 1
 PY := .venv/bin/python -W ignore::FutureWarning
 TABLE := $(PY) -m scripts.make_table
 KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $(SOURCE),dataset.source=$(SOURCE)) \
-  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(JOBS),hydra.launcher.jobs=$(JOBS)) \
+  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) \
+  $(if $(JOBS),hydra.launcher.$(if $(filter joblib,$(LAUNCHER)),n_jobs,jobs)=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
 .PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 sync lint
