@@ -80,6 +80,14 @@ def test_the_speed_on_the_front_page_is_that_of_the_bench():
     assert f"| {asdl} / {curvlinops} of their time |" in README
 
 
+def test_the_speed_of_a_fit_on_the_front_page_is_that_of_the_library_study():
+    study = (ROOT / "results" / "library.md").read_text()
+    for peer in ("asdl", "curvlinops"):
+        row = rf"^\| (?:ResNet|transformer) \| {peer} \| \S+ \| (\S+) \|"
+        resnet, transformer = re.findall(row, study, re.MULTILINE)
+        assert f"| laplace-torch with {peer} | {resnet} / {transformer} of its time |" in README
+
+
 def test_commands_of_the_pages_compose():
     """Every `python -m ellarepro key=value …` of a page, with its choices."""
     told = [line for page in PAGES for line in re.findall(r"^python -m ellarepro ([a-z].*)$", page.read_text(), re.M)]
