@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
-from ellarepro.evaluation import score
+from ellarepro.evaluation import Scores, evaluate, score
 from ellarepro.labels import is_equivariant
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.network import Network
@@ -43,7 +43,8 @@ def path_use(
         batch_size: images a pass; changes the result by rounding only.
     """
     means, variances = _of_training_data(network, train, batch_size)
-    changes = _ablations(network, means, test, batch_size)
+    whole = evaluate(network, test, batch_size)
+    changes = _ablations(network, means, test, whole, batch_size)
     places = network.places()
     for (layer, path), names in by_path(places, WEIGHT).items():
         if (layer, path) in variances:
@@ -54,7 +55,7 @@ def path_use(
         unit = variances[reference] if reference else 0.0
         ratio = variances[layer, path] / unit if unit else None
         found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
-    return found | {EVERYWHERE: _ablations_everywhere(network, means, test, batch_size)}
+    return found | {EVERYWHERE: _ablations_everywhere(network, means, test, whole, batch_size)}
 
 
 def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
@@ -75,10 +76,9 @@ def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tup
 
 
 def _ablations(
-    network: Network, means: Mapping[Key, Tensor], test: ImageSet, batch_size: int
+    network: Network, means: Mapping[Key, Tensor], test: ImageSet, whole: Scores, batch_size: int
 ) -> dict[Key, dict[str, float]]:
     """What the test scores change by when one path's output is its mean; layers below it are computed once."""
-    whole: list[Tensor] = []
     without: dict[Key, list[Tensor]] = {key: [] for key in means}
     for features, _ in ordered_batches(test, batch_size):
         for index, block in enumerate(network.layers):
@@ -88,19 +88,16 @@ def _ablations(
                 changed = block.mean(outputs | {path: means[key].expand_as(output)}).relu()
                 without[key].append(network.rest(changed, index + 1).log_softmax(1))
             features = block.mean(outputs).relu()
-        whole.append(network.rest(features, len(network.blocks)).log_softmax(1))
-    return {key: _change(own, whole, test) for key, own in without.items()}
+    return {key: _change(own, test, whole) for key, own in without.items()}
 
 
 def _ablations_everywhere(
-    network: Network, means: Mapping[Key, Tensor], test: ImageSet, batch_size: int
+    network: Network, means: Mapping[Key, Tensor], test: ImageSet, whole: Scores, batch_size: int
 ) -> dict[str, dict[str, float]]:
     """What the test scores change by when a path's output is its mean in every layer that has the path."""
-    log_probabilities: dict[str | None, list[Tensor]] = {
-        path: [] for path in (None, *dict.fromkeys(p for _, p in means))
-    }
+    without: dict[str, list[Tensor]] = {path: [] for _, path in means}
     for images, _ in ordered_batches(test, batch_size):
-        for absent, own in log_probabilities.items():
+        for absent, own in without.items():
             features = images
             for index, block in enumerate(network.layers):
                 outputs = block.outputs(features)
@@ -108,11 +105,10 @@ def _ablations_everywhere(
                     outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
                 features = block.mean(outputs).relu()
             own.append(network.rest(features, len(network.blocks)).log_softmax(1))
-    whole = log_probabilities.pop(None)
-    return {path: _change(own, whole, test) for path, own in log_probabilities.items() if path is not None}
+    return {path: _change(own, test, whole) for path, own in without.items()}
 
 
-def _change(ablated: list[Tensor], whole: list[Tensor], test: ImageSet) -> dict[str, float]:
-    """Scores of the batches' log probabilities, `ablated` less `whole`."""
-    one, other = (score(torch.cat(batches), test.labels) for batches in (ablated, whole))
-    return {"nll_change": one.nll - other.nll, "accuracy_change": one.accuracy - other.accuracy}
+def _change(log_probabilities: list[Tensor], test: ImageSet, whole: Scores) -> dict[str, float]:
+    """Scores of the batches' `log_probabilities`, less those of the `whole` network."""
+    own = score(torch.cat(log_probabilities), test.labels)
+    return {"nll_change": own.nll - whole.nll, "accuracy_change": own.accuracy - whole.accuracy}

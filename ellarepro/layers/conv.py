@@ -115,8 +115,7 @@ class ConvRule(ConvolutionRule):
 
     def patches(self, inputs: Tensor) -> Tensor:
         """The 3 x 3 patch around every position, `(1, N, T, 9C)`."""
-        padded = pad_circular(inputs) if self.layer.padding_mode == "circular" else F.pad(inputs, (1, 1, 1, 1))
-        return F.unfold(padded, KERNEL).transpose(1, 2)[None]
+        return F.unfold(_padded(inputs, self.layer.padding_mode), KERNEL).transpose(1, 2)[None]
 
     def patch_factor(self, inputs: Tensor) -> Tensor:
         """Sum over samples, mean over positions, of p p^T for all patches p: `(1, 9C, 9C)`."""
