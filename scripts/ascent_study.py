@@ -179,11 +179,12 @@ def kernels(trainer: Trainer, few: int = FEW, sampled: int | None = None) -> dic
         part = ImageSet(train.images[:count], train.labels[:count])
         generator = torch.Generator().manual_seed(0) if rows == "sampled" else None
         exact = KernelCurvature(ggn_rows(model, part.images, generator), sizes)
-        curvatures = {"kron": fit(model, prior, part), "exact": exact}
+        kron = fit(model, prior, part)
+        curvatures = {"kron": kron, "exact": exact}
         log_dets = {name: curvature.log_det_ratio(deltas).item() for name, curvature in curvatures.items()}
         found[rows] = {"images": count, "log_det": log_dets}
-    whole = fit(model, prior, train).evidence(deltas.log())
-    rest = -(whole.data_fit + whole.log_prior).item() / len(train)
+    evidence = kron.evidence(deltas.log())
+    rest = -(evidence.data_fit + evidence.log_prior).item() / count
     found["neg_log_marglik_per_datum"] = {name: rest + value / 2 / count for name, value in log_dets.items()}
     return found
 

@@ -27,7 +27,7 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
     The model is in evaluation mode meanwhile.
     """
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    parameters = _trainable(model)
 
     def logits_of(values: dict[str, Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.func.functional_call(model, values, (part,))
@@ -40,6 +40,10 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
             found.append((torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits))
     rows, logits = zip(*found, strict=True)
     return torch.cat(rows), torch.cat(logits)
+
+
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
@@ -107,7 +111,7 @@ def ggn_rows(model: nn.Module, inputs: Tensor, generator: torch.Generator | None
 
     With a `generator`, one sampled pass a datum in place of all K - 1: `(N, P)`, and A^T A is unbiased for H.
     """
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    parameters = _trainable(model)
 
     def along(values: dict[str, Tensor], datum: Tensor, column: Tensor) -> Tensor:
         return torch.func.functional_call(model, values, (datum[None],))[0] @ column
