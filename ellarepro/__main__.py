@@ -11,31 +11,23 @@ from hydra._internal.utils import get_args_parser
 from ellarepro.config.explain import CONFIGS, help_text
 from ellarepro.config.schema import register
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import Interrupted, RunFailure, UserError
+from ellarepro.errors import UserError, command
 
 SHOWN_BY_HYDRA = ("hydra_help", "cfg", "info", "shell_completion")
 
 
+@command("ellarepro")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out what the command line asks for; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        asked = _parse(arguments)
-        if asked.help:
-            print(help_text())
-            return 0
-        sweep = expand(asked.overrides, multirun=asked.multirun)
-        if any(getattr(asked, flag) for flag in SHOWN_BY_HYDRA):
-            return _show(arguments)
-        return _sweep(sweep) if sweep.is_multirun else _run(sweep.configs[0])
-    except UserError as error:
-        return _complain(error, 2)
-    except RunFailure as error:
-        return _complain(error, 1)
-    except Interrupted as stop:
-        return _complain(stop, stop.status)
-    except KeyboardInterrupt:
-        return _complain("interrupted; the same command continues from what was kept, if a run had begun", 130)
+    asked = _parse(arguments)
+    if asked.help:
+        print(help_text())
+        return 0
+    sweep = expand(asked.overrides, multirun=asked.multirun)
+    if any(getattr(asked, flag) for flag in SHOWN_BY_HYDRA):
+        return _show(arguments)
+    return _sweep(sweep) if sweep.is_multirun else _run(sweep.configs[0])
 
 
 def _parse(arguments: list[str]) -> Namespace:
@@ -87,12 +79,7 @@ def _sweep(sweep: Sweep) -> int:
         check_combination(config)
     lines, status = failures(launch(sweep.configs, sweep.hydra))
     for line in lines:
-        _complain(line, status)
-    return status
-
-
-def _complain(message: object, status: int) -> int:
-    print(f"ellarepro: {message}", file=sys.stderr)
+        print(f"ellarepro: {line}", file=sys.stderr)
     return status
 
 

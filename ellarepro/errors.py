@@ -1,7 +1,10 @@
-"""Errors that end a run with one message and no traceback."""
+"""Errors that end a run with one message and no traceback, and the commands that say it."""
 
 import difflib
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import ParamSpec
 
 
 def nearest(got: str, possible: Iterable[str]) -> str:
@@ -37,3 +40,34 @@ class Interrupted(Exception):
     def status(self) -> int:
         """The exit status."""
         return 128 + self.signal
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def command(name: str) -> Callable[[Callable[Arguments, int]], Callable[Arguments, int]]:
+    """Let a command end with one line on stderr, `name` before it, and an exit status where it would end with a trace.
+
+    The decorated function returns the exit status; 2 stands for UserError and for files that cannot be read or
+    written, 1 for RunFailure, 128 + its number for a signal.
+    """
+
+    def decorate(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+        @functools.wraps(main)
+        def told(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
+            try:
+                return main(*arguments, **options)
+            except (UserError, OSError) as error:
+                message, status = str(error), 2
+            except RunFailure as error:
+                message, status = str(error), 1
+            except Interrupted as stop:
+                message, status = str(stop), stop.status
+            except KeyboardInterrupt:
+                message, status = "interrupted; the same command goes on", 130
+            print(f"{name}: {message}", file=sys.stderr)
+            return status
+
+        return told
+
+    return decorate

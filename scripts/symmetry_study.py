@@ -20,7 +20,7 @@ from typing import Any
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.figures import save
 from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
@@ -36,22 +36,19 @@ DEFAULTS = (
 )
 
 
+@command("symmetry_study")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, write the study's files; return the exit status, 1 where a run failed, 2 for a mistake."""
     parser = argparse.ArgumentParser(prog="python -m scripts.symmetry_study", description=__doc__.partition("\n")[0])
     parser.add_argument("keys", nargs="*", metavar="key=value", help="for all runs, as for python -m ellarepro")
     parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        sweep = study(options.keys)
-        configs = sweep.configs
-        left = [config for config in configs if not result_file(config).exists()]
-        print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
-        lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
-        write(finished(configs), len(configs), Path(configs[0]["output_dir"]).parent)
-    except (UserError, OSError) as error:
-        print(f"symmetry_study: {error}", file=sys.stderr)
-        return 2
+    sweep = study(options.keys)
+    configs = sweep.configs
+    left = [config for config in configs if not result_file(config).exists()]
+    print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
+    lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
+    write(finished(configs), len(configs), Path(configs[0]["output_dir"]).parent)
     for line in lines:
         print(f"symmetry_study: {line}", file=sys.stderr)
     return status

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.measuring import note_untrained
 from ellarepro.results import UNTRAINED, read_result, result_file
@@ -21,18 +21,15 @@ from ellarepro.run import prepare
 from scripts.verify import asked_again
 
 
+@command("untrained")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Say what was done, a line a run; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m scripts.untrained", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder or its result.json")
     parser.add_argument("--root", help="where the data lie (default: where the run found them)")
     options = parser.parse_args(arguments)
-    try:
-        for run in options.runs:
-            print(f"{run}: {_add(result_file(run), options.root)}", flush=True)
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    for run in options.runs:
+        print(f"{run}: {_add(result_file(run), options.root)}", flush=True)
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ellarepro.config.compose import compose
-from ellarepro.errors import RunFailure, UserError
+from ellarepro.errors import UserError, command
 from ellarepro.results import RunResult, flatten, read_result, result_file, run_id
 from ellarepro.results.identity import ADDED_LATER, RETIRED
 
@@ -58,6 +58,7 @@ def report(kept: RunResult, again: RunResult) -> tuple[list[str], bool]:
     return lines, agree
 
 
+@command("verify")
 def main(arguments: list[str] | None = None) -> int:
     """Recompute what the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.verify", description=__doc__.partition("\n")[0])
@@ -66,19 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     from ellarepro.run import run
 
-    try:
-        kept = read_result(result_file(asked.run))
-        config = asked_again(kept)
-        if asked.root:
-            config["dataset"]["root"] = asked.root
-        with tempfile.TemporaryDirectory() as folder:
-            again = run(config | {"output_dir": folder}).result
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except RunFailure as error:
-        print(error, file=sys.stderr)
-        return 1
+    kept = read_result(result_file(asked.run))
+    config = asked_again(kept)
+    if asked.root:
+        config["dataset"]["root"] = asked.root
+    with tempfile.TemporaryDirectory() as folder:
+        again = run(config | {"output_dir": folder}).result
     lines, agree = report(kept, again)
     print("\n".join([f"made with {kept.git_commit}, recomputed with {again.git_commit}", *lines]))
     return 0 if agree else 1

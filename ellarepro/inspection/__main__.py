@@ -8,22 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ellarepro.errors import UserError
+from ellarepro.errors import command
 from ellarepro.inspection import RENDERERS, has_curvature, notes
 from ellarepro.results import read_result, result_file
 
 
+@command("inspection")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what a run learned; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.inspection", description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="a run's folder or its result.json")
     parser.add_argument("--format", choices=RENDERERS, default="md")
     options = parser.parse_args(arguments)
-    try:
-        result = read_result(result_file(options.run))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    result = read_result(result_file(options.run))
     print(RENDERERS[options.format](result), end="")
     if options.format != "md" and not has_curvature(result):
         print(*notes(result), sep="\n", file=sys.stderr)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ellarepro.errors import UserError
+from ellarepro.errors import command
 from ellarepro.files import write_atomically
 from ellarepro.report import render_page
 from ellarepro.tables import unique_runs
@@ -17,6 +17,7 @@ RESULTS = Path("results")
 PAGE = RESULTS / "report.html"
 
 
+@command("report")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and say where; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.report", description=__doc__.partition("\n")[0])
@@ -24,13 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, action="append", default=[], metavar="DIR", help=help_text)
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE.html", help=f"default: {PAGE}")
     options = parser.parse_args(arguments)
-    try:
-        runs = unique_runs(options.runs or [RESULTS])
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, render_page(runs).encode())
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    runs = unique_runs(options.runs or [RESULTS])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, render_page(runs).encode())
     print(f"{len(runs)} runs: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     return 0
 

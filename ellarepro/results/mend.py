@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ellarepro.data.tasks import RECIPES
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.network import build_network
 from ellarepro.places import Place
@@ -74,18 +74,15 @@ def _rebuilt(record: Mapping[str, Any]) -> dict[str, Place]:
     return places
 
 
+@command("mend")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Mend results in place and say what was done, a line a file; return the exit status (2 for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.results.mend", description=__doc__.partition("\n")[0])
     help_text = "all results below it; default: results"
     parser.add_argument("folders", type=Path, nargs="*", default=[Path("results")], metavar="FOLDER", help=help_text)
     options = parser.parse_args(arguments)
-    try:
-        for file in [file for folder in options.folders for file in result_files(folder)]:
-            print(f"{file}: {_mend(file)}")
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    for file in [file for folder in options.folders for file in result_files(folder)]:
+        print(f"{file}: {_mend(file)}")
     return 0
 
 

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ellarepro.errors import UserError
+from ellarepro.errors import command
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs
 
 
+@command("tables")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.tables", description=__doc__.partition("\n")[0])
@@ -22,11 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=RENDERERS, default="md")
     parser.add_argument("--budget", metavar="NAME", help="show the runs of this budget only")
     options = parser.parse_args(arguments)
-    try:
-        grids = build_grids(options.table, load_runs(options.table, options.runs), options.budget)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    grids = build_grids(options.table, load_runs(options.table, options.runs), options.budget)
     print(RENDERERS[options.format](grids), end="")
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ellarepro.errors import UserError
+from ellarepro.errors import command
 from ellarepro.figures import as_png, draw_run
 from ellarepro.results import RunResult, read_result, read_results, result_file
 from ellarepro.tracking import contents
@@ -34,6 +34,7 @@ def mirror(result: RunResult, folder: Path, **options: Any) -> None:
     tracker.finish(result, as_png(draw_run(result)))
 
 
+@command("tracking")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Mirror the finished runs that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.tracking", description=__doc__.partition(":")[0])
@@ -43,14 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--entity")
     asked = parser.parse_args(arguments)
     options = {"mode": asked.mode, "project": asked.project, "entity": asked.entity}
-    try:
-        for run in asked.runs:
-            file = result_file(run)
-            for result in [read_result(file)] if file.is_file() else read_results(run):
-                mirror(result, run if run.is_dir() else run.parent, **options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    for run in asked.runs:
+        file = result_file(run)
+        for result in [read_result(file)] if file.is_file() else read_results(run):
+            mirror(result, run if run.is_dir() else run.parent, **options)
     return 0
 
 
