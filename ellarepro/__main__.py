@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     sweep = expand(asked.overrides, multirun=asked.multirun)
     if any(getattr(asked, flag) for flag in SHOWN_BY_HYDRA):
-        return _show(arguments)
+        return _show([*asked.overrides, *(word for word in arguments if word not in asked.overrides)])
     return _sweep(sweep) if sweep.is_multirun else _run(sweep.configs[0])
 
 
@@ -50,7 +50,7 @@ def _parse(arguments: list[str]) -> Namespace:
 
 
 def _show(arguments: list[str]) -> int:
-    """What Hydra's flags ask for, such as `--cfg job` and `--info`; nothing runs."""
+    """What Hydra's flags ask for, such as `--cfg job` and `--info`; nothing runs. Hydra wants all overrides together."""
     register()
     sys.argv[1:] = arguments
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(lambda config: None)()

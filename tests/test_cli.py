@@ -108,6 +108,11 @@ def test_groups_and_lengthscales_are_learned_from_the_command_line(options, path
     assert omegas == (len(values) if "prior=omega" in options else 0)
 
 
+def test_hydras_flags_stand_between_overrides():
+    shown = command("layer=fc", "--cfg", "job", "budget=cpu")
+    assert shown.returncode == 0 and "name: fc" in shown.stdout and "name: cpu" in shown.stdout
+
+
 def test_a_map_run_has_no_evidence(tmp_path):
     assert main([*SMOKE, "objective=map", "layer=fc", f"output_dir={tmp_path}"]) == 0
     ((_, result),) = results(tmp_path).items()

@@ -151,6 +151,13 @@ def test_what_changes_a_result_changes_the_id_and_nothing_else_does():
     assert run_id(plain("objective.engine=asdl")) != base != run_id(plain("alpha=9"))
     assert run_id(plain("threads=2", "output_dir=x", "force=true", "progress=false")) == base
     assert "layer.width" not in dict(flatten(plain()))
+    assert run_id(plain("budget.tied=true")) == run_id(plain("objective.tied=true")) != base
+
+
+@pytest.mark.parametrize("layer, size", [("conv", 7), ("fc", 5), ("fc_conv", 5)])
+def test_networks_with_dense_layers_have_a_fit_size_of_their_own(layer, size):
+    config = plain(f"layer={layer}", "budget.fit_size=7", "budget.dense_fit_size=5")
+    assert config["objective"]["fit_size"] == size
 
 
 def test_help_shows_every_group_choice_and_key():

@@ -40,6 +40,7 @@ class Layer:
 
     name: str = MISSING
     width: str = setting("which width of the budget it takes", "alpha", choices=("alpha", "grouped_alpha"))
+    fit: str = setting("which fit size of the budget it takes", "fit_size", choices=("fit_size", "dense_fit_size"))
 
 
 @dataclass
@@ -107,12 +108,12 @@ class Laplace:
     steps: int = same_as(LaplaceSettings, "steps", "${budget.steps}")
     lr: float = same_as(LaplaceSettings, "lr")
     batch_size: int = same_as(FitSettings, "batch_size")
-    fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.fit_size}")
+    fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.${layer.fit}}")
     structure: str = same_as(FitSettings, "structure")
     tolerance: float = same_as(FitSettings, "tolerance")
-    passes: int | str = same_as(FitSettings, "passes")
+    passes: int | str = same_as(FitSettings, "passes", "${budget.passes}")
     engine: str = same_as(FitSettings, "engine")
-    tied: bool = same_as(LaplaceSettings, "tied")
+    tied: bool = same_as(LaplaceSettings, "tied", "${budget.tied}")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
 
 
@@ -133,6 +134,13 @@ class Budget:
     frequency: int = same_as(LaplaceSettings, "frequency", MISSING)
     steps: int = same_as(LaplaceSettings, "steps", MISSING)
     fit_size: int | None = same_as(FitSettings, "fit_size")
+    dense_fit_size: int | None = setting(
+        "images of a fit of networks with dense layers, whose factors are kept by their rows; null takes all",
+        "${budget.fit_size}",
+        least=1,
+    )
+    passes: int | str = same_as(FitSettings, "passes")
+    tied: bool = same_as(LaplaceSettings, "tied")
 
 
 @dataclass

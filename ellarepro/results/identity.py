@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Where a run writes, where its data lie and what it shows on the way do not change what it finds.
+# Where a run writes, where its data lie and what it shows on the way do not change what it finds; what the budget says
+# of a key is counted as that key.
 NOT_IN_RUN_ID = (
     "checkpoint_seconds",
     "output_dir",
@@ -18,6 +19,10 @@ NOT_IN_RUN_ID = (
     "dataset.root",
     "dataset.download",
     "layer.width",
+    "layer.fit",
+    "budget.dense_fit_size",
+    "budget.passes",
+    "budget.tied",
 )
 
 ADDED_LATER = {
