@@ -50,7 +50,7 @@ def _parse(arguments: list[str]) -> Namespace:
 
 
 def _show(arguments: list[str]) -> int:
-    """What Hydra's flags ask for, such as `--cfg job` and `--info`; nothing runs. Hydra wants all overrides together."""
+    """What Hydra's flags ask for, such as `--cfg job` and `--info`; nothing runs. Hydra wants overrides in a row."""
     register()
     sys.argv[1:] = arguments
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(lambda config: None)()

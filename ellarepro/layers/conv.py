@@ -7,7 +7,7 @@ from torch import Tensor
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
-from ellarepro.layers.subsample import largest_phase, take_phase, window_at
+from ellarepro.layers.subsample import channels_last, largest_phase, take_phase, window_at
 
 KERNEL = 3
 SMALL_MAP = 64
@@ -65,15 +65,50 @@ def convolve(
 ) -> Tensor:
     """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`.
 
-    With `subsamples` each sample's phase with the largest norm, `(B, D, H/2, W/2)`. Three quarters of a whole map's
-    gradients would be zeros; seen from where its kept phase begins, each sample's convolution has stride 2, and a
-    backward pass a quarter of the arithmetic.
+    With `subsamples` each sample's phase with the largest norm, `(B, D, H/2, W/2)`. Channels come last in memory: few
+    to a layer, they leave the vendor's kernels for the other order half empty.
     """
+    features, filters = channels_last(features), channels_last(filters)
     if not subsamples:
         return F.conv2d(_padded(features, padding_mode), filters, bias)
     whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach())
-    around = window_at(features, largest_phase(whole), wraps=padding_mode == "circular")
-    return F.conv2d(around, filters, bias, stride=2)
+    phase = largest_phase(whole)
+    around = window_at(features, phase, wraps=padding_mode == "circular")
+    return _KeptPhase.apply(around, filters, bias, whole, phase)
+
+
+class _KeptPhase(torch.autograd.Function):
+    """`conv2d(around, filters, bias, stride=2)`, whose value is the `phase` of `whole` and is not computed again.
+
+    Three quarters of a whole map's gradients would be zeros; seen from where its kept phase begins, each sample's
+    convolution has stride 2, and a backward pass a quarter of the arithmetic.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(around: Tensor, filters: Tensor, bias: Tensor, whole: Tensor, phase: Tensor) -> Tensor:
+        return take_phase(whole, phase)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        around, filters = ctx.saved_tensors
+        wanted, stride, none = list(ctx.needs_input_grad[:3]), [2, 2], [0, 0]
+        gradients = torch.ops.aten.convolution_backward(
+            gradient, around, filters, [len(filters)], stride, none, [1, 1], False, none, 1, wanted
+        )
+        return *gradients, None, None
+
+    @staticmethod
+    def jvp(ctx, around: Tensor | None, filters: Tensor | None, bias: Tensor | None, *_) -> Tensor:
+        kept_around, kept_filters = ctx.saved_tensors
+        tangent = F.conv2d(kept_around, torch.zeros_like(kept_filters) if filters is None else filters, bias, stride=2)
+        return tangent if around is None else tangent + F.conv2d(around, kept_filters, stride=2)
 
 
 def _padded(features: Tensor, padding_mode: str) -> Tensor:

@@ -59,28 +59,29 @@ class FactoredDense(SpatialLayer):
 
 def spatial_sum(features: Tensor, theta2: Tensor) -> Tensor:
     """h[b, d, c] = sum over x of theta2[d, c, x] x[b, c, x] for `(B, C, H, W)` and `(D, C, H, W)`: `(B, D, C)`."""
-    per_channel = torch.bmm(features.flatten(2).transpose(0, 1), theta2.flatten(2).permute(1, 2, 0))
-    return _ReversedCopy.apply(per_channel).transpose(0, 1)
+    per_channel = torch.bmm(theta2.flatten(2).transpose(0, 1), features.flatten(2).permute(1, 2, 0))
+    return _SwappedCopy.apply(per_channel).permute(2, 0, 1)
 
 
 def channel_sum(hidden: Tensor, theta1: Tensor, bias: Tensor) -> Tensor:
     """y[b, d, y] = sum over c of theta1[d, c, y] h[b, d, c] + bias[d] for `(B, D, C)`: `(B, D, H', W')`."""
-    per_output = torch.baddbmm(bias[:, None, None], hidden.transpose(0, 1), theta1.flatten(2))
-    return per_output.transpose(0, 1).unflatten(2, theta1.shape[2:])
+    per_output = torch.baddbmm(bias[:, None, None], theta1.flatten(2).transpose(1, 2), hidden.permute(1, 2, 0))
+    return per_output.permute(2, 0, 1).unflatten(2, theta1.shape[2:])
 
 
-class _ReversedCopy(torch.autograd.Function):
-    """Reverse the three axes into contiguous memory, in the forward and in the backward pass.
+class _SwappedCopy(torch.autograd.Function):
+    """Swap the first two of three axes in memory, in the forward and in the backward pass.
 
-    Batched products call the vendor's batched kernel only for matrices with a unit stride; a plain permutation
-    has none, and every matrix of the batch would be copied on its own, at about three times the time.
+    The products are batched over c, then over d, and samples come last in memory: between the two, whole runs of
+    samples are copied. A plain transposition would leave the second product matrices without a unit stride, each of
+    which is copied on its own, at about three times the time.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
-        return tensor.permute(2, 1, 0).contiguous()
+        return tensor.transpose(0, 1).contiguous()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -88,11 +89,11 @@ class _ReversedCopy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return _ReversedCopy.apply(gradient)
+        return _SwappedCopy.apply(gradient)
 
     @staticmethod
     def jvp(ctx, tangent: Tensor) -> Tensor:
-        return _ReversedCopy.apply(tangent)
+        return _SwappedCopy.apply(tangent)
 
 
 @register(SpatialSum)

@@ -59,5 +59,13 @@ def _pixels(features: Tensor, phase: Tensor, rows: range, columns: range) -> Ten
     batch, channels, height, width = features.shape
     above, beside = (torch.arange(r.start, r.stop, r.step, device=phase.device) for r in (rows, columns))
     down, right = (above + (phase // 2)[:, None]) % height, (beside + (phase % 2)[:, None]) % width
-    index = (down[:, :, None] * width + right[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
-    return features.flatten(2).gather(2, index).view(batch, channels, len(rows), len(columns))
+    sample = torch.arange(batch, device=phase.device)[:, None, None]
+    index = (sample * height + down[:, :, None]) * width + right[:, None, :]
+    # A pixel's channels lie together: whole rows are copied, an order of magnitude faster than single numbers.
+    pixels = features.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, index.flatten())
+    return pixels.view(batch, len(rows), len(columns), channels).permute(0, 3, 1, 2)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """`tensor (N, C, H, W)` with the channels of a pixel side by side in memory."""
+    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
