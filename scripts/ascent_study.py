@@ -3,14 +3,15 @@
 `python -m scripts.ascent_study run VARIANT …` makes the runs that are not there yet (one core, 5 to 10 minutes each),
 as results/ascent/<variant>-<task>-s<seed>.json with the weights beside it, which are not committed;
 `python -m scripts.ascent_study kernel` adds the exact log-determinant to each run that has its weights (a few minutes
-each, 4 GB); `python -m scripts.ascent_study table` prints what there is.
+each, 4 GB); `python -m scripts.ascent_study table` prints what there is, then the runs in results/ascent/cifar10_jpeg/,
+which are ordinary ones (`make verify RUN=…` repeats one), grouped by what differs between them.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from ellarepro.curvature.exact import KernelCurvature, ggn_rows
 from ellarepro.data import ImageSet
 from ellarepro.evaluation import evaluate
 from ellarepro.files import write_atomically
+from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.markdown import markdown_table
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import git_commit
+from ellarepro.results import RunResult, git_commit, read_results
 from ellarepro.run import prepare
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     if strays := sorted(set(options.variants) - set(VARIANTS)):
         parser.error(f"unknown variants: {', '.join(strays)}")
     if options.what == "table":
-        print("\n".join(_table(_records())))
+        print("\n".join([*_table(_records()), "", *_runs_table(read_results(FOLDER / "cifar10_jpeg"))]))
         return
     for variant in options.variants or VARIANTS:
         for task in options.tasks:
@@ -208,8 +210,36 @@ def _table(records: list[dict[str, Any]]) -> Iterator[str]:
 COLUMNS = (("test_accuracy", 100, 1), ("test_nll", 1, 3), ("neg_log_marglik_per_datum", 1, 3))
 
 
+def _runs_table(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Accuracy, NLL and evidence of `runs` over their seeds; a row for each configuration but for the seed."""
+    groups: dict[tuple[str, ...], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((layer_title(run.layer), run.objective, _settings(run)), []).append(run)
+    lines = [["layer", "objective", "settings", "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
+    for names, mine in groups.items():
+        cells = [_mean([100 * run.test_accuracy for run in mine], 2), _mean([run.test_nll for run in mine], 3)]
+        evidence = [run.neg_log_marglik_per_datum for run in mine if run.neg_log_marglik_per_datum is not None]
+        minutes = statistics.mean(run.wall_seconds for run in mine) / 60
+        lines.append([*names, str(len(mine)), *cells, _mean(evidence, 3), f"{minutes:.1f}"])
+    yield from markdown_table(lines, labels=3).splitlines()
+
+
+def _settings(run: RunResult) -> str:
+    objective = run.config["objective"]
+    if objective["name"] == "map":
+        return f"relaxation {run.config['relaxation']:g}"
+    data = "all data" if objective["fit_size"] is None else f"{objective['fit_size']:,} images"
+    passes = "exact passes" if objective["passes"] == "exact" else f"{objective['passes']} sampled pass"
+    tied = "tied" if objective["tied"] else "untied"
+    every = f"every {objective['frequency']} epochs" if objective["frequency"] > 1 else "every epoch"
+    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {every}"
+
+
 def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:
-    values = [scale * record[key] for record in records if record["task"] == task]
+    return _mean([scale * record[key] for record in records if record["task"] == task], places)
+
+
+def _mean(values: Sequence[float], places: int) -> str:
     if not values:
         return ""
     spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""

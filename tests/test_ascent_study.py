@@ -1,11 +1,13 @@
 """The options of the ascent study: what they change is what they say, and without them a run is a run."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers import assert_close, relative_error
+from result_factory import make_config, make_result
 from test_training import LAPLACE, same, trainer
 
 from ellarepro.curvature.exact import ggn_rows
@@ -131,3 +133,16 @@ def test_the_exact_log_determinant_is_that_of_the_rows_and_not_that_of_blocks():
     assert found["all"]["log_det"]["exact"] == pytest.approx(wanted, rel=1e-4)
     assert found["all"]["log_det"]["kron"] != pytest.approx(wanted, rel=0.05), "the control"
     assert found["sampled"]["images"] == 6 and found["neg_log_marglik_per_datum"]["exact"] > 0
+
+
+def test_runs_that_differ_in_their_seed_alone_share_a_row():
+    tied = {"name": "laplace", "tied": True, "fit_size": None, "passes": 1, "frequency": 2}
+    untied = tied | {"tied": False, "fit_size": 1000, "passes": "exact", "frequency": 1}
+    runs = [
+        make_result(make_config(seed=seed, objective=objective, relaxation=0.1), test_accuracy=accuracy)
+        for seed, accuracy, objective in ((1, 0.4, tied), (2, 0.5, tied), (1, 0.3, untied))
+    ]
+    _, _, first, second = ascent_study._runs_table(runs)
+    assert "tied, all data, 1 sampled pass, every 2 epochs" in first and "| 2 |" in re.sub(" +", " ", first)
+    assert "45.00 ± 7.07" in first
+    assert "untied, 1,000 images, exact passes, every epoch" in second and "30.00 " in second and "±" not in second

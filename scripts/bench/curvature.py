@@ -17,11 +17,14 @@ from ellarepro.curvature.structures import factor_bytes
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
 from ellarepro.prior import LayerwisePrior
+from scripts.bench.plain import plain_largest_phase
 from scripts.bench.tables import HIGHER, Measure, Table
-from scripts.bench.timing import matrix_rate, measured, ratio, seconds
+from scripts.bench.timing import matrix_rate, measured, ratio, seconds, summary, training_step
 
 BATCH, CLASSES, ALPHA, CHANNELS = 128, 10, 10, 3
 FLOOR_PASSES = 10
+FREQUENCY = 5
+"""Epochs between fits, as published."""
 HYPER_STEPS, DATA_SIZE = 20, 50_000
 
 
@@ -30,6 +33,7 @@ def main(rounds: int) -> Iterator[Table]:
     images, labels = torch.randn(BATCH, CHANNELS, 32, 32), torch.randint(CLASSES, (BATCH,))
     yield _peers(images, labels, rounds)
     yield _floors(images, rounds)
+    yield _schedule(images, labels, rounds)
     yield _decomposition(images)
     yield _hyper_steps(images)
 
@@ -58,14 +62,39 @@ def _peers(images: Tensor, labels: Tensor, rounds: int) -> Table:
 
     contenders = {
         "ours": lambda: GGN(ours, tolerance=0.0).update(images),
+        "ours, one sampled pass": lambda: _one_pass(ours).update(images),
         "AsdlGGN": peer(AsdlGGN),
         "CurvlinopsGGN": peer(CurvlinopsGGN),
     }
     found = measured(contenders, rounds)
+    exact, sampled = found["ours"], found["ours, one sampled pass"]
     rows = {
-        name: {"a batch": seconds(times), "ours / it": ratio(found["ours"], times)} for name, times in found.items()
+        name: {"a batch": seconds(times), "one pass / it": ratio(sampled, times), "ours / it": ratio(exact, times)}
+        for name, times in found.items()
     }
     return Table(f"CONV with zero padding, exact fit, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes", rows)
+
+
+def _one_pass(network: nn.Module) -> GGN:
+    return GGN(network, passes=1, generator=torch.Generator().manual_seed(0))
+
+
+def _schedule(images: Tensor, labels: Tensor, rounds: int) -> Table:
+    """What fits add to training where each takes all data: 1 + a batch's fit / (`FREQUENCY` steps on it)."""
+    rows = {}
+    for layer in ("conv", "f_fc", "f_fc_conv"):
+        network = _network(layer)
+        contenders = {
+            "step": training_step(network, images, labels),
+            "exact": lambda network=network: GGN(network).update(images),
+            "sampled": lambda network=network: _one_pass(network).update(images),
+        }
+        found = measured(contenders, rounds)
+        rows[layer] = {"a step": seconds(found["step"])}
+        for fit in ("exact", "sampled"):
+            times = zip(found["step"], found[fit], strict=True)
+            rows[layer][f"Laplace / MAP, {fit}"] = summary([1 + each / (FREQUENCY * step) for step, each in times])
+    return Table(f"a run whose fits take all data every {FREQUENCY} epochs, alpha {ALPHA}, batch {BATCH}", rows)
 
 
 def _stock_convolutions(network: Network) -> nn.Module:
@@ -81,9 +110,7 @@ def _stock_convolutions(network: Network) -> nn.Module:
 
 class _LargestPhase(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
-        from ellarepro.layers.subsample import keep_largest_phase
-
-        return keep_largest_phase(features)
+        return plain_largest_phase(features)
 
 
 def _floors(images: Tensor, rounds: int) -> Table:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.factored import FactoredDense
-from ellarepro.layers.subsample import keep_largest_phase
 from ellarepro.network import Network, build_network
 from scripts.bench.tables import Measure, Table
 from scripts.bench.timing import measured, ratio, seconds, training_step
@@ -59,7 +58,14 @@ class PlainConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         full = self.conv(features)
-        return keep_largest_phase(full) if self.subsamples else full
+        return plain_largest_phase(full) if self.subsamples else full
+
+
+def plain_largest_phase(features: Tensor) -> Tensor:
+    """Of the four phases of `features (B, C, H, W)` the one with the largest norm, `(B, C, H/2, W/2)`."""
+    phases = nn.functional.pixel_unshuffle(features, 2).unflatten(1, (-1, 4))
+    best = phases.detach().square().sum((1, 3, 4)).argmax(1)
+    return phases[torch.arange(len(best)), :, best]
 
 
 class PlainFactored(nn.Module):
