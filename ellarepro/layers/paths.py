@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ellarepro.layers.subsample import keep_largest_phase
@@ -44,7 +45,32 @@ class PathMean(nn.Module):
         halves = [output for name, output in outputs.items() if name not in self.subsampled]
         if whole:
             halves.append(keep_largest_phase(_sum(whole)))
-        return _sum(halves) / len(self.paths) if len(self.paths) > 1 else halves[0]
+        return _PixelsLast.apply(_sum(halves) / len(self.paths)) if len(self.paths) > 1 else halves[0]
+
+
+class _PixelsLast(torch.autograd.Function):
+    """The same map with the pixels of a channel together in memory, in the forward and in the backward pass.
+
+    Each kind of path writes its maps in an order of its own; what follows a sum of two orders would be slow to read.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(maps: Tensor) -> Tensor:
+        return maps.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:
+        return tangent.contiguous()
 
 
 def _sum(outputs: list[Tensor]) -> Tensor:
