@@ -1,5 +1,6 @@
 """README and docs: their links lead somewhere, their Python runs, their figures are those of the committed results."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -69,15 +70,17 @@ def test_the_front_page_is_that_of_the_committed_results(tmp_path):
 
 
 def test_the_speed_on_the_front_page_is_that_of_the_bench():
-    bench = (ROOT / "results" / "bench.txt").read_text()
-    step, fit = re.findall(r"^(?:training step, ms|curvature fit of a batch, s) .* (\d+)\.\dx$", bench, re.MULTILINE)[
-        :2
-    ]
-    assert f"| {step} times faster |" in README and f"| {fit} times faster |" in README
-    asdl, curvlinops = (
-        re.search(rf"^{peer} .* (\d\.\d\d)$", bench, re.MULTILINE)[1] for peer in ("AsdlGGN", "CurvlinopsGGN")
-    )
-    assert f"| {asdl} / {curvlinops} of their time |" in README
+    bench = json.loads((ROOT / "results" / "bench.json").read_text())
+    rows = {name: row for part in bench.values() for table in part["tables"] for name, row in table["rows"].items()}
+    plain = {row: cells for table in bench["plain"]["tables"] for row, cells in table["rows"].items()}
+    steps = [f"{plain[layer]['ours / plain']['value']:.2f}" for layer in ("conv", "f_fc", "f_fc_conv")]
+    assert f"| {' / '.join(steps)} of its time |" in README
+    for what in ("training step", "curvature fit of a batch"):
+        assert f"| {1 / rows[what]['ours / released']['value']:.0f} times faster |" in README
+    peers = [f"{rows[peer]['ours / it']['value']:.2f}" for peer in ("AsdlGGN", "CurvlinopsGGN")]
+    assert f"| {' / '.join(peers)} of their time |" in README
+    sampled = [f"{rows[peer]['one pass / it']['value']:.2f}" for peer in ("AsdlGGN", "CurvlinopsGGN")]
+    assert f"| {' / '.join(sampled)} of their time |" in README
 
 
 def test_the_speed_of_a_fit_on_the_front_page_is_that_of_the_library_study():

@@ -177,6 +177,17 @@ def test_layers_that_have_a_key_must_agree_in_it_and_those_without_do_not_mind()
         assert len(build_grids("table2", [*plain, *more])) == 2
 
 
+def test_dense_layers_may_be_fitted_on_fewer_images_and_the_note_says_so():
+    everything = [run(layer={"name": name}, objective={"fit_size": None}) for name in ("conv", "f_fc_conv")]
+    dense = run(layer={"name": "fc"}, objective={"fit_size": 400})
+    (grid,) = build_grids("table1", [*everything, dense])
+    assert any("curvature from all (CONV, F-FC+CONV), 400 (FC) images" in note for note in grid.notes)
+    (grid,) = build_grids("table1", everything)
+    assert not any("curvature from" in note for note in grid.notes)
+    control = run(layer={"name": "conv"}, objective={"fit_size": 400})
+    assert len(build_grids("table1", [*everything[1:], control])) == 2
+
+
 def test_runs_that_no_cell_takes_part_nothing():
     hidden = run(layer={"name": "f_fc"}, optimiser={"lr": 0.1})
     assert len(build_grids("table1", [run(), hidden])) == 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ellarepro.labels import layer_title
 from ellarepro.results import RunResult, read_results
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
@@ -83,18 +84,30 @@ def _protocol(runs: Sequence[RunResult]) -> str:
         return _several(WORDS.get(key, str)(setting(run, key)) for run in runs)
 
     seeds = sorted({run.seed for run in runs})
-    fit_sizes = _several(setting(run, "objective.fit_size") for run in runs if run.objective == "laplace")
     parts = [
         f"{of('budget.name')}: alpha {of('alpha')}",
         f"{_several(f'{run.train_size:,}' for run in runs)} training images "
         f"({of('dataset.source')}, {of('dataset.augment')})",
         f"{_several(f'{run.epochs:,}' for run in runs)} epochs",
         f"optimiser {of('optimiser.name')}",
-        f"curvature from {fit_sizes} images" if fit_sizes not in ("", "None") else "",
+        _fit_sizes(runs),
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
         f"code {_several(_short_commit(run.git_commit) for run in runs)}",
     ]
     return f"ours, {'; '.join(filter(None, parts))}"
+
+
+def _fit_sizes(runs: Sequence[RunResult]) -> str:
+    """What the curvature was taken from, and by which layers where they differ; nothing where all took all data."""
+    layers: dict[str, list[str]] = {}
+    for run in runs:
+        if run.objective == "laplace":
+            size = run.config["objective"]["fit_size"]
+            layers.setdefault("all" if size is None else f"{size:,}", []).append(layer_title(run.layer))
+    if layers.keys() <= {"all"}:
+        return ""
+    whose = {size: f" ({', '.join(dict.fromkeys(names))})" if len(layers) > 1 else "" for size, names in layers.items()}
+    return f"curvature from {', '.join(size + names for size, names in whose.items())} images"
 
 
 def _several(values: Iterable[str], joint: str = " or ") -> str:

@@ -87,6 +87,9 @@ def _choice(key: str, run: RunResult) -> tuple[str, str]:
 def _among(key: str, run: RunResult) -> str:
     """Among whom `key` must agree with `run`: all that have it, or those of whom it says the same."""
     group, _, name = key.partition(".")
+    if key == "objective.fit_size":
+        # Dense layers are fitted on a size of their own.
+        return "dense" if "fc" in LAYERS.get(run.layer, ()) else ""
     if key == "alpha":
         # With group features, a channel is |G| maps, and a width is another quantity.
         return "grouped" if any("group" in PATHS[path].options for path in LAYERS.get(run.layer, ())) else ""
