@@ -83,6 +83,16 @@ def test_the_speed_on_the_front_page_is_that_of_the_bench():
     assert f"| {' / '.join(sampled)} of their time |" in README
 
 
+@pytest.mark.parametrize("page", ["curvature", "layers"])
+def test_tables_of_the_bench_are_quoted_as_they_are(page):
+    bench = (ROOT / "results" / "bench.txt").read_text()
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    quoted = [
+        line for block in blocks if "alpha 10" in block or "every layer type" in block for line in block.splitlines()
+    ]
+    assert len(quoted) > 15 and all(line in bench.splitlines() for line in quoted)
+
+
 def test_the_speed_of_a_fit_on_the_front_page_is_that_of_the_library_study():
     study = (ROOT / "results" / "library.md").read_text()
     for peer in ("asdl", "curvlinops"):
