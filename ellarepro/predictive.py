@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.exact import jacobians
+from ellarepro.curvature.exact import jacobians, trainable
 from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
@@ -55,7 +55,7 @@ def weight_deviations(
 @torch.no_grad()
 def sampled_outputs(model: nn.Module, deviations: list[dict[str, Tensor]], inputs: Tensor) -> Tensor:
     """f(x) + J(x) epsilon for each of S deviations: `(S, B, K)`."""
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    parameters = trainable(model)
 
     def outputs_of(values: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(model, values, (inputs,))

@@ -104,7 +104,7 @@ def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str
         result = read_result(file)
     except UserError as error:
         raise UserError(f"{error}; force=true runs it anew") from error
-    key = "root" if config["dataset"]["path"] is None else "path"
+    key = _place_of(config["dataset"])
     # A folder holds what it held, but a file may have been written anew.
     if key == "path" or result.config.get("dataset", {}).get("root") != config["dataset"]["root"]:
         task = _load(config)
@@ -149,11 +149,16 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
     return Trainer(model, prior, task, weights, laplace, generator), task
 
 
+def _place_of(dataset: Mapping[str, Any]) -> str:
+    """The key that says where the data lie."""
+    return "root" if dataset["path"] is None else "path"
+
+
 def _load(config: Mapping[str, Any]) -> Task:
     dataset = config["dataset"]
     return load_task(
         **{key: dataset[key] for key in ("name", "source", "download", "augment", "strength")},
-        root=dataset["root"] if dataset["path"] is None else dataset["path"],
+        root=dataset[_place_of(dataset)],
         train_size=config["train_size"],
         test_size=config["test_size"],
     )

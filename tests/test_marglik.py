@@ -95,6 +95,7 @@ def test_structures_differ(model, data):
     values = {s: fit(model, LayerwisePrior(model), data, structure=s, tolerance=0).evidence(eta) for s in STRUCTURES}
     assert len({round(e.log_det.item(), 6) for e in values.values()}) == len(STRUCTURES)
     assert len({round(e.data_fit.item(), 12) for e in values.values()}) == 1
+    assert len({e.data_fit.item() for s, e in values.items() if s != "full"}) == 1
 
 
 def test_parts_sum_to_the_value():

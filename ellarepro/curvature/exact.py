@@ -27,7 +27,7 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
     The model is in evaluation mode meanwhile.
     """
-    parameters = _trainable(model)
+    parameters = trainable(model)
 
     def logits_of(values: dict[str, Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.func.functional_call(model, values, (part,))
@@ -42,7 +42,8 @@ def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(rows), torch.cat(logits)
 
 
-def _trainable(model: nn.Module) -> dict[str, Tensor]:
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are trained, by name, detached."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -111,7 +112,7 @@ def ggn_rows(model: nn.Module, inputs: Tensor, generator: torch.Generator | None
 
     With a `generator`, one sampled pass a datum in place of all K - 1: `(N, P)`, and A^T A is unbiased for H.
     """
-    parameters = _trainable(model)
+    parameters = trainable(model)
 
     def along(values: dict[str, Tensor], datum: Tensor, column: Tensor) -> Tensor:
         return torch.func.functional_call(model, values, (datum[None],))[0] @ column

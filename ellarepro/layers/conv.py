@@ -7,7 +7,7 @@ from torch import Tensor
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
-from ellarepro.layers.subsample import channels_last, largest_phase, take_phase, window_at
+from ellarepro.layers.subsample import largest_phase, take_phase, window_at
 
 KERNEL = 3
 SMALL_MAP = 64
@@ -68,7 +68,7 @@ def convolve(
     With `subsamples` each sample's phase with the largest norm, `(B, D, H/2, W/2)`. Channels come last in memory: few
     to a layer, they leave the vendor's kernels for the other order half empty.
     """
-    features, filters = channels_last(features), channels_last(filters)
+    features, filters = _channels_last(features), _channels_last(filters)
     if not subsamples:
         return F.conv2d(_padded(features, padding_mode), filters, bias)
     whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach())
@@ -109,6 +109,11 @@ class _KeptPhase(torch.autograd.Function):
         kept_around, kept_filters = ctx.saved_tensors
         tangent = F.conv2d(kept_around, torch.zeros_like(kept_filters) if filters is None else filters, bias, stride=2)
         return tangent if around is None else tangent + F.conv2d(around, kept_filters, stride=2)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """`tensor (N, C, H, W)` with the channels of a pixel side by side in memory."""
+    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _padded(features: Tensor, padding_mode: str) -> Tensor:

@@ -64,8 +64,3 @@ def _pixels(features: Tensor, phase: Tensor, rows: range, columns: range) -> Ten
     # A pixel's channels lie together: whole rows are copied, an order of magnitude faster than single numbers.
     pixels = features.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, index.flatten())
     return pixels.view(batch, len(rows), len(columns), channels).permute(0, 3, 1, 2)
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    """`tensor (N, C, H, W)` with the channels of a pixel side by side in memory."""
-    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)

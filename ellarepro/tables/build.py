@@ -106,8 +106,8 @@ def _fit_sizes(runs: Sequence[RunResult]) -> str:
             layers.setdefault("all" if size is None else f"{size:,}", []).append(layer_title(run.layer))
     if layers.keys() <= {"all"}:
         return ""
-    whose = {size: f" ({', '.join(dict.fromkeys(names))})" if len(layers) > 1 else "" for size, names in layers.items()}
-    return f"curvature from {', '.join(size + names for size, names in whose.items())} images"
+    whose = [f"{size} ({', '.join(dict.fromkeys(names))})" for size, names in layers.items()]
+    return f"curvature from {', '.join(whose if len(layers) > 1 else layers)} images"
 
 
 def _several(values: Iterable[str], joint: str = " or ") -> str:

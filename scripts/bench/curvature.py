@@ -17,7 +17,7 @@ from ellarepro.curvature.structures import factor_bytes
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network, build_network
 from ellarepro.prior import LayerwisePrior
-from scripts.bench.plain import plain_largest_phase
+from scripts.bench.plain import LAYERS, plain_largest_phase
 from scripts.bench.tables import HIGHER, Measure, Table
 from scripts.bench.timing import matrix_rate, measured, ratio, seconds, summary, training_step
 
@@ -82,7 +82,7 @@ def _one_pass(network: nn.Module) -> GGN:
 def _schedule(images: Tensor, labels: Tensor, rounds: int) -> Table:
     """What fits add to training where each takes all data: 1 + a batch's fit / (`FREQUENCY` steps on it)."""
     rows = {}
-    for layer in ("conv", "f_fc", "f_fc_conv"):
+    for layer in LAYERS:
         network = _network(layer)
         contenders = {
             "step": training_step(network, images, labels),
@@ -116,7 +116,7 @@ class _LargestPhase(nn.Module):
 def _floors(images: Tensor, rounds: int) -> Table:
     rate = matrix_rate()
     rows = {}
-    for layer in ("conv", "f_fc", "f_fc_conv"):
+    for layer in LAYERS:
         network = _network(layer)
 
         def fit(network: Network = network) -> None:
@@ -190,7 +190,7 @@ def _decomposition(images: Tensor) -> Table:
 def _hyper_steps(images: Tensor) -> Table:
     """Twenty hyper-steps beside the fit of 50,000 images that they follow, extrapolated from that of one batch."""
     rows = {}
-    for layer in ("conv", "f_fc", "f_fc_conv"):
+    for layer in LAYERS:
         network = _network(layer)
         ggn = GGN(network, tolerance=0.0)
         ggn.update(images)

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.network import build_network
+from scripts.bench.plain import LAYERS
 from scripts.bench.tables import Measure, Table
 from scripts.bench.timing import measured, seconds, summary
 
-LAYERS = ("conv", "f_fc", "f_fc_conv")
 SIZES: dict[str, tuple[int, ...]] = {
     "training size": (256, 512, 1024, 2048),
     "alpha": (2, 4, 8),

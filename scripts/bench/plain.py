@@ -16,13 +16,14 @@ from scripts.bench.tables import Measure, Table
 from scripts.bench.timing import measured, ratio, seconds, training_step
 
 BATCH, CLASSES, CHANNELS, ALPHA = 128, 10, 3, 10
+LAYERS = ("conv", "f_fc", "f_fc_conv")
 
 
 def main(rounds: int) -> Iterator[Table]:
     """The table of this benchmark."""
     images, labels = torch.randn(BATCH, CHANNELS, 32, 32), torch.randint(CLASSES, (BATCH,))
     rows = {}
-    for layer in ("conv", "f_fc", "f_fc_conv"):
+    for layer in LAYERS:
         ours = build_network(layer, in_channels=CHANNELS, num_classes=CLASSES, alpha=ALPHA)
         theirs = plain_network(ours, layer)
         apart = largest_difference(ours, theirs, images, labels)
