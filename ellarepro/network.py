@@ -157,7 +157,7 @@ def build_network(
     symmetry = group_of(group)
     path_names = LAYERS[layer]
     order = symmetry.order if any("group" in PATHS[name].options for name in path_names) else 1
-    gains = _gains(path_names, relaxation)
+    gains = gains_of(path_names, relaxation)
     channels = [in_channels, *(alpha * width * order for width in CHANNELS)]
     sizes = _map_sizes(image_size)
     blocks = []
@@ -184,8 +184,11 @@ def _equivariant(path_names: Iterable[str]) -> list[str]:
     return [name for name in path_names if PATHS[name].equivariant_to]
 
 
-def _gains(path_names: tuple[str, ...], relaxation: float) -> dict[str, float]:
-    """Initial gain of each path, such that the mean of the paths keeps the scale of the signal."""
+def gains_of(path_names: tuple[str, ...], relaxation: float) -> dict[str, float]:
+    """Initial gain of each path of a layer, such that the mean of the paths keeps the scale of the signal.
+
+    A path that is not equivariant starts at `relaxation` of the scale of one that is, where there is one.
+    """
     strict = _equivariant(path_names)
     scale = {name: relaxation if strict and name not in strict else 1.0 for name in path_names}
     norm = sum(value**2 for value in scale.values()) ** 0.5

@@ -39,6 +39,8 @@ EVERY_EPOCH = ("objective.burn_in=1", "objective.frequency=1", "objective.fit_si
 NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH)
 TIED = (*NEUTRAL, "objective.tied=true")
 HYPER_STEPS = 300
+LATE = 20
+"""Epoch from which late profile steps are taken: half of a run."""
 FEW = 200
 """Images whose rows of the curvature's root are all taken: 1,800 of them."""
 
@@ -54,6 +56,10 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
     "neutral, tied, F-FC at precision 100": (TIED, Options(relaxed_precision=100.0)),
     "neutral, tied, temperature": (TIED, Options(temperature=0.1, temperature_epochs=16)),
     "neutral, tied, profile steps": (TIED, Options(profile_from=2)),
+    "neutral, late profile steps": (NEUTRAL, Options(profile_from=LATE)),
+    "neutral, tied, late profile steps": (TIED, Options(profile_from=LATE)),
+    "0.1 start, late profile steps": ((*NEUTRAL, "relaxation=0.1"), Options(profile_from=LATE)),
+    "0.1 start, tied, late profile steps": ((*TIED, "relaxation=0.1"), Options(profile_from=LATE)),
     "neutral, tied, averaged subsets": (TIED, Options(fresh=1000, average=0.7)),
     "neutral, tied, steps by fan-in": (TIED, Options(fan_in_steps=True)),
 }
