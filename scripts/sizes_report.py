@@ -1,0 +1,98 @@
+"""What the study of training sizes found: as a page and as a figure, MAP beside Laplace."""
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, stdev
+
+from matplotlib.figure import Figure
+
+from ellarepro.labels import layer_title, path_colour
+from ellarepro.markdown import markdown_table
+from ellarepro.results import RunResult
+
+Measure = Callable[[RunResult], float | None]
+MEASURES: dict[str, tuple[Measure, int]] = {
+    "test accuracy, %": (lambda result: 100 * result.test_accuracy, 1),
+    "test NLL, nats": (lambda result: result.test_nll, 2),
+    "calibration error, %": (lambda result: 100 * result.expected_calibration_error, 1),
+    "-evidence, nats a datum": (lambda result: result.neg_log_marglik_per_datum, 2),
+}
+"""Name to what it is of a run and its digits."""
+COLOURS = {
+    "conv": path_colour("conv"),
+    "f_fc": path_colour("f_fc"),
+    "f_fc_conv": "black",
+    "s_fc_s_conv": "#CC79A7",
+    "f_fc_conv_gconv": "#56B4E9",
+}
+"""By network, of Okabe and Ito's colours."""
+OBJECTIVES = {"map": ("MAP", "--"), "laplace": ("Laplace", "-")}
+
+
+def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
+    """study.md: a table a network as Markdown, then `reading`, a person's words."""
+    seeds, commits, machines, data = (
+        sorted({str(getattr(result, key)) for result in results})
+        for key in ("seed", "git_commit", "hardware", "dataset")
+    )
+    parts = [
+        "# Where does Laplace pay?",
+        f"Made by `python -m scripts.sizes_study`: {len(results)} of {asked} runs on {', '.join(data)} as it is, seeds "
+        f"{', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
+        f"{sum(result.wall_seconds for result in results) / 3600:.1f} hours. Mean over seeds, and standard deviation.",
+    ]
+    for layer in _layers(results):
+        parts += [f"## {layer_title(layer)}", _table([result for result in results if result.layer == layer])]
+    return "\n\n".join([*parts, *([reading.strip()] if reading else [])]) + "\n"
+
+
+def draw(results: Sequence[RunResult]) -> Figure:
+    """The figure: a panel a measure over training size, a colour a network, MAP dashed."""
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True)
+    sizes = sorted({result.train_size for result in results})
+    for axes, (name, (of, _)) in zip(grid.flat, MEASURES.items(), strict=True):
+        for layer, objective in ((layer, objective) for layer in _layers(results) for objective in OBJECTIVES):
+            points = [(size, _values(results, layer, objective, size, of)) for size in sizes]
+            points = [(size, fmean(values)) for size, values in points if values]
+            title, style = OBJECTIVES[objective]
+            look = {"color": COLOURS[layer], "linestyle": style, "marker": "o" if style == "-" else "x"}
+            if points:
+                axes.plot(*zip(*points, strict=True), label=f"{layer_title(layer)}, {title}", **look)
+        axes.set(title=name, xscale="log", yscale="log" if "NLL" in name else "linear")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("training images")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _layers(results: Sequence[RunResult]) -> list[str]:
+    return list(dict.fromkeys(result.layer for result in results))
+
+
+def _values(results: Sequence[RunResult], layer: str, objective: str, size: int, of: Measure) -> list[float]:
+    own = (r for r in results if (r.layer, r.objective, r.train_size) == (layer, objective, size))
+    return [value for result in own if (value := of(result)) is not None]
+
+
+def _table(results: Sequence[RunResult]) -> str:
+    return markdown_table(list(_lines(results)), labels=1)
+
+
+def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
+    columns = [(measure, objective) for measure in MEASURES for objective in OBJECTIVES]
+    columns.remove(("-evidence, nats a datum", "map"))
+    yield ["images", *(f"{OBJECTIVES[objective][0]}: {measure}" for measure, objective in columns)]
+    for size in sorted({result.train_size for result in results}):
+        cells = []
+        for measure, objective in columns:
+            of, digits = MEASURES[measure]
+            cells.append(_text(_values(results, results[0].layer, objective, size, of), digits))
+        yield [f"{size:,}", *cells]
+
+
+def _text(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "not run"
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -1,0 +1,40 @@
+"""Where does Laplace pay? Five networks on CIFAR-10 as it is, MAP beside Laplace, by training size.
+
+    python -m scripts.sizes_study [key=value ...] [--report]
+
+The runs are those of configs/experiment/sizes/, the smallest first: what is finished is not run again, what was
+interrupted goes on. Keys are for all runs, as for `python -m ellarepro`; `dataset=cifar10_jpeg dataset.root=PATH` takes
+the JPEG copy. Then study.md and study.png are written beside the runs' folder, from the result files of these runs
+alone, as many as there are. What a person reads in it goes into reading.md, which study.md ends with.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from ellarepro.config.explain import choices_of
+from ellarepro.errors import command
+from scripts.sizes_report import draw, page
+from scripts.studies import Study
+
+STUDY = Study(
+    name="sizes_study",
+    question=__doc__.partition("\n")[0],
+    defaults=(
+        f"experiment={','.join(name for name in choices_of('experiment') if name.startswith('sizes/'))}",
+        "threads=1",
+        "output_dir=results/sizes/runs",
+    ),
+    order=lambda config: (config["train_size"] or 0, config["seed"]),
+    page=page,
+    draw=draw,
+)
+
+
+@command(STUDY.name)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, write the study's files; return the exit status, 1 where a run failed, 2 for a mistake."""
+    return STUDY.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What studies of many runs have in common: what is missing is run, what there is becomes a page and a figure."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ellarepro.config.resolve import check_combination
+from ellarepro.config.sweep import Sweep, expand
+from ellarepro.errors import UserError
+from ellarepro.figures import save
+from ellarepro.files import write_atomically
+from ellarepro.launching.launch import failures, launch
+from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that answer one question together.
+
+    Attributes:
+        name: of its script.
+        question: one line.
+        defaults: keys of its runs, which what a user says comes after.
+        order: what a configuration is sorted by; the smallest is run first.
+        page: the text, from results, how many were asked for, and what a person reads in them.
+        draw: the figure.
+    """
+
+    name: str
+    question: str
+    defaults: tuple[str, ...]
+    order: Callable[[Mapping[str, Any]], Any]
+    page: Callable[[Sequence[RunResult], int, str], str]
+    draw: Callable[[Sequence[RunResult]], Figure]
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run what is missing, write the study's files; return the exit status, 1 where a run failed."""
+        parser = argparse.ArgumentParser(prog=f"python -m scripts.{self.name}", description=self.question)
+        parser.add_argument("keys", nargs="*", metavar="key=value", help="for all runs, as for python -m ellarepro")
+        parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
+        options = parser.parse_intermixed_args(arguments)
+        sweep = self.sweep(options.keys)
+        left = [config for config in sweep.configs if not _result_file(config).exists()]
+        print(f"{len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before", flush=True)
+        lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
+        self.write(finished(sweep.configs), len(sweep.configs), Path(sweep.configs[0]["output_dir"]).parent)
+        for line in lines:
+            print(f"{self.name}: {line}", file=sys.stderr)
+        return status
+
+    def sweep(self, keys: Sequence[str] = ()) -> Sweep:
+        """The runs of the study, with `keys` for all of them, checked.
+
+        Raises:
+            UserError: a mistake in the keys.
+        """
+        sweep = expand([*self.defaults, *keys], multirun=True)
+        for config in sweep.configs:
+            check_combination(config)
+        return replace(sweep, configs=sorted(sweep.configs, key=self.order))
+
+    def write(self, results: Sequence[RunResult], asked: int, folder: Path) -> None:
+        """Write study.md and study.png of `results`, of `asked` runs, to `folder`.
+
+        Raises:
+            UserError: there are no results.
+            OSError: a file cannot be written.
+        """
+        if not results:
+            raise UserError(f"output_dir: no run of the study is finished there; {asked} were asked for")
+        reading = folder / "reading.md"
+        text = self.page(results, asked, reading.read_text(encoding="utf-8") if reading.exists() else "")
+        write_atomically(folder / "study.md", text.encode())
+        save(self.draw(results), folder / "study.png")
+        print(folder / "study.md")
+
+
+def finished(configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:
+    """The results that there are of the runs of `configs`."""
+    return [read_result(_result_file(config)) for config in configs if _result_file(config).exists()]
+
+
+def _result_file(config: Mapping[str, Any]) -> Path:
+    return Path(config["output_dir"]) / run_id(config) / RESULT_FILE
