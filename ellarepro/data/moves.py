@@ -8,10 +8,12 @@ leaves both places where they are. Only what the label tells differs between tas
     symmetry      label, of the digit's index d in `MOVED_DIGITS`     strictest path that can tell it
     both          d                                                   GCONV
     translation   d + turn, modulo 4                                  CONV
-    rotation      d at the centre, 3 - d at the corner                F-FC (none keeps rotation, gives up translation)
-    none          the latter + turn, modulo 4                         F-FC
+    rotation      half of d, rounded down, + 2 at the corner          F-FC (none keeps rotation, gives up translation)
+    none          d at the centre, 3 - d at the corner,               F-FC
+                  + turn, modulo 4
 
-A label that tells less does not have fewer classes: there are four, as many images of each to within chance.
+A label that tells less does not have fewer classes: there are four, as many images of each to within chance (of
+rotation, where every image is moved).
 A turn or another place changes the label of every image wherever it should; of turn and place together, none that
 leaves all labels as they are.
 """
@@ -82,8 +84,9 @@ def moved(digits: Tensor, labels: Tensor, generator: torch.Generator, strength: 
 
 def moved_class(symmetry: str, state: Tensor) -> Tensor:
     """Labels (N,) with this `symmetry`, one of `SYMMETRIES`, of states (N,), see `moved`."""
-    translation, rotation = SYMMETRIES[symmetry]
     digit, turn, place = state // (TURNS * PLACES), state // PLACES % TURNS, state % PLACES
-    if not translation:
+    if symmetry == "rotation":
+        return digit // 2 + 2 * place
+    if symmetry == "none":
         digit = torch.where(place == 1, len(MOVED_DIGITS) - 1 - digit, digit)
-    return digit if rotation else (digit + turn) % len(MOVED_DIGITS)
+    return digit if symmetry == "both" else (digit + turn) % len(MOVED_DIGITS)
