@@ -10,7 +10,7 @@ from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_para
 from ellarepro.layers.subsample import largest_phase, take_phase, window_at
 
 KERNEL = 3
-SMALL_MAP = 64
+SMALL_MAP = 16
 """Positions of a map below which its few patches are cheaper written out than avoided."""
 
 
@@ -177,29 +177,19 @@ class ConvRule(ConvolutionRule):
 def circular_patch_moment(inputs: Tensor) -> Tensor:
     """Sum over samples, mean over positions, of p p^T for all circular 3 x 3 patches p: `(1, 9C, 9C)`.
 
-    With circular padding the entry of two patch pixels depends on their offset alone, and offsets up to two pixels
-    apart are 25, of which 13 suffice by symmetry: 13 C^2 products a position instead of 81 C^2, and no patches.
+    With circular padding the entry of two patch pixels depends on their offset alone: it is the correlation of two
+    channels at that offset, which Fourier transforms give for all offsets at once (Wiener and Khinchin), by C^2
+    products for half of the frequencies instead of 81 C^2 a position, and without patches.
     """
     channels, height, width = inputs.shape[1:]
-    # On rows four pixels longer, a shift of the map is an offset in its flat memory, a view that needs no copy; the
-    # four pixels are zero on one side of the product, and the last row is there for the views to end in.
-    still = F.pad(inputs, (0, 4)).flatten(2)
-    rows, columns = (torch.arange(-2, size + 2, device=inputs.device) % size for size in (height, width))
-    wrapped = F.pad(inputs[:, :, rows][..., columns], (0, 0, 0, 1)).flatten(2)
-    moments = {}
-    for row in range(3):
-        for column in range(-2, 3):
-            if row > 0 or column >= 0:
-                offset = (2 + row) * (width + 4) + 2 + column
-                moved = wrapped[:, :, offset : offset + still.shape[2]]
-                moments[row, column] = torch.bmm(still, moved.mT).sum(0)
-                moments[-row, -column] = moments[row, column].T
-    pixels = [(row, column) for row in range(KERNEL) for column in range(KERNEL)]
-    factor = inputs.new_empty(channels, KERNEL**2, channels, KERNEL**2)
-    for i, (row_i, column_i) in enumerate(pixels):
-        for j, (row_j, column_j) in enumerate(pixels):
-            factor[:, i, :, j] = moments[row_j - row_i, column_j - column_i]
-    return factor.view(1, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
+    spectra = torch.fft.rfft2(inputs).permute(2, 3, 1, 0)
+    products = (spectra.conj() @ spectra.mT).permute(2, 3, 0, 1)
+    correlations = torch.fft.irfft2(products, s=(height, width))
+    pixels = torch.arange(KERNEL, device=inputs.device)
+    offsets = pixels - pixels[:, None]
+    rows, columns = (offsets % height)[:, None, :, None], (offsets % width)[None, :, None, :]
+    factor = correlations[:, :, rows, columns].permute(0, 2, 3, 1, 4, 5)
+    return factor.reshape(1, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
 
 
 def zero_padded_patch_moment(inputs: Tensor) -> Tensor:
