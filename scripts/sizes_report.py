@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ellarepro.labels import layer_title, path_colour
 from ellarepro.markdown import markdown_table
-from ellarepro.results import RunResult
+from ellarepro.results import RunResult, short_commit
 
 Measure = Callable[[RunResult], float | None]
 MEASURES: dict[str, tuple[Measure, int]] = {
@@ -37,7 +37,7 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     parts = [
         "# Where does Laplace pay?",
         f"Made by `python -m scripts.sizes_study`: {len(results)} of {asked} runs on {', '.join(data)} as it is, seeds "
-        f"{', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
+        f"{', '.join(seeds)}, commit {', '.join(map(short_commit, commits))}, {', '.join(machines)}, "
         f"{sum(result.wall_seconds for result in results) / 3600:.1f} hours. Mean over seeds, and standard deviation.",
     ]
     for layer in _layers(results):

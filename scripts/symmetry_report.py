@@ -12,7 +12,7 @@ from ellarepro.inspection import untrained_shares
 from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
 from ellarepro.markdown import markdown_table
 from ellarepro.places import EVERYWHERE
-from ellarepro.results import RunResult
+from ellarepro.results import RunResult, short_commit
 
 PATHS = ("f_fc", "conv", "gconv")
 STRICTEST = {"none": "f_fc", "translation": "conv", "rotation": "f_fc", "both": "gconv"}
@@ -74,6 +74,7 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     """study.md: what was found beside the truth as Markdown, then `reading`, a person's words."""
     laplace, controls = ([r for r in results if r.objective == name] for name in ("laplace", "map"))
     seeds, commits, machines = (sorted({str(getattr(r, key)) for r in results}) for key in ("seed", *_PROVENANCE))
+    commits = list(map(short_commit, commits))
     parts = [
         "# Does it find the symmetry that is there?",
         f"Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says; {len(results)} of "

@@ -12,7 +12,16 @@ from result_factory import make_config, make_result
 from ellarepro import files
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
-from ellarepro.results import RunResult, git_commit, provenance, read_results, run_id, versions, write_result
+from ellarepro.results import (
+    RunResult,
+    git_commit,
+    provenance,
+    read_results,
+    run_id,
+    short_commit,
+    versions,
+    write_result,
+)
 
 
 def test_run_id_reads_well_and_does_not_depend_on_key_order():
@@ -138,12 +147,17 @@ def test_git_commit_tells_clean_from_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_commit() == "unknown"
+    kept = tmp_path / "results" / "table1" / "result.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first", "--no-gpg-sign"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     assert len(git_commit()) == 40
+    kept.write_text("made again")
+    assert len(git_commit()) == 40, "results say nothing of the code"
     module.write_text("changed")
-    assert git_commit().endswith("-dirty")
+    assert git_commit().endswith("-dirty") and short_commit(git_commit()) == f"{git_commit()[:8]}-dirty"
     inner = module.parent / "inner" / "ellarepro" / "results"
     inner.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inner / "provenance.py"))

@@ -1,7 +1,15 @@
 """One finished run as data: its record, its name, where it came from, and its way to disk and back."""
 
 from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
-from ellarepro.results.provenance import code_at_start, code_state, git_commit, hardware, peak_memory, versions
+from ellarepro.results.provenance import (
+    code_at_start,
+    code_state,
+    git_commit,
+    hardware,
+    peak_memory,
+    short_commit,
+    versions,
+)
 from ellarepro.results.record import (
     RESULT_FILE,
     UNTRAINED,
@@ -29,6 +37,7 @@ __all__ = [
     "read_results",
     "result_file",
     "run_id",
+    "short_commit",
     "versions",
     "write_result",
 ]

@@ -20,6 +20,8 @@ RECORDED_PACKAGES = ("torch", "torchvision", "laplace-torch", "asdfghjkl", "hydr
 def git_commit() -> str:
     """Return the commit of the checkout this package lies in, "-dirty" appended when tracked files have changed.
 
+    Those in results/ do not count: runs themselves replace them.
+
     "unknown" outside a checkout, without git, and when the package is installed below some other project's checkout; of
     a copy that waited in a queue, what held when it was made.
     """
@@ -30,10 +32,16 @@ def git_commit() -> str:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
             return "unknown"
         commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit
+
+
+def short_commit(commit: str) -> str:
+    """What people read of a `git_commit()`."""
+    name, dash, dirty = commit.partition("-")
+    return f"{name[:8]}{dash}{dirty}"
 
 
 def code_state() -> str:

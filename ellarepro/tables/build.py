@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ellarepro.labels import layer_title
-from ellarepro.results import RunResult, read_results
+from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.spec import MEASURES, SPECS, Line, published
@@ -92,7 +92,7 @@ def _protocol(runs: Sequence[RunResult]) -> str:
         f"optimiser {of('optimiser.name')}",
         _fit_sizes(runs),
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
-        f"code {_several(_short_commit(run.git_commit) for run in runs)}",
+        f"code {_several(short_commit(run.git_commit) for run in runs)}",
     ]
     return f"ours, {'; '.join(filter(None, parts))}"
 
@@ -112,11 +112,6 @@ def _fit_sizes(runs: Sequence[RunResult]) -> str:
 
 def _several(values: Iterable[str], joint: str = " or ") -> str:
     return joint.join(sorted(set(values)))
-
-
-def _short_commit(commit: str) -> str:
-    name, dash, dirty = commit.partition("-")
-    return f"{name[:8]}{dash}{dirty}"
 
 
 def load_runs(table: str, folders: Sequence[Path]) -> list[RunResult]:
