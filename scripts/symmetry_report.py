@@ -106,19 +106,17 @@ def contrast(results: Sequence[RunResult], of: Measure, path: str = "f_fc") -> d
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
-    """The figure of the runs under Laplace: a dot a seed, a row a measure, a column a share of moved images."""
+    """The figure of the runs under Laplace: a dot a seed, a panel a measure, for each share of moved images."""
     laplace = [result for result in results if result.objective == "laplace"]
     strengths = sorted({strength_of(result) for result in laplace}, reverse=True)
-    figure = Figure(figsize=(5.0 * len(strengths), 3.0 * len(DRAWN)), layout="constrained")
+    panels = list(product(strengths, DRAWN))
+    figure = Figure(figsize=(11.0, 3.2 * len(panels) / 2 + 0.8), layout="constrained")
     figure.suptitle("Does it find the symmetry that is there? Four labels of the same moved digits; a dot a seed")
-    grid = figure.subplots(len(DRAWN), len(strengths), squeeze=False, sharey="row")
-    for column, strength in zip(grid.T, strengths, strict=True):
+    grid = figure.subplots(len(panels) // 2, 2, squeeze=False)
+    for axes, (strength, name) in zip(grid.flat, panels, strict=True):
         own = [result for result in laplace if strength_of(result) == strength]
-        for axes, name in zip(column, DRAWN, strict=True):
-            _draw_dots(axes, own, MEASURES[name], UNTRAINED_SHARES.get(name))
-        column[0].set_title(f"{strength:.0%} of images moved")
-    for axes, name in zip(grid[:, 0], DRAWN, strict=True):
-        axes.set_ylabel(name)
+        _draw_dots(axes, own, MEASURES[name], UNTRAINED_SHARES.get(name))
+        axes.set_title(name if len(strengths) == 1 else f"{name}, {strength:.0%} of images moved")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 

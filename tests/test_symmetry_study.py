@@ -181,7 +181,7 @@ def test_the_page_has_both_objectives_and_says_how_much_is_missing():
     assert "8 of 48 runs" in text and text.endswith("Mine.\n")
     assert text.count("| 100%  | rotation    | F-FC ") == 2 and "these runs fitted no curvature" in text
     first, *others = report.draw(results).axes
-    assert len(others) == len(report.DRAWN) - 1 and first.get_ylabel() == "relative effective number (%)"
+    assert len(others) == len(report.DRAWN) - 1 and first.get_title() == "relative effective number (%)"
     dots = {line.get_label(): line.get_ydata() for line in first.lines if line.get_label() in ("F-FC", "CONV", "GCONV")}
     assert len(dots) == 3 and sum(values[0] for values in dots.values()) == pytest.approx(100)
 
