@@ -233,6 +233,25 @@ def test_path_mean_divides_by_the_number_of_paths():
         PathMean({})
 
 
+@pytest.mark.parametrize("name", ["f_fc_conv", "conv_gconv", "f_fc_conv_gconv"])
+def test_a_sum_of_paths_and_its_gradient_have_the_pixels_of_a_channel_together_in_memory(name):
+    network = build_network(name, in_channels=1, num_classes=3, alpha=1)
+    seen = []
+    features = torch.rand(5, network.blocks[0].paths["conv"].out_channels, 32, 32, requires_grad=True)
+    features.register_hook(seen.append)
+    output = network.blocks[1](features)
+    output.square().sum().backward()
+    assert output.is_contiguous() and seen[0].is_contiguous()
+    alone = network.blocks[1].paths["conv"](features)
+    assert not alone.is_contiguous(), "the control: a path has an order of its own"
+
+
+def test_a_single_path_is_subsampled_where_it_is_told_to_be():
+    torch.manual_seed(0)
+    conv, x = Conv(2, 3, (4, 4), (4, 4)), torch.randn(2, 2, 4, 4)
+    assert torch.equal(PathMean({"conv": conv}, subsampled=["conv"])(x), keep_largest_phase(conv(x)))
+
+
 RELEASED = {
     ("fc", 3, 10): 133_635_690,
     ("conv", 3, 10): 338_770,

@@ -37,7 +37,7 @@ class PathMean(nn.Module):
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
         """What each path makes of `features (B, C, H, W)`, by name: `(B, D, H', W')`, whole if `subsampled`."""
-        return {name: path(features) for name, path in self.paths.items()}
+        return {name: path(self._shared(features)) for name, path in self.paths.items()}
 
     def mean(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The layer's output `(B, D, H', W')` from its paths' `outputs`."""
@@ -45,20 +45,31 @@ class PathMean(nn.Module):
         halves = [output for name, output in outputs.items() if name not in self.subsampled]
         if whole:
             halves.append(keep_largest_phase(_sum(whole)))
-        return _PixelsLast.apply(_sum(halves) / len(self.paths)) if len(self.paths) > 1 else halves[0]
+        return _sum(halves) / len(self.paths) if len(self.paths) > 1 else halves[0]
+
+    def _shared(self, features: Tensor) -> Tensor:
+        return _PixelsLastGradient.apply(features) if len(self.paths) > 1 else features
 
 
-class _PixelsLast(torch.autograd.Function):
-    """The same map with the pixels of a channel together in memory, in the forward and in the backward pass.
+def _pixels_last(maps: Tensor) -> Tensor:
+    """The same `maps (B, C, H, W)` with the pixels of a channel together in memory.
 
-    Each kind of path writes its maps in an order of its own; what follows a sum of two orders would be slow to read.
+    Each kind of path writes its maps in an order of its own, and a sum of two orders takes several times as long as a
+    copy. Of maps with samples last, the copy is the transpose of a matrix, for which there is a kernel.
     """
+    if maps.stride(0) == 1 and not maps.is_contiguous():
+        return maps.permute(1, 2, 3, 0).flatten(0, 2).t().contiguous().view(maps.shape)
+    return maps.contiguous()
+
+
+class _PixelsLastGradient(torch.autograd.Function):
+    """The same map, with a gradient in `_pixels_last` order: those of all paths are summed."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(maps: Tensor) -> Tensor:
-        return maps.clone(memory_format=torch.contiguous_format)
+        return maps.view_as(maps)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -66,15 +77,15 @@ class _PixelsLast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient.contiguous()
+        return _pixels_last(gradient)
 
     @staticmethod
     def jvp(ctx, tangent: Tensor) -> Tensor:
-        return tangent.contiguous()
+        return tangent.view_as(tangent)
 
 
 def _sum(outputs: list[Tensor]) -> Tensor:
-    total = outputs[0]
+    total = _pixels_last(outputs[0])
     for output in outputs[1:]:
-        total = total + output
+        total = total + _pixels_last(output)
     return total
