@@ -88,6 +88,8 @@ def run(
                 tracker.finish(result, picture)
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
+        if trainer.never_learned():
+            say(f"{identity}: the precisions never moved: no loss was below objective.plateau")
     return Outcome(result, folder, was_finished=False)
 
 

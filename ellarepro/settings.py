@@ -106,6 +106,13 @@ class LaplaceSettings:
     steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
     lr: float = setting("of these steps", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
+    plateau: float | None = setting(
+        "share of the loss of guessing; no fit follows an epoch with a higher loss, as weights without curvature "
+        "would be pulled to zero; null fits whatever the loss",
+        None,
+        above=0,
+        most=1,
+    )
     fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
 

@@ -114,6 +114,7 @@ class Laplace:
     passes: int | str = same_as(FitSettings, "passes", "${budget.passes}")
     engine: str = same_as(FitSettings, "engine")
     tied: bool = same_as(LaplaceSettings, "tied", "${budget.tied}")
+    plateau: float | None = same_as(LaplaceSettings, "plateau", "${budget.plateau}")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
 
 
@@ -141,6 +142,7 @@ class Budget:
     )
     passes: int | str = same_as(FitSettings, "passes")
     tied: bool = same_as(LaplaceSettings, "tied")
+    plateau: float | None = same_as(LaplaceSettings, "plateau")
 
 
 @dataclass

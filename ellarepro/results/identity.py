@@ -23,6 +23,7 @@ NOT_IN_RUN_ID = (
     "budget.dense_fit_size",
     "budget.passes",
     "budget.tied",
+    "budget.plateau",
 )
 
 ADDED_LATER = {
@@ -32,6 +33,7 @@ ADDED_LATER = {
     "group": None,
     "objective.engine": "native",
     "objective.passes": "exact",
+    "objective.plateau": None,
     "objective.tied": False,
     "prior.anchors": "fixed",
     "relaxation": 0.1,
