@@ -122,9 +122,10 @@ class LaplaceSettings:
             got = self.predictive_samples
             raise ValueError(f"predictive_samples must be 0 for structure={self.fit.structure}; got {got}")
 
-    def due(self, epoch: int) -> bool:
-        """Whether the precisions move after `epoch` (from 1)."""
-        return epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
+    def due(self, epoch: int, loss: float = 0.0, guessing: float = 0.0) -> bool:
+        """Whether the precisions move after `epoch` (from 1), which ended at `loss`; that of `guessing` is known."""
+        scheduled = epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
+        return scheduled and (self.plateau is None or loss <= self.plateau * guessing)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,6 @@ from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import LaplaceSettings, WeightSettings
 
 
-def guessing_loss(task: Task) -> float:
-    """The entropy of the training labels, nats: what a constant prediction can reach at best."""
-    shares = task.train.labels.bincount(minlength=task.num_classes) / len(task.train)
-    return torch.special.entr(shares.double()).sum().item()
-
-
 @dataclass
 class Trainer:
     """Everything that a run changes, and thus what a checkpoint holds.
@@ -79,24 +73,14 @@ class Trainer:
         while self.epoch < self.weights.epochs:
             metrics = self._train_epoch()
             done = self.epoch + 1
-            if self._fit_is_due(done, metrics["loss"]):
+            due = self.laplace is not None and self.laplace.due(done, metrics["loss"], self.task.guessing_loss())
+            if due and done < self.weights.epochs:
                 metrics |= self._learn_precisions()
             # Not before the fit: a run that is continued in the middle of one is still in this epoch.
             self.epoch, self._place, self._fit = done, None, None
             self.lap()
             self._record(metrics)
             self._pause()
-
-    def _fit_is_due(self, epoch: int, loss: float) -> bool:
-        """Whether the precisions move after `epoch`; never after the last, which the final fit follows."""
-        if self.laplace is None or not self.laplace.due(epoch) or epoch == self.weights.epochs:
-            return False
-        return self.laplace.plateau is None or loss <= self.laplace.plateau * guessing_loss(self.task)
-
-    def never_learned(self) -> bool:
-        """Whether all fits that were due have been left out, as the network never did better than guessing."""
-        due = self.laplace is not None and any(map(self.laplace.due, range(1, self.epoch)))
-        return due and not self.history["fit_epoch"]
 
     def lap(self) -> None:
         """Count the time since the last lap."""

@@ -58,7 +58,7 @@ ONLY_IN = {
     "asdl": {"curvature.asdl_hooks", "scripts.bench"},
     "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
-    "matplotlib": {"figures", "scripts.bench", "scripts.symmetry_report"},
+    "matplotlib": {"figures", "scripts.bench", "scripts.studies", "scripts.sizes_report", "scripts.symmetry_report"},
     "plotly": {"report"},
     "jinja2": {"report"},
     "rich": {"launching.board"},

@@ -18,9 +18,9 @@ from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
-from ellarepro.run import prepare
+from ellarepro.run import _never_learned, prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.training import Trainer, guessing_loss
+from ellarepro.training import Trainer
 
 LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
 
@@ -287,23 +287,23 @@ def test_the_loss_of_guessing_is_the_entropy_of_the_labels():
     labels = torch.tensor([0, 0, 2])
     skewed = replace(some, train=ImageSet(some.train.images, labels))
     counts = [2 / 3, 1 / 3]
-    assert guessing_loss(skewed) == pytest.approx(-sum(share * math.log(share) for share in counts))
-    assert guessing_loss(skewed) < math.log(3), "the control: labels that differ in number are easier to guess"
+    assert skewed.guessing_loss() == pytest.approx(-sum(share * math.log(share) for share in counts))
+    assert skewed.guessing_loss() < math.log(3), "the control: labels that differ in number are easier to guess"
 
 
 def test_no_fit_follows_an_epoch_on_the_plateau():
     """Losses fall, so that the first fits are those left out; where all are, the precisions stay."""
     plain = trainer()
     plain.run()
-    assert plain.history["fit_epoch"] == [1, 3, 5] and not plain.never_learned()
+    assert plain.history["fit_epoch"] == [1, 3, 5] and not _never_learned(plain)
     losses = dict(zip(plain.history["epoch"], plain.history["loss"], strict=True))
     map_run = trainer(laplace=None)
     map_run.run()
-    reached = map_run.history["loss"][2] / guessing_loss(task())
-    assert map_run.history["loss"][0] / guessing_loss(task()) > reached * 1.001, "the first epoch is worse"
+    reached = map_run.history["loss"][2] / task().guessing_loss()
+    assert map_run.history["loss"][0] / task().guessing_loss() > reached * 1.001, "the first epoch is worse"
     late, never = (trainer(laplace=replace(LAPLACE, plateau=share)) for share in (reached * 1.0001, 1e-6))
     for run in (late, never):
         run.run()
     assert late.history["fit_epoch"][0] == 3 and losses[1] > reached
-    assert never.history["fit_epoch"] == [] and never.never_learned() and not map_run.never_learned()
+    assert never.history["fit_epoch"] == [] and _never_learned(never) and not _never_learned(map_run)
     assert (never.prior.log_precision == 0).all() and not (late.prior.log_precision == 0).all()

@@ -48,6 +48,11 @@ class Task:
         """The same task with both sets on another device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
+    def guessing_loss(self) -> float:
+        """The entropy of the training labels, nats: what a constant prediction can reach at best."""
+        shares = self.train.labels.bincount(minlength=self.num_classes) / len(self.train)
+        return torch.special.entr(shares.double()).sum().item()
+
 
 def fingerprint(*sets: ImageSet) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the pixels and labels of these sets, in order.
