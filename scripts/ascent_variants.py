@@ -79,10 +79,10 @@ class Ascent(Trainer):
             for group in self.optimiser.param_groups:
                 group["lr_scale"] /= _fan_in(self.model, names[id(group["params"][0])]) ** 0.5 / 54**0.5
 
-    def fit_evidence(self) -> MarginalLikelihood:
-        """The marginal likelihood at the current weights, as the options say."""
+    def _evidence(self) -> MarginalLikelihood:
+        """The marginal likelihood at the current weights, as the options say: of hyper-steps, too."""
         if self.options == Options():
-            return super().fit_evidence()
+            return super()._evidence()
         data, used, settings = self.task.train, self.task.train, self.laplace.fit
         if self.options.fresh:
             chosen = torch.randperm(len(data), generator=self.generator)[: self.options.fresh]

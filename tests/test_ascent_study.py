@@ -60,6 +60,23 @@ def test_fresh_subsets_of_all_data_without_a_past_are_the_fit_on_all_data():
     assert relative_error(part.evidence(eta).log_det, wanted.evidence(eta).log_det) > 1e-4, "the control"
 
 
+@pytest.mark.parametrize("options", [Options(fresh=6), Options(average=0.9)])
+def test_a_run_takes_its_fits_as_the_options_say(options):
+    plain, study = trainer(), Ascent.of(trainer(), options)
+    for run in (plain, study):
+        run.run()
+    assert not same(plain, study) and not torch.equal(plain.prior.log_precision, study.prior.log_precision)
+    assert study.history["fit_epoch"] == plain.history["fit_epoch"]
+
+
+def test_a_run_takes_profile_steps_after_the_fits_from_the_epoch_it_is_told(monkeypatch):
+    run, taken = Ascent.of(trainer(), Options(profile_from=2)), []
+    monkeypatch.setattr(run, "_profile", lambda before, after: taken.append((run.epoch, set(run.averaged))))
+    run.run()
+    assert run.history["fit_epoch"] == [1, 3, 5]
+    assert taken == [(2, set(run.prior.names)), (4, set(run.prior.names))], "epochs that are done"
+
+
 def test_a_likelihood_to_the_power_of_a_half_is_a_prior_twice_as_strong():
     half = Ascent.of(trainer(laplace=None, epochs=2), Options(temperature=0.5, temperature_epochs=10**9))
     strong, plain = (trainer(laplace=None, epochs=2) for _ in range(2))
