@@ -36,7 +36,7 @@ from scripts.ascent_variants import Ascent, Options
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"
 TASKS = {"digit": "quadrant_digit", "position": "quadrant_digit_and_position"}
 EVERY_EPOCH = ("objective.burn_in=1", "objective.frequency=1", "objective.fit_size=null", "objective.passes=1")
-NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH)
+NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH, "objective.tied=false")
 TIED = (*NEUTRAL, "objective.tied=true")
 HYPER_STEPS = 300
 LATE = 20
@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
     "neutral, tied": (TIED, Options()),
     "0.1 start": ((*NEUTRAL, "relaxation=0.1"), Options()),
     "0.1 start, tied": ((*TIED, "relaxation=0.1"), Options()),
+    "0.1 start, tied, again": ((*TIED, "relaxation=0.1"), Options()),
     "neutral, tied, 60 epochs": ((*TIED, "epochs=60"), Options()),
     "neutral, tied, matched precision": (TIED, Options(matched=0.1)),
     "neutral, tied, F-FC at precision 100": (TIED, Options(relaxed_precision=100.0)),
