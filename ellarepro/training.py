@@ -61,6 +61,7 @@ class Trainer:
         self._place: EpochPlace | None = None
         self._fit: Fit | None = None
         self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else None
+        self._guessing = self.task.guessing_loss() if self.laplace and self.laplace.plateau else 0.0
         self._lapped = time.monotonic()
 
     def run(self) -> None:
@@ -73,7 +74,7 @@ class Trainer:
         while self.epoch < self.weights.epochs:
             metrics = self._train_epoch()
             done = self.epoch + 1
-            due = self.laplace is not None and self.laplace.due(done, metrics["loss"], self.task.guessing_loss())
+            due = self.laplace is not None and self.laplace.due(done, metrics["loss"], self._guessing)
             if due and done < self.weights.epochs:
                 metrics |= self._learn_precisions()
             # Not before the fit: a run that is continued in the middle of one is still in this epoch.
