@@ -153,8 +153,8 @@ def measured(trainer: Trainer) -> dict[str, Any]:
             -part.item() / len(task.train) for part in (value.data_fit, value.log_prior, value.log_det)
         ],
         "at_the_same_weights": {
-            "tied": _ascended(trainer, evidence, model.factor_groups()),
-            "untied": _ascended(trainer, evidence, ()),
+            "tied": ascended(trainer, evidence, model.factor_groups()),
+            "untied": ascended(trainer, evidence, ()),
         },
         "prior_precision": prior.precisions(),
         "effective_parameters": effective,
@@ -163,7 +163,9 @@ def measured(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _ascended(trainer: Trainer, evidence: MarginalLikelihood, tied: list[list[str]] | tuple) -> float:
+def ascended(
+    trainer: Trainer, evidence: MarginalLikelihood, tied: list[list[str]] | tuple, steps: int = HYPER_STEPS
+) -> float:
     """-evidence a datum at the weights of training, precisions learned to convergence, tied or not."""
     prior = LayerwisePrior(trainer.model, tied=tied)
     with torch.no_grad():
@@ -171,7 +173,7 @@ def _ascended(trainer: Trainer, evidence: MarginalLikelihood, tied: list[list[st
         for group in tied:
             where = torch.tensor([prior.names.index(name) for name in group])
             prior.log_precision[where] = prior.log_precision[where].mean()
-    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), HYPER_STEPS)
+    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), steps)
     return evidence.evidence(prior.log_precision.detach()).negative_per_datum
 
 

@@ -17,7 +17,7 @@ from ellarepro.data import Task, load_task
 from ellarepro.errors import command
 from ellarepro.labels import layer_title
 from ellarepro.progress import free_share
-from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
+from ellarepro.results import RunResult, read_result, result_path
 from ellarepro.tables import build_grids, plain, published, unique_runs
 
 COMMITTED = Path(__file__).parents[1] / "results" / "table1"
@@ -109,10 +109,7 @@ def _expected() -> str:
 
 def _conclude(configs: Sequence[Mapping[str, Any]]) -> None:
     """Say where the figure is, and one sentence of reading; nothing where one of the six runs is missing."""
-    files = {
-        (config["dataset"]["name"], config["layer"]["name"]): Path(config["output_dir"]) / run_id(config) / RESULT_FILE
-        for config in configs
-    }
+    files = {(config["dataset"]["name"], config["layer"]["name"]): result_path(config) for config in configs}
     if len(files) < 2 * len(ORDER) or not all(file.exists() for file in files.values()):
         return
     print(f"What {layer_title(LEARNED)} learned: {files[POSITION, LEARNED].with_name('effective_parameters.png')}")

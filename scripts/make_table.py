@@ -21,7 +21,7 @@ from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import default_jobs, share
-from ellarepro.results import RESULT_FILE, run_id
+from ellarepro.results import result_path
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
 from ellarepro.tables.cells import Grid
 from scripts.estimate import as_text, run_seconds
@@ -99,9 +99,7 @@ def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Na
 
 def unfinished(sweep: Sweep) -> list[dict[str, Any]]:
     """The cells that are not finished; says how many."""
-    left = [
-        config for config in sweep.configs if not (Path(config["output_dir"]) / run_id(config) / RESULT_FILE).exists()
-    ]
+    left = [config for config in sweep.configs if not result_path(config).exists()]
     budget, folder = sweep.configs[0]["budget"]["name"], sweep.configs[0]["output_dir"]
     print(
         f"budget {budget}: {len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before, to {folder}",

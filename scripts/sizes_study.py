@@ -9,31 +9,20 @@ alone, as many as there are. What a person reads in it goes into reading.md, whi
 """
 
 import sys
-from collections.abc import Sequence
 
-from ellarepro.config.explain import choices_of
-from ellarepro.errors import command
 from scripts.sizes_report import draw, page
 from scripts.studies import Study
 
 STUDY = Study(
     name="sizes_study",
     question=__doc__.partition("\n")[0],
-    defaults=(
-        f"experiment={','.join(name for name in choices_of('experiment') if name.startswith('sizes/'))}",
-        "threads=1",
-        "output_dir=results/sizes/runs",
-    ),
+    experiments="sizes",
+    defaults=("output_dir=results/sizes/runs",),
     order=lambda config: (config["train_size"] or 0, config["seed"]),
     page=page,
     draw=draw,
 )
-
-
-@command(STUDY.name)
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing, write the study's files; return the exit status, 1 where a run failed, 2 for a mistake."""
-    return STUDY.main(arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

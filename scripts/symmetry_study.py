@@ -11,20 +11,16 @@ study.md ends with.
 """
 
 import sys
-from collections.abc import Sequence
 
-from ellarepro.config.explain import choices_of
-from ellarepro.errors import command
 from scripts.studies import Study
 from scripts.symmetry_report import draw, page
 
 STUDY = Study(
     name="symmetry_study",
     question=__doc__.partition("\n")[0],
+    experiments="study",
     defaults=(
-        f"experiment={','.join(name for name in choices_of('experiment') if name.startswith('study/'))}",
         "seed=711,712,713",
-        "threads=1",
         "output_dir=results/symmetry_study/runs",
     ),
     # What says most comes first: each seed is complete before the next one begins.
@@ -32,12 +28,7 @@ STUDY = Study(
     page=page,
     draw=draw,
 )
-
-
-@command(STUDY.name)
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing, write the study's files; return the exit status, 1 where a run failed, 2 for a mistake."""
-    return STUDY.main(arguments)
+main = STUDY.main
 
 
 if __name__ == "__main__":

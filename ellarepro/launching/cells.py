@@ -4,7 +4,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 from ellarepro.errors import Interrupted, RunFailure, UserError
 from ellarepro.labels import layer_title
 from ellarepro.progress import Moment, clock
-from ellarepro.results import RESULT_FILE, RunResult, read_result, run_id
+from ellarepro.results import RunResult, read_result, result_path, run_id
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Cells:
     def finished(self, index: int) -> Ended | None:
         """How run `index` ended where that is known already; None if it is still to be carried out."""
         config = self.configs[index]
-        path = Path(config["output_dir"]) / run_id(config) / RESULT_FILE
+        path = result_path(config)
         if config["force"] or not path.exists():
             return None
         try:

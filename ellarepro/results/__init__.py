@@ -17,6 +17,7 @@ from ellarepro.results.record import (
     read_result,
     read_results,
     result_file,
+    result_path,
     write_result,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "read_result",
     "read_results",
     "result_file",
+    "result_path",
     "run_id",
     "short_commit",
     "versions",

@@ -12,6 +12,7 @@ from typing import Any, cast, get_args, get_origin
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
 from ellarepro.places import Place
+from ellarepro.results.identity import run_id
 
 RESULT_FILE = "result.json"
 UNTRAINED = "untrained_effective_parameters"
@@ -124,6 +125,11 @@ def write_result(result: RunResult, folder: Path) -> Path:
 def result_file(run: Path) -> Path:
     """Return the result file of `run`, a run's folder or the file itself."""
     return run / RESULT_FILE if run.is_dir() else run
+
+
+def result_path(config: Mapping[str, Any]) -> Path:
+    """Where the run of a resolved configuration has its result, once it is finished."""
+    return Path(config["output_dir"]) / run_id(config) / RESULT_FILE
 
 
 def result_files(folder: Path) -> list[Path]:
