@@ -182,8 +182,9 @@ def circular_patch_moment(inputs: Tensor) -> Tensor:
     products for half of the frequencies instead of 81 C^2 a position, and without patches.
     """
     channels, height, width = inputs.shape[1:]
-    spectra = torch.fft.rfft2(inputs).permute(2, 3, 1, 0)
-    products = (spectra.conj() @ spectra.mT).permute(2, 3, 0, 1)
+    # One copy, as a batch of matrices without a unit stride would be copied one by one.
+    spectra = torch.fft.rfft2(inputs).permute(2, 3, 1, 0).contiguous()
+    products = (spectra @ spectra.mH).permute(3, 2, 0, 1)
     correlations = torch.fft.irfft2(products, s=(height, width))
     pixels = torch.arange(KERNEL, device=inputs.device)
     offsets = pixels - pixels[:, None]
