@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ellarepro.errors import RunFailure
+from ellarepro.settings import WeightSettings
 
 
 @dataclass
@@ -44,6 +47,27 @@ class EpochPlace:
         self.correct += (logits.argmax(1) == labels).sum()
         self.first_bad = torch.where(torch.isfinite(loss), self.first_bad, self.first_bad.clamp_max(self.step))
         self.step += 1
+
+    def check_finite(self, model: nn.Module, epoch: int, weights: WeightSettings) -> None:
+        """Nothing, if the losses so far and the weights of `model` are finite.
+
+        Raises:
+            RunFailure: training diverged; it names the step and what to change.
+        """
+        first_bad = int(self.first_bad.item())
+        bad_tensor = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+        if first_bad >= self.steps and bad_tensor is None:
+            return
+        where = first_bad + 1 if first_bad < self.steps else self.step
+        raise RunFailure(
+            f"training diverged in epoch {epoch + 1}, step {where} of {self.steps}: the loss is not finite"
+            + (f" and {bad_tensor} is the first tensor with non-finite entries" if bad_tensor else "")
+            + (
+                "; it was so before any step was taken: look at the data and at the scales the network starts with"
+                if epoch == 0 and first_bad == 0
+                else f"; lower lr (now {weights.lr}) or raise batch_size (now {weights.batch_size})"
+            )
+        )
 
     def to(self, device: torch.device) -> "EpochPlace":
         """The same place on another device."""

@@ -1,6 +1,6 @@
 """The prior: one Gaussian N(0, 1/delta) a parameter tensor (Section 3.2), delta kept as its logarithm."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -73,7 +73,16 @@ class LayerwisePrior:
         return torch.stack([p.double().square().sum() for p in self.parameters]).cpu()
 
     @torch.no_grad()
-    def add_gradients(self, deltas: list[float], data_size: int) -> None:
-        """Add the gradient of -log p(theta) / N to the parameters' gradients: delta theta / N, tensor by tensor."""
-        for p, delta in zip(self.parameters, deltas, strict=True):
-            cast(Tensor, p.grad).add_(p, alpha=delta / data_size)
+    def add_gradients(self, pulls: Sequence[float | Tensor]) -> None:
+        """Add the gradient of -log p(theta) / N to the parameters' gradients: delta theta / N, tensor by tensor.
+
+        Args:
+            pulls: delta / N of each tensor, as numbers, or as scalars that lie on the parameters' device.
+        """
+        for p, pull in zip(self.parameters, pulls, strict=True):
+            gradient = cast(Tensor, p.grad)
+            gradient.addcmul_(p, pull) if isinstance(pull, Tensor) else gradient.add_(p, alpha=pull)
+
+    def pulls(self, data_size: int) -> list[float]:
+        """delta / N of each tensor, of N data."""
+        return (self.log_precision.detach().exp() / data_size).tolist()

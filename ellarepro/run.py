@@ -150,12 +150,14 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
         torch.set_num_threads(config["threads"])
     task = _load(config).to(device)
     _seed(config["seed"])
+    torch.set_float32_matmul_precision("high" if config["tf32"] else "highest")
+    torch.backends.cudnn.allow_tf32 = config["tf32"]
     model = _network(config, task).to(device)
     fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
     tied = model.factor_groups() if laplace is not None and laplace.tied else ()
     prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
-    return Trainer(model, prior, task, weights, laplace, generator), task
+    return Trainer(model, prior, task, weights, laplace, generator, config["replay"]), task
 
 
 def _place_of(dataset: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from ellarepro.marglik import Fit, MarginalLikelihood
 from ellarepro.optimiser import optimiser_of
 from ellarepro.place import EpochPlace
 from ellarepro.prior import LayerwisePrior
+from ellarepro.replay import ReplayedStep
 from ellarepro.settings import LaplaceSettings, WeightSettings
 
 
@@ -30,6 +31,7 @@ class Trainer:
     Args:
         laplace: None for MAP, with the precisions fixed.
         generator: orders and augments the batches; lies on the data's device.
+        replay: whether the steps of whole batches are replayed as a CUDA graph; on a CUDA device only.
         on_epoch: called after each epoch with (epoch, metrics): `loss` (nats a datum), `objective` (loss plus
             -log p(theta) / N, up to a constant), `train_accuracy`, and after hyper-steps `neg_log_marglik_per_datum`,
             `prior_precision` and `effective_parameters` by tensor.
@@ -45,6 +47,7 @@ class Trainer:
     weights: WeightSettings
     laplace: LaplaceSettings | None
     generator: torch.Generator
+    replay: bool = False
     on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
     pause: Callable[[Callable[[], dict[str, Any]]], None] = lambda state: None
     epoch: int = 0
@@ -63,6 +66,10 @@ class Trainer:
         self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else None
         self._guessing = self.task.guessing_loss() if self.laplace and self.laplace.plateau else 0.0
         self._lapped = time.monotonic()
+        self._make_step()
+
+    def _make_step(self) -> None:
+        self._step = ReplayedStep(self._plain_step, self.optimiser) if self.replay else self._plain_step
 
     def run(self) -> None:
         """Train to the last epoch, or on from where `load_state_dict` has put it.
@@ -141,11 +148,14 @@ class Trainer:
         Returns:
             The loss (nats a datum, without the prior) and the logits `(B, K)` before the step, detached.
         """
+        return self._step(images, labels, self.prior.pulls(len(self.task.train)))
+
+    def _plain_step(self, images: Tensor, labels: Tensor, pulls: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
         logits = self.model(images)
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self.prior.add_gradients(self.prior.log_precision.detach().exp().tolist(), len(self.task.train))
+        self.prior.add_gradients(pulls)
         self.optimiser.step()
         return loss.detach(), logits.detach()
 
@@ -166,7 +176,7 @@ class Trainer:
             place.count(*self.step(images, labels), labels)
             self._pause()
         self.model.eval()
-        self._check_finite()
+        place.check_finite(self.model, self.epoch, self.weights)
         nll = place.loss_sum.item() / len(data)
         penalty = (self.prior.log_precision.detach().exp() * self.prior.squared_norms()).sum().item() / (2 * len(data))
         place.metrics = {"loss": nll, "objective": nll + penalty, "train_accuracy": place.correct.item() / len(data)}
@@ -194,7 +204,7 @@ class Trainer:
     def _sound_state(self) -> dict[str, Any]:
         """The state, if the run has not diverged: what is kept can be continued."""
         if self._place is not None:
-            self._check_finite()
+            self._place.check_finite(self.model, self.epoch, self.weights)
         self.lap()
         return self.state_dict()
 
@@ -203,24 +213,6 @@ class Trainer:
         lr = self.weights.min_lr + span * (1 + math.cos(math.pi * step / total)) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
-
-    def _check_finite(self) -> None:
-        place = cast(EpochPlace, self._place)
-        steps, first_bad = place.steps, int(place.first_bad.item())
-        bad_tensor = next((n for n, p in self.model.named_parameters() if not torch.isfinite(p).all()), None)
-        if first_bad >= steps and bad_tensor is None:
-            return
-        where = f"step {first_bad + 1} of {steps}" if first_bad < steps else f"step {place.step} of {steps}"
-        first = self.epoch == 0 and first_bad == 0
-        raise RunFailure(
-            f"training diverged in epoch {self.epoch + 1}, {where}: the loss is not finite"
-            + (f" and {bad_tensor} is the first tensor with non-finite entries" if bad_tensor else "")
-            + (
-                "; it was so before any step was taken: look at the data and at the scales the network starts with"
-                if first
-                else f"; lower lr (now {self.weights.lr}) or raise batch_size (now {self.weights.batch_size})"
-            )
-        )
 
     def _record(self, metrics: dict[str, Any]) -> None:
         history = self.history
@@ -269,6 +261,7 @@ class Trainer:
         device = self.task.train.labels.device
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self._make_step()
         with torch.no_grad():
             self.prior.log_precision.copy_(state["log_precision"])
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])

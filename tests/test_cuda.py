@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers import assert_close, relative_error, small_data, small_network
+from test_replay import ADAM, SGD, trainer
 from test_training import LAPLACE
 
 from ellarepro.config.compose import compose
@@ -98,6 +99,21 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     for p, q in zip(wanted.model.parameters(), found.model.parameters(), strict=True):
         assert_close(q.detach().cpu(), p.detach(), 1e-6)
     assert other.history["loss"] != pytest.approx(wanted.history["loss"], rel=1e-3), "the control"
+
+
+@pytest.mark.parametrize("rule", [SGD, ADAM])
+def test_replayed_steps_are_plain_ones(rule, device):
+    plain, replayed, other = (
+        trainer(False, rule, device=str(device)),
+        trainer(True, rule, device=str(device)),
+        trainer(True, rule | {"lr": 0.9 * rule["lr"]}, device=str(device)),
+    )
+    for each in (plain, replayed, other):
+        each.run()
+    assert replayed.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-6)
+    assert other.history["loss"] != pytest.approx(plain.history["loss"], rel=1e-3), "the control"
+    for p, q in zip(plain.model.parameters(), replayed.model.parameters(), strict=True):
+        assert_close(q.detach(), p.detach(), 1e-6)
 
 
 def test_a_run_takes_place_where_its_configuration_says(device, tmp_path):

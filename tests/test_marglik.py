@@ -249,7 +249,7 @@ def test_prior(model):
     wanted = torch.autograd.grad(loss, list(model.parameters()))
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    prior.add_gradients([1.0, 2.0, 3.0, 4.0, 5.0], data_size=12)
+    prior.add_gradients([delta / 12 for delta in (1.0, 2.0, 3.0, 4.0, 5.0)])
     for p, gradient in zip(model.parameters(), wanted, strict=True):
         assert_close(p.grad - 1, gradient)
         p.grad = None

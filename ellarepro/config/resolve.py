@@ -120,9 +120,16 @@ def device_of(config: Mapping[str, Any]) -> torch.device:
     """The device of `device=`; `auto` is CUDA where there is one.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: a device that is not there, or a key that means nothing there.
     """
-    name = config["device"]
+    device = _device_named(config["device"])
+    for key in ("replay", "tf32"):
+        if config[key] and device.type != "cuda":
+            raise UserError(f"{key}=true has a meaning on a CUDA device only; this run is on {device}")
+    return device
+
+
+def _device_named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

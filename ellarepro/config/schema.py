@@ -192,6 +192,8 @@ class Config:
     test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)
     device: str = setting("auto (cuda where there is one), cpu, cuda or cuda:N", "auto")
+    replay: bool = setting("whether steps are replayed as a CUDA graph; same numbers but for rounding", False)
+    tf32: bool = setting("whether a CUDA device takes float32 products in TF32, faster and less exact", False)
     threads: int | None = setting("CPU threads; null leaves PyTorch's choice", None, least=1, most=1024)
     output_dir: str = setting("folder of the runs' folders", "results/runs")
     force: bool = setting("whether a finished configuration is run again", False)

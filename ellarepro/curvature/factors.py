@@ -24,6 +24,9 @@ def add_second_moment_(total: Tensor, rows: Tensor) -> Tensor:
     """
     if total.shape[0] == 1:
         _add_gram_(total[0], rows)
+    elif total.device.type != "cpu":
+        flat = rows.flatten(1, -2)
+        total.baddbmm_(flat.mT, flat)
     else:
         for block, group_rows in zip(total, rows, strict=True):
             _add_gram_(block, group_rows)

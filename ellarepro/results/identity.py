@@ -37,6 +37,8 @@ ADDED_LATER = {
     "objective.tied": False,
     "prior.anchors": "fixed",
     "relaxation": 0.1,
+    "replay": False,
+    "tf32": False,
 }
 """Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""
 RETIRED = {"adam": {"optimiser.momentum": 0.0}}

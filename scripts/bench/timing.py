@@ -50,12 +50,17 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
     return summary([a / b for a, b in zip(ours, theirs, strict=True)], "", HIGHER)
 
 
-def training_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
-    """A call that takes a run's step of SGD with momentum, with a learning rate so small that it changes nothing."""
+def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False) -> Callable[[], object]:
+    """A call that takes a run's step of SGD with momentum, with a learning rate so small that it changes nothing.
+
+    Args:
+        replay: whether it is replayed as a CUDA graph.
+    """
     data, size, channels = ImageSet(images, labels), images.shape[2], images.shape[1]
     task = Task("bench", data, data, int(labels.max()) + 1, channels, size, "", (0.0,), (1.0,), False, ())
     weights = WeightSettings(epochs=1, batch_size=len(labels), optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
-    trainer = Trainer(network, LayerwisePrior(network), task, weights, None, torch.Generator(images.device))
+    generator = torch.Generator(images.device)
+    trainer = Trainer(network, LayerwisePrior(network), task, weights, None, generator, replay)
     return lambda: trainer.step(images, labels)
 
 

@@ -1,0 +1,108 @@
+"""Steps of the weights replayed as one CUDA graph: a single launch in place of some hundred small ones.
+
+A replay reads and writes where the capture did. What changes from step to step – the batch, the learning rates, the
+pull of the prior – is therefore copied into tensors that stay, and loss and logits are read from tensors that stay.
+Batches are drawn and augmented outside: the host, which never waits, is far ahead of the device by then.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+"""Steps before the capture: in the first ones libraries choose their kernels and optimisers make their state."""
+
+Outcome = tuple[Tensor, Tensor]
+Step = Callable[[Tensor, Tensor, Sequence[float | Tensor]], Outcome]
+Body = Callable[[], None]
+
+
+class ReplayedStep:
+    """`step`, captured after a few steps and replayed from then on; batches of another size than the first are not.
+
+    Args:
+        step: of a batch of images and labels and the pulls of the prior, delta / N by tensor; returns loss and logits.
+        optimiser: which `step` moves; its learning rates may change from step to step.
+        capture: makes a replay of a function; of `graph_of` all but the tests.
+
+    Attributes:
+        replay: once there is one.
+    """
+
+    def __init__(
+        self, step: Step, optimiser: torch.optim.Optimizer, capture: Callable[[Body], Body] | None = None
+    ) -> None:
+        self.step, self.optimiser = step, optimiser
+        self.capture = graph_of if capture is None else capture
+        self.replay: Body | None = None
+        self._steps = 0
+        self._shape: torch.Size | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor, pulls: Sequence[float]) -> Outcome:
+        """The loss and the logits of one step; the next call overwrites them."""
+        self._shape = self._shape or images.shape
+        if images.shape != self._shape:
+            return self.step(images, labels, pulls)
+        if self._steps < WARM_UP:
+            self._steps += 1
+            with self._aside(images.device):
+                return self.step(images, labels, pulls)
+        self.replay = self.replay or self._captured(images, labels, len(pulls))
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        rates = [group["lr"] for group in self.optimiser.param_groups]
+        numbers = torch.tensor([*rates, *pulls], dtype=self.numbers.dtype)
+        self.numbers.copy_(numbers.pin_memory() if images.is_cuda else numbers, non_blocking=True)
+        self.replay()
+        return self.loss, self.logits
+
+    def _captured(self, images: Tensor, labels: Tensor, pulls: int) -> Body:
+        groups = self.optimiser.param_groups
+        self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
+        self.numbers = torch.zeros(len(groups) + pulls, dtype=images.dtype, device=images.device)
+        rates, standing = self.numbers[: len(groups)].unbind(), self.numbers[len(groups) :].unbind()
+
+        def body() -> None:
+            self.loss, self.logits = self.step(self.images, self.labels, standing)
+
+        with _read_from_device(groups, rates):
+            return self.capture(body)
+
+    @contextmanager
+    def _aside(self, device: torch.device) -> Iterator[None]:
+        """On a stream of its own, as what is done before a capture has to be."""
+        if device.type != "cuda":
+            yield
+            return
+        main = torch.cuda.current_stream(device)
+        self._stream = self._stream or torch.cuda.Stream(device)
+        self._stream.wait_stream(main)
+        with torch.cuda.stream(self._stream):
+            yield
+        main.wait_stream(self._stream)
+
+
+def graph_of(body: Body) -> Body:
+    """Capture `body` on the current CUDA device, without carrying it out; returns what does."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    return graph.replay
+
+
+@contextmanager
+def _read_from_device(groups: list[dict], rates: Sequence[Tensor]) -> Iterator[None]:
+    """The learning rates of `groups` are `rates`, and nothing that optimisers count is kept on the host."""
+    kept = [dict(group) for group in groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+        if "capturable" in group:
+            group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, before in zip(groups, kept, strict=True):
+            group |= {name: before[name] for name in ("lr", "capturable") if name in before}
