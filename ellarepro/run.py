@@ -88,16 +88,10 @@ def run(
                 tracker.finish(result, picture)
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
-        if _never_learned(trainer):
-            say(f"{identity}: the precisions never moved: no loss was below objective.plateau")
+        if trainer.only_guesses:
+            share = trainer.weights.plateau
+            say(f"{identity}: no epoch had a loss below {share:g} of that of guessing: the prior never had a part")
     return Outcome(result, folder, was_finished=False)
-
-
-def _never_learned(trainer: Trainer) -> bool:
-    """Whether all fits that were due have been left out, as the network never did better than guessing."""
-    laplace = trainer.laplace
-    due = laplace is not None and any(map(laplace.due, range(1, trainer.weights.epochs)))
-    return due and not trainer.history["fit_epoch"]
 
 
 def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> Outcome | None:

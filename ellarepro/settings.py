@@ -26,6 +26,11 @@ class WeightSettings:
     every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
     up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
 
+    `plateau` says how long a network counts as one that only guesses: before the first epoch, and after each with a
+    loss above that share of the loss of guessing. The prior has no part there: its gradient is left out of the steps,
+    and nothing is fitted. Weights that no gradient of the data moves would fall to zero, at full rate where Adam
+    normalises the prior's, and stay.
+
     Raises:
         ValueError: a value out of its range, `min_lr` above `lr`, or a `momentum` for adam, which has none.
     """
@@ -37,6 +42,13 @@ class WeightSettings:
     min_lr: float = setting("learning rate at the end of the cosine", 1e-6, least=0)
     momentum: float = setting("of sgd", 0.0, least=0, below=1)
     relative: bool = setting("whether lr is multiplied by each tensor's root mean square at initialisation", False)
+    plateau: float | None = setting(
+        "share of the loss of guessing; before the first epoch and after one with a higher loss the prior has no part: "
+        "no gradient of it, no fit; null: it always has",
+        None,
+        above=0,
+        most=1,
+    )
 
     def __post_init__(self):
         refuse_out_of_range(self)
@@ -106,13 +118,6 @@ class LaplaceSettings:
     steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
     lr: float = setting("of these steps", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
-    plateau: float | None = setting(
-        "share of the loss of guessing; no fit follows an epoch with a higher loss, as weights without curvature "
-        "would be pulled to zero; null fits whatever the loss",
-        None,
-        above=0,
-        most=1,
-    )
     fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
 
@@ -122,10 +127,9 @@ class LaplaceSettings:
             got = self.predictive_samples
             raise ValueError(f"predictive_samples must be 0 for structure={self.fit.structure}; got {got}")
 
-    def due(self, epoch: int, loss: float = 0.0, guessing: float = 0.0) -> bool:
-        """Whether the precisions move after `epoch` (from 1), which ended at `loss`; that of `guessing` is known."""
-        scheduled = epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
-        return scheduled and (self.plateau is None or loss <= self.plateau * guessing)
+    def due(self, epoch: int) -> bool:
+        """Whether the precisions move after `epoch`, counted from 1."""
+        return epoch >= self.burn_in and (epoch - self.burn_in) % self.frequency == 0
 
 
 @dataclass(frozen=True)

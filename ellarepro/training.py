@@ -64,7 +64,7 @@ class Trainer:
         self._place: EpochPlace | None = None
         self._fit: Fit | None = None
         self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else None
-        self._guessing = self.task.guessing_loss() if self.laplace and self.laplace.plateau else 0.0
+        self._plateau = self.weights.plateau and self.weights.plateau * self.task.guessing_loss()
         self._lapped = time.monotonic()
         self._make_step()
 
@@ -81,7 +81,7 @@ class Trainer:
         while self.epoch < self.weights.epochs:
             metrics = self._train_epoch()
             done = self.epoch + 1
-            due = self.laplace is not None and self.laplace.due(done, metrics["loss"], self._guessing)
+            due = self.laplace is not None and self.laplace.due(done) and not self._on_plateau(metrics["loss"])
             if due and done < self.weights.epochs:
                 metrics |= self._learn_precisions()
             # Not before the fit: a run that is continued in the middle of one is still in this epoch.
@@ -148,7 +148,8 @@ class Trainer:
         Returns:
             The loss (nats a datum, without the prior) and the logits `(B, K)` before the step, detached.
         """
-        return self._step(images, labels, self.prior.pulls(len(self.task.train)))
+        part = 0.0 if self._on_plateau(*self.history["loss"][-1:]) else 1.0
+        return self._step(images, labels, [part * pull for pull in self.prior.pulls(len(self.task.train))])
 
     def _plain_step(self, images: Tensor, labels: Tensor, pulls: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
         logits = self.model(images)
@@ -197,6 +198,15 @@ class Trainer:
         metrics["effective_parameters"] = dict(zip(self.prior.names, effective, strict=True))
         metrics["prior_precision"] = self.prior.precisions()
         return metrics
+
+    def _on_plateau(self, loss: float = math.inf) -> bool:
+        """Whether the network only guesses, after an epoch with this `loss` (`WeightSettings.plateau`)."""
+        return self._plateau is not None and loss > self._plateau
+
+    @property
+    def only_guesses(self) -> bool:
+        """Whether it has from the first epoch on, so that the prior has had no part yet."""
+        return self._on_plateau(min(self.history["loss"], default=math.inf))
 
     def _pause(self) -> None:
         self.pause(self._sound_state)
@@ -269,8 +279,7 @@ class Trainer:
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
         self.fallbacks = Counter(state["fallbacks"])
         self._fit_batch_size = state["fit_batch_size"]
-        place = state["place"]
-        self._place = None if place is None else EpochPlace(**place).to(device)
+        self._place = EpochPlace(**state["place"]).to(device) if state["place"] else None
         self._fit = None
         if state["fit"] is not None:
             self._fit = self._new_fit()

@@ -18,7 +18,7 @@ from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
-from ellarepro.run import _never_learned, prepare
+from ellarepro.run import prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 
@@ -291,19 +291,37 @@ def test_the_loss_of_guessing_is_the_entropy_of_the_labels():
     assert skewed.guessing_loss() < math.log(3), "the control: labels that differ in number are easier to guess"
 
 
-def test_no_fit_follows_an_epoch_on_the_plateau():
-    """Losses fall, so that the first fits are those left out; where all are, the precisions stay."""
-    plain = trainer()
-    plain.run()
-    assert plain.history["fit_epoch"] == [1, 3, 5] and not _never_learned(plain)
-    losses = dict(zip(plain.history["epoch"], plain.history["loss"], strict=True))
-    map_run = trainer(laplace=None)
-    map_run.run()
-    reached = map_run.history["loss"][2] / task().guessing_loss()
-    assert map_run.history["loss"][0] / task().guessing_loss() > reached * 1.001, "the first epoch is worse"
-    late, never = (trainer(laplace=replace(LAPLACE, plateau=share)) for share in (reached * 1.0001, 1e-6))
-    for run in (late, never):
+def test_the_prior_has_no_part_while_a_network_only_guesses():
+    """Losses fall, so that it comes in late; where they stay above the share, it is maximum likelihood to the end."""
+    plain, likelihood = trainer(laplace=None), trainer(laplace=None)
+    likelihood.prior.pulls = lambda size: [0.0] * len(likelihood.prior.names)
+    for each in (plain, likelihood):
+        each.run()
+    losses, guessing = likelihood.history["loss"], task().guessing_loss()
+    assert losses[2] < min(losses[:2]) and not plain.only_guesses, "the third epoch is the first below its loss"
+    late, never = (trainer(laplace=LAPLACE, plateau=share) for share in (1.0001 * losses[2] / guessing, 1e-6))
+    for each in (late, never):
+        each.run()
+    assert late.history["fit_epoch"][0] == 3 and not late.only_guesses
+    assert never.history["fit_epoch"] == [] and never.only_guesses and (never.prior.log_precision == 0).all()
+    assert late.history["loss"][:3] == never.history["loss"][:3] == losses[:3] and never.history["loss"] == losses
+    assert plain.history["loss"][1] != losses[1], "the control: with the prior from the first epoch on"
+    assert late.history["loss"][4] != losses[4] and late.history["loss"][4] != plain.history["loss"][4]
+
+
+def test_weights_that_nothing_else_moves_do_not_fall_to_zero():
+    """Adam takes the prior's gradient at full rate where the data give none: here all inputs are zero."""
+
+    def norm(**changes) -> float:
+        run = trainer(laplace=None, epochs=30, lr=0.05, **changes)
+        zeros = ImageSet(torch.zeros_like(run.task.train.images), run.task.train.labels)
+        run.task = replace(run.task, train=zeros)
         run.run()
-    assert late.history["fit_epoch"][0] == 3 and losses[1] > reached
-    assert never.history["fit_epoch"] == [] and _never_learned(never) and not _never_learned(map_run)
-    assert (never.prior.log_precision == 0).all() and not (late.prior.log_precision == 0).all()
+        return squared_norm(run)
+
+    def squared_norm(run: Trainer) -> float:
+        return run.model.blocks[0].paths["conv"].weight.square().sum().item()
+
+    start = squared_norm(trainer())
+    assert norm(plateau=0.5) == start
+    assert norm() < 0.2 * start, "the control"

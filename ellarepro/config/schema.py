@@ -79,6 +79,7 @@ class Sgd:
     min_lr: float = same_as(WeightSettings, "min_lr")
     momentum: float = same_as(WeightSettings, "momentum", 0.9)
     relative: bool = same_as(WeightSettings, "relative")
+    plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Adam:
     lr: float = same_as(WeightSettings, "lr", 0.03)
     min_lr: float = same_as(WeightSettings, "min_lr")
     relative: bool = same_as(WeightSettings, "relative", True)
+    plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
 
 
 @dataclass
@@ -114,7 +116,6 @@ class Laplace:
     passes: int | str = same_as(FitSettings, "passes", "${budget.passes}")
     engine: str = same_as(FitSettings, "engine")
     tied: bool = same_as(LaplaceSettings, "tied", "${budget.tied}")
-    plateau: float | None = same_as(LaplaceSettings, "plateau", "${budget.plateau}")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
 
 
@@ -142,7 +143,7 @@ class Budget:
     )
     passes: int | str = same_as(FitSettings, "passes")
     tied: bool = same_as(LaplaceSettings, "tied")
-    plateau: float | None = same_as(LaplaceSettings, "plateau")
+    plateau: float | None = same_as(WeightSettings, "plateau")
 
 
 @dataclass
