@@ -32,6 +32,7 @@ RANKS = {
     "stopping": 1,
     "place": 6,
     "optimiser": 6,
+    "replay": 6,
     "keeper": 8,
     "measuring": 8,
     "progress": 6,
@@ -86,10 +87,11 @@ def imported(source: str) -> set[str]:
 
 
 def rank(module: str) -> int:
-    """The rank of `module` or of the nearest package above it that has one."""
-    while module not in RANKS:
-        module = module.rpartition(".")[0]
-    return RANKS[module]
+    """The rank of `module` or of the nearest package above it that has one; KeyError where none has."""
+    ranked = module
+    while ranked and ranked not in RANKS:
+        ranked = ranked.rpartition(".")[0]
+    return RANKS[ranked or module]
 
 
 def at_home(module: str, homes: set[str]) -> bool:
@@ -117,6 +119,8 @@ def test_each_outside_package_has_one_home(module):
 
 
 def test_an_import_that_points_up_is_seen():
+    with pytest.raises(KeyError, match="new_module"):
+        rank("new_module")
     assert upward("layers.conv", "from ellarepro.training import Trainer") == ["training"]
     assert upward("network", "def f():\n    import ellarepro.run") == ["run"]
     assert upward("run", "from scripts.estimate import run_seconds") == ["scripts.estimate"]
