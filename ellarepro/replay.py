@@ -25,17 +25,13 @@ class ReplayedStep:
     Args:
         step: of a batch of images and labels and the pulls of the prior, delta / N by tensor; returns loss and logits.
         optimiser: which `step` moves; its learning rates may change from step to step.
-        capture: makes a replay of a function; of `graph_of` all but the tests.
 
     Attributes:
         replay: once there is one.
     """
 
-    def __init__(
-        self, step: Step, optimiser: torch.optim.Optimizer, capture: Callable[[Body], Body] | None = None
-    ) -> None:
+    def __init__(self, step: Step, optimiser: torch.optim.Optimizer) -> None:
         self.step, self.optimiser = step, optimiser
-        self.capture = graph_of if capture is None else capture
         self.replay: Body | None = None
         self._steps = 0
         self._shape: torch.Size | None = None
@@ -69,7 +65,7 @@ class ReplayedStep:
             self.loss, self.logits = self.step(self.images, self.labels, standing)
 
         with _read_from_device(groups, rates):
-            return self.capture(body)
+            return graph_of(body)
 
     @contextmanager
     def _aside(self, device: torch.device) -> Iterator[None]:
@@ -105,4 +101,4 @@ def _read_from_device(groups: list[dict], rates: Sequence[Tensor]) -> Iterator[N
         yield
     finally:
         for group, before in zip(groups, kept, strict=True):
-            group |= {name: before[name] for name in ("lr", "capturable") if name in before}
+            group.update(before)
