@@ -52,7 +52,7 @@ def texts(page: str) -> str:
 
 def cell(mean: float | None, published: float | None, better: int = 0) -> Cell:
     ours, theirs = ([[v]] if v is not None else [] for v in (mean, published))
-    return Cell("row", "column", ours, [v for (v,) in theirs], 2, better=better)
+    return Cell("row", "column", "accuracy", ours, [v for (v,) in theirs], 2, better=better)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """From runs to a table's editions, filled in."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ellarepro.labels import layer_title
 from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
+from ellarepro.tables.orderings import summary
 from ellarepro.tables.spec import MEASURES, SPECS, Line, published
 
 RUNS = Path("results/runs")
@@ -41,7 +43,7 @@ def _heading(edition: Edition, keys: Sequence[str]) -> str:
 
 def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
     spec = SPECS[table]
-    return Grid(
+    grid = Grid(
         table=table,
         title=f"{spec.caption} ({heading})",
         headers=[*spec.headers, *(line.labels[0] for line in spec.columns.values())],
@@ -58,16 +60,19 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
         source=_several((setting(run, "dataset.source") for run in edition.runs), ", "),
         edition=heading,
     )
+    return replace(grid, notes=[*grid.notes, *filter(None, [summary(grid)])])
 
 
 def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
     across = SPECS[table].columns[column]
-    measure = MEASURES[line.measure or across.measure or ""]
+    name = line.measure or across.measure
+    measure = MEASURES[name]
     readings = {run.run_id: measure.read(run) for run in runs if line.takes(run) and across.takes(run)}
     number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(
         row=row,
         column=column,
+        measure=name,
         runs=[values for values in readings.values() if values],
         published=number if isinstance(number, list) else [number],
         digits=measure.digits,

@@ -11,14 +11,15 @@ NOT_RUN = "–"
 class Cell:
     """One number of a table, ours over seeds and the published.
 
-    `runs` holds one list a run: one value, or a value a layer where `kind` is "layers" (then mean, min and max over
-    layers are shown). `kind` "count" is a number that does not vary with the seed. `published` is empty where the
-    paper prints nothing, [value], or [mean, min, max]. `better` is 1 where more is better, -1 where less is, else 0.
-    `run_ids` are those of `runs`.
+    `measure` says of what, a key of `spec.MEASURES`. `runs` holds one list a run: one value, or a value a layer where
+    `kind` is "layers" (then mean, min and max over layers are shown). `kind` "count" is a number that does not vary
+    with the seed. `published` is empty where the paper prints nothing, [value], or [mean, min, max]. `better` is 1
+    where more is better, -1 where less is, else 0. `run_ids` are those of `runs`.
     """
 
     row: str
     column: str
+    measure: str
     runs: Sequence[Sequence[float]]
     published: Sequence[float]
     digits: int
