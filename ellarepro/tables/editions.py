@@ -32,7 +32,8 @@ class Edition:
 def editions(runs: Iterable[RunResult], spans_datasets: bool) -> list[Edition]:
     """Part `runs` by one key after another until those that are left together agree in all that they must.
 
-    Runs to which a key does not apply join every part. Every table spans layers, priors, objectives and seeds.
+    Runs to which a key does not apply join every part; a part of none but such runs is left out where another has them.
+    Every table spans layers, priors, objectives and seeds.
     """
     runs = list(runs)
     spanned = {"seed", *(f"{axis}.name" for axis in AXES if axis != "dataset" or spans_datasets)}
@@ -42,7 +43,9 @@ def editions(runs: Iterable[RunResult], spans_datasets: bool) -> list[Edition]:
             # What a budget says, keys outside of it have taken over.
             if key not in spanned and (key == "budget.name" or not key.startswith("budget.")):
                 brought.setdefault(_choice(key, run), set()).add(key)
-    return _parted([(run, _recipe(run, brought)) for run in runs], {})
+    found = _parted([(run, _recipe(run, brought)) for run in runs], {})
+    members = [{id(run) for run in edition.runs} for edition in found]
+    return [edition for edition, own in zip(found, members, strict=True) if not any(own < others for others in members)]
 
 
 def setting(run: RunResult, key: str) -> str:
