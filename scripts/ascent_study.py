@@ -241,7 +241,7 @@ def _settings(run: RunResult) -> str:
     passes = "exact passes" if objective["passes"] == "exact" else f"{objective['passes']} sampled pass"
     tied = "tied" if objective["tied"] else "untied"
     every = f"every {objective['frequency']} epochs" if objective["frequency"] > 1 else "every epoch"
-    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {every}"
+    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {every}, {run.epochs} epochs"
 
 
 def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:
