@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 
 
+def sections(*parts: str) -> str:
+    """Return a page of `parts`, a blank line between two; empty ones are left out."""
+    return "\n\n".join(filter(None, map(str.strip, parts))) + "\n"
+
+
 def markdown_table(lines: Sequence[Sequence[str]], labels: int) -> str:
     """Return `lines`, the first of which holds the headers, as a Markdown table, padded so that it reads well as it is.
 

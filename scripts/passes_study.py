@@ -9,6 +9,7 @@ Writes results/ascent/passes.md and .json; half an hour on one quiet core.
 import json
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Classification
+from ellarepro.curvature.spectra import Curvature
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
 from ellarepro.labels import layer_title
@@ -120,35 +122,22 @@ def _trained(layer: str, relaxation: float) -> Trainer:
 
 def _by_size(trainer: Trainer, generator: torch.Generator) -> dict[int, list[float]]:
     """-evidence a datum by the number of images of a fit, each draw of it."""
-    return {
-        size: [_measured(trainer, "signs", 1, size, generator)["neg_log_marglik_per_datum"] for _ in range(DRAWS)]
-        for size in SIZES
-    }
+    found: dict[int, list[float]] = {size: [] for size in SIZES}
+    for size, _ in product(SIZES, range(DRAWS)):
+        evidence = _evidence(trainer, _fit(trainer, "signs", 1, size, generator))
+        found[size].append(evidence.evidence(_learned(trainer, evidence)).negative_per_datum)
+    return found
 
 
 def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, generator: torch.Generator) -> dict:
     """One fit on `size` images drawn afresh: log-determinant at the precisions of training, then what is learned."""
-    data, prior = trainer.task.train, trainer.prior
-    chosen = torch.randperm(len(data), generator=generator)[:size]
-    used = ImageSet(data.images[chosen], data.labels[chosen])
-    started = time.process_time()
-    likelihood = DrawnLabels() if kind == "labels" else None
-    ggn = GGN(trainer.model, "kron", 0.0, passes, generator, likelihood)
-    for images, _ in ordered_batches(used, 150):
-        ggn.update(images)
-    curvature = ggn.curvature(len(data))
+    prior, started = trainer.prior, time.process_time()
+    curvature = _fit(trainer, kind, passes, size, generator)
     seconds = time.process_time() - started
-    loss = total_loss(trainer.model, data, 500)
-    evidence = MarginalLikelihood(curvature, loss, prior.squared_norms(), len(data))
-    start = prior.log_precision.detach()
-    log_det = curvature.log_det_ratio(start.exp()).item()
-    twin = LayerwisePrior(trainer.model, tied=trainer.model.factor_groups())
-    with torch.no_grad():
-        twin.log_precision.copy_(start)
-    evidence.ascend(twin.log_precision, torch.optim.Adam([twin.log_precision], lr=0.1), HYPER_STEPS)
-    learned = twin.log_precision.detach()
+    evidence = _evidence(trainer, curvature)
+    learned = _learned(trainer, evidence)
     return {
-        "log_det": log_det,
+        "log_det": curvature.log_det_ratio(prior.log_precision.detach().exp()).item(),
         "neg_log_marglik_per_datum": evidence.evidence(learned).negative_per_datum,
         "log_precision": dict(zip(prior.names, learned.tolist(), strict=True)),
         "f_fc": _share(trainer, dict(zip(prior.names, evidence.effective_parameters(learned).tolist(), strict=True))),
@@ -156,10 +145,33 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
     }
 
 
+def _fit(trainer: Trainer, kind: str, passes: int | None, size: int, generator: torch.Generator) -> Curvature:
+    data = trainer.task.train
+    chosen = torch.randperm(len(data), generator=generator)[:size]
+    used = ImageSet(data.images[chosen], data.labels[chosen])
+    ggn = GGN(trainer.model, "kron", 0.0, passes, generator, DrawnLabels() if kind == "labels" else None)
+    for images, _ in ordered_batches(used, 150):
+        ggn.update(images)
+    return ggn.curvature(len(data))
+
+
+def _evidence(trainer: Trainer, curvature: Curvature) -> MarginalLikelihood:
+    data = trainer.task.train
+    return MarginalLikelihood(curvature, total_loss(trainer.model, data, 500), trainer.prior.squared_norms(), len(data))
+
+
+def _learned(trainer: Trainer, evidence: MarginalLikelihood) -> Tensor:
+    """Log precisions after `HYPER_STEPS` from those of training, which stay as they are."""
+    twin = LayerwisePrior(trainer.model, tied=trainer.model.factor_groups())
+    with torch.no_grad():
+        twin.log_precision.copy_(trainer.prior.log_precision)
+    evidence.ascend(twin.log_precision, torch.optim.Adam([twin.log_precision], lr=0.1), HYPER_STEPS)
+    return twin.log_precision.detach()
+
+
 def _share(trainer: Trainer, effective: dict[str, float]) -> float:
-    """F-FC's relative effective number of parameters, in percent, mean over layers; 0 where there is no choice."""
-    shares = relative_effective_parameters(effective, trainer.model.places())
-    return fmean(paths.get("f_fc", 0.0) for paths in shares.values()) if shares else 0.0
+    """F-FC's relative effective number of parameters, in percent, mean over layers."""
+    return fmean(paths["f_fc"] for paths in relative_effective_parameters(effective, trainer.model.places()).values())
 
 
 def _page(rows: list[dict], task: Task) -> Iterator[str]:

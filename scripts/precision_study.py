@@ -67,14 +67,13 @@ def measured(config: Mapping[str, Any]) -> Record:
     generator = torch.Generator().manual_seed(config["seed"])
     likelihood = fit(trainer.model, trainer.prior, task.train, FitSettings(passes=1), generator)
     evidence = likelihood.evidence(trainer.prior.log_precision.detach()).negative_per_datum
-    training = evaluate(trainer.model, task.train).nll
     scores = evaluate(trainer.model, task.test)
     return {
         "layer": config["layer"]["name"],
         "seed": config["seed"],
         "precision": config["prior"]["precision"],
         "neg_log_marglik_per_datum": evidence,
-        "train_nll": training,
+        "train_nll": likelihood.loss / len(task.train),
         "test_nll": scores.nll,
         "test_accuracy": scores.accuracy,
     }

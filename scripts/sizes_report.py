@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from matplotlib.figure import Figure
 
 from ellarepro.labels import layer_title, path_colour
-from ellarepro.markdown import markdown_table
+from ellarepro.markdown import markdown_table, sections
 from ellarepro.results import RunResult, short_commit
 
 Measure = Callable[[RunResult], float | None]
@@ -42,7 +42,7 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     ]
     for layer in _layers(results):
         parts += [f"## {layer_title(layer)}", _table([result for result in results if result.layer == layer])]
-    return "\n\n".join([*parts, *([reading.strip()] if reading else [])]) + "\n"
+    return sections(*parts, reading)
 
 
 def draw(results: Sequence[RunResult]) -> Figure:

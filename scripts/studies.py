@@ -80,11 +80,24 @@ class Study:
         """
         if not results:
             raise UserError(f"output_dir: no run of the study is finished there; {asked} were asked for")
-        reading = folder / "reading.md"
-        text = self.page(results, asked, reading.read_text(encoding="utf-8") if reading.exists() else "")
-        write_atomically(folder / "study.md", text.encode())
-        save(self.draw(results), folder / "study.png")
-        print(folder / "study.md")
+        text = self.page(results, asked, reading_in(folder / "reading.md"))
+        publish(folder / "study.md", text, self.draw(results))
+
+
+def reading_in(file: Path) -> str:
+    """What a person read in the results; empty where nobody has written it."""
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def publish(page: Path, text: str, figure: Figure) -> None:
+    """Write `text` to `page` and `figure` beside it, and say where.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    write_atomically(page, text.encode())
+    save(figure, page.with_suffix(".png"))
+    print(page)
 
 
 def finished(configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ellarepro.data.moves import SYMMETRIES
 from ellarepro.inspection import untrained_shares
 from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
-from ellarepro.markdown import markdown_table
+from ellarepro.markdown import markdown_table, sections
 from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult, short_commit
 
@@ -85,7 +85,7 @@ def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
         parts += [f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items())] if own else []
     parts += ["## Is F-FC used where it is needed, and only there?", _named(laplace, controls)]
-    return "\n\n".join([*parts, *([reading.strip()] if reading else [])]) + "\n"
+    return sections(*parts, reading)
 
 
 _PROVENANCE = ("git_commit", "hardware")
