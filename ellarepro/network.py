@@ -19,7 +19,7 @@ from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
 from ellarepro.places import BIAS, HEAD, WEIGHT, Place, by_path
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings import DEFAULT_RELAXATION, AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -29,8 +29,6 @@ HEAD_WIDTH = 64
 IMAGE_SIZES = (8, 16, 32)
 PRIORS = ("theta", "u", "omega")
 """Where the learned prior is placed (Section 3.2): weights, anchor values, or inverse lengthscales."""
-RELAXATION = 0.1
-"""Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
 
 PATHS: dict[str, type[SpatialLayer]] = {
     "fc": Dense,
@@ -125,7 +123,7 @@ def build_network(
     image_size: int = 32,
     anchors: AnchorSettings | None = None,
     group: str = "c4",
-    relaxation: float = RELAXATION,
+    relaxation: float = DEFAULT_RELAXATION,
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 

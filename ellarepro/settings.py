@@ -15,6 +15,7 @@ ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
 DEFAULT_TOLERANCE = 1e-3
 DEFAULT_RELAXATION = 0.1
+"""Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
 LARGEST_BATCH = 10**6
 
 

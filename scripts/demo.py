@@ -44,10 +44,10 @@ def main(keys: Sequence[str] | None = None) -> int:
     return status
 
 
-def _place(config: Mapping[str, Any]) -> tuple[int, bool, bool]:
+def _place(config: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
     """Where a run stands among those of the demo: learned network and CONV first, on the task that needs position."""
     layer, dataset = config["layer"]["name"], config["dataset"]["name"]
-    return layer == FREE, dataset != POSITION, layer != LEARNED
+    return layer == FREE, config["seed"], dataset != POSITION, layer != LEARNED
 
 
 def _pictures() -> str:
@@ -113,11 +113,14 @@ def _expected() -> str:
 
 
 def _conclude(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Say where the figure is, and one sentence of reading; nothing where one of the six runs is missing."""
-    files = {(config["dataset"]["name"], config["layer"]["name"]): result_path(config) for config in configs}
+    """Say where the figure is and a sentence of reading, of the first seed; nothing if one of its runs is missing."""
+    seed = min(config["seed"] for config in configs)
+    own = [config for config in configs if config["seed"] == seed]
+    files = {(config["dataset"]["name"], config["layer"]["name"]): result_path(config) for config in own}
     if len(files) < 2 * len(ORDER) or not all(file.exists() for file in files.values()):
         return
-    print(f"What {layer_title(LEARNED)} learned: {files[POSITION, LEARNED].with_name('effective_parameters.png')}")
+    figure = files[POSITION, LEARNED].with_name("effective_parameters.png")
+    print(f"What {layer_title(LEARNED)} learned, seed {seed}: {figure}")
     print("All runs as a page: make report\n")
     print(textwrap.fill(reading({key: read_result(file) for key, file in files.items()}), 88))
 

@@ -153,13 +153,15 @@ def test_the_exact_log_determinant_is_that_of_the_rows_and_not_that_of_blocks():
 
 
 def test_runs_that_differ_in_their_seed_alone_share_a_row():
-    tied = {"name": "laplace", "tied": True, "fit_size": None, "passes": 1, "frequency": 2}
+    tied = {"name": "laplace", "tied": True, "fit_size": None, "passes": 1, "frequency": 2, "burn_in": 4}
     untied = tied | {"tied": False, "fit_size": 1000, "passes": "exact", "frequency": 1}
     runs = [
         make_result(make_config(seed=seed, objective=objective, relaxation=0.1), test_accuracy=accuracy)
         for seed, accuracy, objective in ((1, 0.4, tied), (2, 0.5, tied), (1, 0.3, untied))
     ]
     _, _, first, second = ascent_study._runs_table(runs)
-    assert "tied, all data, 1 sampled pass, every 2 epochs" in first and "| 2 |" in re.sub(" +", " ", first)
+    assert "tied, all data, 1 sampled pass, every 2 epochs from 4," in first and "| 2 |" in re.sub(" +", " ", first)
     assert "45.00 ± 7.07" in first
-    assert "untied, 1,000 images, exact passes, every epoch" in second and "30.00 " in second and "±" not in second
+    assert (
+        "untied, 1,000 images, exact passes, every epoch from 4," in second and "30.00 " in second and "±" not in second
+    )

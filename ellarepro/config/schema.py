@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from ellarepro.ranges import same_as, setting
-from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings import DEFAULT_RELAXATION, AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
 
 LARGEST_SEED = 2**32 - 1
 
@@ -144,6 +144,12 @@ class Budget:
     passes: int | str = same_as(FitSettings, "passes")
     tied: bool = same_as(LaplaceSettings, "tied")
     plateau: float | None = same_as(WeightSettings, "plateau")
+    relaxation: float = setting(
+        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
+        DEFAULT_RELAXATION,
+        above=0,
+        most=1000,
+    )
 
 
 @dataclass
@@ -183,12 +189,7 @@ class Config:
     epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
     batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
     alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
-    relaxation: float = setting(
-        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
-        0.1,
-        above=0,
-        most=1000,
-    )
+    relaxation: float = same_as(Budget, "relaxation", "${budget.relaxation}")
     train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
     test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)

@@ -24,6 +24,7 @@ NOT_IN_RUN_ID = (
     "budget.passes",
     "budget.tied",
     "budget.plateau",
+    "budget.relaxation",
 )
 
 ADDED_LATER = {
