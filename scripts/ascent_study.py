@@ -4,7 +4,7 @@
 as results/ascent/<variant>-<task>-s<seed>.json with the weights beside it, which are not committed;
 `python -m scripts.ascent_study kernel` adds the exact log-determinant to each run that has its weights (a few minutes
 each, 4 GB); `python -m scripts.ascent_study table` prints what there is, then the runs in results/ascent/cifar10_jpeg/
-and, with those of Table 1 at the demo budget, in results/ascent/start/, which are ordinary ones (`make verify RUN=…`
+and, with those of F-FC+CONV in Tables 1 and 2, in results/ascent/start/, which are ordinary ones (`make verify RUN=…`
 repeats one), grouped by what differs between them.
 """
 
@@ -28,7 +28,7 @@ from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.markdown import markdown_table
 from ellarepro.prior import LayerwisePrior
-from ellarepro.results import RunResult, git_commit, read_results
+from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
 from ellarepro.run import prepare
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
@@ -226,11 +226,11 @@ def _table(records: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _ordinary_runs() -> list[RunResult]:
-    """F-FC+CONV and CONV on CIFAR-10, then F-FC+CONV on the toy problem from one start after another."""
-    toy = [*read_results(FOLDER / "start"), *read_results(FOLDER.parent / "table1")]
-    toy = [run for run in toy if (run.layer, run.budget) == ("f_fc_conv", "demo")]
-    toy.sort(key=lambda run: (run.dataset, run.objective, -run.config["relaxation"]))
-    return [*read_results(FOLDER / "cifar10_jpeg"), *toy]
+    """F-FC+CONV and CONV on few images of CIFAR-10, then F-FC+CONV in the tables and from one start after another."""
+    folders = [FOLDER / "start", FOLDER.parent / "table1", FOLDER.parent / "table2"]
+    learned = [run for folder in folders for run in read_results(folder) if run.layer == "f_fc_conv"]
+    learned.sort(key=lambda run: (run.budget, run.dataset, run.objective, -_start(run)))
+    return [*read_results(FOLDER / "cifar10_jpeg"), *learned]
 
 
 COLUMNS = (("test_accuracy", 100, 1), ("test_nll", 1, 3), ("neg_log_marglik_per_datum", 1, 3))
@@ -240,27 +240,44 @@ def _runs_table(runs: Sequence[RunResult]) -> Iterator[str]:
     """Accuracy, NLL and evidence of `runs` over their seeds; a row for each configuration but for the seed."""
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     for run in runs:
-        names = run.dataset, layer_title(run.layer), run.objective, _settings(run)
+        names = run.dataset, f"{run.train_size:,}", layer_title(run.layer), run.objective, _settings(run)
         groups.setdefault(names, []).append(run)
-    lines = [["data set", "layer", "objective", "settings", "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
+    lines = [
+        [
+            "data set",
+            "images",
+            "layer",
+            "objective",
+            "settings",
+            "seeds",
+            "test acc. %",
+            "test NLL",
+            "-evidence",
+            "minutes",
+        ]
+    ]
     for names, mine in groups.items():
         cells = [_mean([100 * run.test_accuracy for run in mine], 2), _mean([run.test_nll for run in mine], 3)]
         evidence = [run.neg_log_marglik_per_datum for run in mine if run.neg_log_marglik_per_datum is not None]
         minutes = statistics.mean(run.wall_seconds for run in mine) / 60
         lines.append([*names, str(len(mine)), *cells, _mean(evidence, 3), f"{minutes:.1f}"])
-    yield from markdown_table(lines, labels=4).splitlines()
+    yield from markdown_table(lines, labels=5).splitlines()
+
+
+def _start(run: RunResult) -> float:
+    return (ADDED_LATER | run.config)["relaxation"]
 
 
 def _settings(run: RunResult) -> str:
     objective = run.config["objective"]
     if objective["name"] == "map":
-        return f"relaxation {run.config['relaxation']:g}"
+        return f"relaxation {_start(run):g}"
     data = "all data" if objective["fit_size"] is None else f"{objective['fit_size']:,} images"
     passes = "exact passes" if objective["passes"] == "exact" else f"{objective['passes']} sampled pass"
     tied = "tied" if objective["tied"] else "untied"
     every = f"every {objective['frequency']} epochs" if objective["frequency"] > 1 else "every epoch"
     fits = f"{every} from {objective['burn_in']}"
-    return f"relaxation {run.config['relaxation']:g}, {tied}, {data}, {passes}, {fits}, {run.epochs} epochs"
+    return f"relaxation {_start(run):g}, {tied}, {data}, {passes}, {fits}, {run.epochs} epochs"
 
 
 def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:

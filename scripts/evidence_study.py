@@ -22,7 +22,7 @@ from ellarepro.tables import unique_runs
 from scripts.studies import publish, reading_in
 
 RESULTS = Path(__file__).parents[1] / "results"
-FOLDERS = ("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs", "ascent/cifar10_jpeg")
+FOLDERS = ("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs", "ascent/cifar10_jpeg", "ascent/start")
 SEEDS, LAYERS, FIT_SIZES, SIZES, SETTINGS = KINDS = (
     "seeds",
     "layer types and priors",
