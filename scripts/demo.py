@@ -96,8 +96,8 @@ def _blocks(pixels: Tensor) -> list[str]:
 
 
 def committed() -> list[RunResult]:
-    """The committed runs of the toy problem at the demo budget."""
-    return [run for run in unique_runs([COMMITTED]) if run.budget == "demo"]
+    """The committed Laplace runs of the toy problem at the demo budget."""
+    return [run for run in unique_runs([COMMITTED]) if (run.budget, run.objective) == ("demo", "laplace")]
 
 
 def _expected() -> str:
