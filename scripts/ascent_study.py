@@ -242,26 +242,14 @@ def _runs_table(runs: Sequence[RunResult]) -> Iterator[str]:
     for run in runs:
         names = run.dataset, f"{run.train_size:,}", layer_title(run.layer), run.objective, _settings(run)
         groups.setdefault(names, []).append(run)
-    lines = [
-        [
-            "data set",
-            "images",
-            "layer",
-            "objective",
-            "settings",
-            "seeds",
-            "test acc. %",
-            "test NLL",
-            "-evidence",
-            "minutes",
-        ]
-    ]
+    differs = ["data set", "images", "layer", "objective", "settings"]
+    lines = [[*differs, "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
     for names, mine in groups.items():
         cells = [_mean([100 * run.test_accuracy for run in mine], 2), _mean([run.test_nll for run in mine], 3)]
         evidence = [run.neg_log_marglik_per_datum for run in mine if run.neg_log_marglik_per_datum is not None]
         minutes = statistics.mean(run.wall_seconds for run in mine) / 60
         lines.append([*names, str(len(mine)), *cells, _mean(evidence, 3), f"{minutes:.1f}"])
-    yield from markdown_table(lines, labels=5).splitlines()
+    yield from markdown_table(lines, labels=len(differs)).splitlines()
 
 
 def _start(run: RunResult) -> float:
