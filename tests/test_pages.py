@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -11,8 +12,7 @@ import pytest
 import yaml
 from test_library_page import code_of, run
 
-from ellarepro.config.compose import compose
-from ellarepro.config.explain import choices_of
+from ellarepro.config.sweep import expand
 from ellarepro.results import RunResult, read_results
 from scripts.front_page import main as draw_front_page
 
@@ -100,13 +100,30 @@ def test_the_speed_of_a_fit_on_the_front_page_is_that_of_the_library_study():
         assert f"| laplace-torch with {peer} | {resnet} / {transformer} of its time |" in README
 
 
-def test_commands_of_the_pages_compose():
-    """Every `python -m ellarepro key=value …` of a page, with its choices."""
-    told = [line for page in PAGES for line in re.findall(r"^python -m ellarepro ([a-z].*)$", page.read_text(), re.M)]
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's shell blocks, comments left out."""
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_a_shell_takes_the_commands_of_the_pages():
+    told = "\n".join(line for page in PAGES for line in commands_of(page.read_text()))
     assert told
-    for line in told:
-        keys = line.partition("#")[0].split()
-        assert compose(keys)["dataset"]["name"] in choices_of("dataset")
+    subprocess.run(["bash", "-n"], input=told, text=True, check=True)
+
+
+def test_a_command_that_a_shell_refuses_is_seen():
+    (line,) = commands_of("```sh\npython -m ellarepro -m seed=range(5)  # five runs\n```")
+    assert subprocess.run(["bash", "-n"], input=line, text=True, capture_output=True).returncode
+
+
+def test_commands_of_the_pages_compose():
+    """Every `python -m ellarepro [-m] key=value …` of a page, with its choices."""
+    told = [shlex.split(line) for page in PAGES for line in commands_of(page.read_text())]
+    runs = [words[3:] for words in told if words[:3] == ["python", "-m", "ellarepro"]]
+    assert [keys for keys in runs if keys[0] == "-m"] and [keys for keys in runs if keys[0] != "-m"]
+    for keys in runs:
+        assert expand([key for key in keys if key != "-m"], multirun="-m" in keys).configs
 
 
 def test_the_citation_names_the_paper():
