@@ -82,6 +82,14 @@ def test_numbers_that_were_not_run_are_counted_and_shown(runs, page):
     assert page.count("not run</span>") > missing == 66
 
 
+def test_of_the_tables_of_one_budget_the_most_complete_is_open():
+    page = render_page([toy(0.5, alpha=1), toy(0.9), toy(0.9, "conv"), toy(0.7, budget={"name": "smoke"})])
+    table = re.search(r'<section id="table1">.*?</section>', page, re.DOTALL).group()
+    shown = re.sub(r"<details.*?</details>", "", table, flags=re.DOTALL)
+    assert "50.00" in table and "50.00" not in shown
+    assert "90.00" in shown and "70.00" in shown, "another budget is a table of its own"
+
+
 def test_every_run_is_there_with_where_it_came_from(runs, page):
     seen = texts(page)
     for run in runs:

@@ -66,8 +66,7 @@ def difference(cell: Cell) -> str:
 
 def coverage(grid: Grid) -> str:
     """Return how many of the published numbers have ours beside them."""
-    published = [cell for row in grid.rows for cell in row.cells if cell.published]
-    return f"{sum(cell.mean is not None for cell in published)} of {len(published)} published numbers have been run"
+    return "{} of {} published numbers have been run".format(*grid.coverage)
 
 
 def _in_script(text: str) -> Markup:

@@ -22,7 +22,10 @@ WORDS: dict[str, Callable[[str], str]] = {
 
 
 def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None) -> list[Grid]:
-    """Return the editions of `table` that `runs` make up (of one budget if given); one empty grid if there are none."""
+    """Return the editions of `table` that `runs` make up (of one budget if given); one empty grid if there are none.
+
+    They are in the order of their budgets' names and, of one budget, the most complete comes first.
+    """
     spec, runs = SPECS[table], list(runs)
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
@@ -32,7 +35,8 @@ def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None
         note = f"nothing has been run{f' with budget {budget}' if budget else ''}"
         note += f"; there are runs with budget {', '.join(others)}" if others else ""
         return [_grid(table, Edition([]), "nothing run", note)]
-    return [_grid(table, edition, _heading(edition, spec.heading), _protocol(edition.runs)) for edition in found]
+    grids = [_grid(table, edition, _heading(edition, spec.heading), _protocol(edition.runs)) for edition in found]
+    return sorted(grids, key=lambda grid: (grid.budget, -grid.coverage[0]))
 
 
 def _heading(edition: Edition, keys: Sequence[str]) -> str:

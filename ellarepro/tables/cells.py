@@ -99,3 +99,9 @@ class Grid:
     budget: str
     source: str
     edition: str
+
+    @property
+    def coverage(self) -> tuple[int, int]:
+        """How many of the published numbers have ours beside them, and how many there are."""
+        published = [cell for row in self.rows for cell in row.cells if cell.published]
+        return sum(cell.mean is not None for cell in published), len(published)
