@@ -79,7 +79,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run or print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts.ascent_study", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("run", "kernel", "table"))
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of " + "; ".join(VARIANTS) + "; default: all")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digit"])

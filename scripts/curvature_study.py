@@ -5,6 +5,7 @@ each structure's log-determinant, learned precisions and effective numbers are s
 each tensor's block beside the exact one. Writes results/curvature.md; two minutes on two cores.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from ellarepro.results import git_commit
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.shares import relative_effective_parameters
 from ellarepro.training import Trainer
+from scripts.studies import script
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")
 HYPER_STEPS = 300
@@ -159,4 +161,4 @@ def _block_rows(model: nn.Module, task: Task, prefix: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main, __doc__))

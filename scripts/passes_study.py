@@ -7,6 +7,7 @@ Writes results/ascent/passes.md and .json; half an hour on one quiet core.
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -31,6 +32,7 @@ from ellarepro.results import git_commit
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.shares import relative_effective_parameters
 from ellarepro.training import Trainer
+from scripts.studies import script
 
 EPOCHS, SEED, DRAWS, HYPER_STEPS = 16, 711, 3, 100
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"
@@ -222,4 +224,4 @@ def _mean(values: list[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main, __doc__))

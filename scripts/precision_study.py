@@ -7,6 +7,7 @@ precision and at the weights of training, from all images by one signed pass. Wr
 quarter of an hour on two cores.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,8 +51,9 @@ Record = dict[str, Any]
 @command("precision_study")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure, write the page; the exit status."""
-    keys = sys.argv[1:] if arguments is None else arguments
-    found = []
+    parser = argparse.ArgumentParser(prog="python -m scripts.precision_study", description=__doc__.splitlines()[0])
+    parser.add_argument("keys", nargs="*", metavar="key=value", help="for all runs, as for python -m ellarepro")
+    keys, found = parser.parse_args(arguments).keys, []
     for config in expand([*KEYS, *keys], multirun=True).configs:
         found.append(measured(config))
         print(*_cells(found[-1]), flush=True)

@@ -7,6 +7,7 @@ an hour on one core.
 """
 
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ellarepro.training import Trainer
 from ellarepro.use import path_use
 from scripts.ascent_study import ascended
 from scripts.curvature_study import STRUCTURES, shrunk
+from scripts.studies import script
 
 STARTS = (1.0, 0.1)
 SEEDS = (711, 712, 713)
@@ -137,4 +139,4 @@ def _mean_gap(found: list[Solution], structure: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(script(main, __doc__))

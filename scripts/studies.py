@@ -84,6 +84,20 @@ class Study:
         publish(folder / "study.md", text, self.draw(results))
 
 
+def script(main: Callable[[], None], about: str) -> int:
+    """Call `main` of a script that takes no arguments, `--help` apart, which prints `about`; the exit status."""
+    name = Path(sys.argv[0]).stem
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(prog=f"python -m scripts.{name}", description=about, formatter_class=formatter).parse_args()
+
+    @command(name)
+    def called() -> int:
+        main()
+        return 0
+
+    return called()
+
+
 def reading_in(file: Path) -> str:
     """What a person read in the results; empty where nobody has written it."""
     return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -3,6 +3,7 @@
 import pytest
 from result_factory import make_config, make_result
 
+from ellarepro.errors import UserError
 from scripts import evidence_study
 from scripts.evidence_study import FIT_SIZES, LAYERS, SEEDS, SETTINGS, SIZES, draw, kind, main, page, same_order
 
@@ -82,8 +83,7 @@ def test_the_figure_has_a_panel_a_task_that_can_be_compared_and_all_its_runs():
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"FC", "CONV"}
 
 
-def test_it_reads_what_is_committed_and_takes_no_arguments(tmp_path, monkeypatch, capsys):
-    assert main(["budget=cpu"]) == 2
-    assert "no arguments" in capsys.readouterr().err
+def test_it_refuses_to_write_a_page_of_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence_study, "RESULTS", tmp_path)
-    assert main([]) == 2, "there is nothing to read"
+    with pytest.raises(UserError, match="no Laplace run"):
+        main()
