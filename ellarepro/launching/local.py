@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from types import FrameType
 from typing import Any, cast
@@ -93,6 +94,20 @@ def _join(channel: "SimpleQueue[tuple[int, Event]]") -> None:
     """Begin a process of the pool."""
     global _channel
     _channel = channel
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+
+
+def _end_with_the_driver() -> None:
+    """Once the driver is gone, without a word, the run under way keeps its place and the process ends.
+
+    A run notes the first signal and ends; the next one ends the process, which would wait for work for ever.
+    """
+    driver = parent_process()
+    assert driver is not None
+    driver.join()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(POLL_SECONDS)
 
 
 def _carry_out(cells: Cells, index: int, changes: dict[str, Any]) -> Ended:
