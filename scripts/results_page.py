@@ -1,0 +1,91 @@
+"""The three tables from committed runs alone, with what each run learned, what it took and where it came from.
+
+    python -m scripts.results_page
+
+Reads results/table1 to table3 and runs nothing; writes results/tables.md.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from ellarepro.files import write_atomically
+from ellarepro.labels import layer_title, path_order, path_title
+from ellarepro.markdown import markdown_table, sections
+from ellarepro.places import EVERYWHERE, HEAD
+from ellarepro.results import RunResult, read_results, short_commit
+from ellarepro.shares import has_choice
+from ellarepro.tables import RENDERERS, SPECS, build_grids
+from scripts.studies import script
+
+RESULTS = Path(__file__).parents[1] / "results"
+HEADERS = ("run", "seed", "test acc. %", "test NLL", "calibration", "-marglik", "minutes", "GB", "hardware", "code")
+NONE = "–"
+
+
+def main() -> None:
+    """Write the page."""
+    page = RESULTS / "tables.md"
+    write_atomically(page, text_of(RESULTS).encode())
+    print(page)
+
+
+def text_of(results: Path) -> str:
+    """The page of the runs in `results`/table1 to table3."""
+    return sections(
+        "# Tables 1 to 3, run by run",
+        "Made by `python -m scripts.results_page` from the committed `result.json` alone; [README.md](README.md) reads "
+        "it. A run's name leads to its result, with configuration and versions; `make verify RUN=…` repeats it.",
+        *(section for table in SPECS if (results / table).is_dir() for section in _table(results / table)),
+    )
+
+
+def _table(folder: Path) -> Iterator[str]:
+    runs = sorted(read_results(folder), key=lambda run: (run.dataset, run.layer, run.prior, run.objective, run.seed))
+    yield RENDERERS["md"](build_grids(folder.name, runs))
+    if learned := [run for run in runs if run.relative_effective_parameters and has_choice(run.tensors)]:
+        yield "### Learned: relative effective numbers of parameters, % by layer; change of test NLL without the path"
+        yield markdown_table(list(_learned(learned)), labels=2)
+    yield "### Runs: nats a datum, expected calibration error, wall time, peak memory"
+    yield markdown_table(
+        [HEADERS, *([f"[{_name(run)}]({folder.name}/{run.run_id}/result.json)", *_facts(run)] for run in runs)],
+        labels=1,
+    )
+
+
+def _learned(runs: Sequence[RunResult]) -> Iterator[list[str]]:
+    layers = [layer for layer in runs[0].relative_effective_parameters if layer != HEAD]
+    yield ["run", "path", "mean", *layers, "NLL without"]
+    for run in runs:
+        shares = [run.relative_effective_parameters[layer] for layer in layers]
+        for path in sorted(shares[0], key=path_order):
+            own = [share[path] for share in shares]
+            use = run.path_use.get(EVERYWHERE, {}).get(path)
+            yield [
+                f"{run.dataset}, {layer_title(run.layer)}, {run.prior}, {run.seed}",
+                path_title(path),
+                *(f"{share:.0f}" for share in [fmean(own), *own]),
+                f"{use['nll_change']:+.3f}" if use else NONE,
+            ]
+
+
+def _name(run: RunResult) -> str:
+    return f"{run.dataset}, {layer_title(run.layer)}, {run.prior}, {run.objective}"
+
+
+def _facts(run: RunResult) -> list[str]:
+    optional = (run.test_nll, run.expected_calibration_error, run.neg_log_marglik_per_datum)
+    return [
+        str(run.seed),
+        f"{100 * run.test_accuracy:.2f}",
+        *(NONE if number is None else f"{number:.3f}" for number in optional),
+        f"{run.wall_seconds / 60:.1f}",
+        f"{max(run.peak_memory.values()) / 1e9:.1f}" if run.peak_memory else NONE,
+        run.hardware or run.device,
+        short_commit(run.git_commit),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(script(main, __doc__))

@@ -1,0 +1,21 @@
+"""The page of all committed runs: it is that of the results that are there, and says what each run found."""
+
+from result_factory import make_learned_result, make_map_result, with_use
+
+from ellarepro.results import write_result
+from scripts.results_page import RESULTS, text_of
+
+
+def test_the_page_is_that_of_the_committed_results():
+    assert (RESULTS / "tables.md").read_text() == text_of(RESULTS), "python -m scripts.results_page makes it anew"
+
+
+def test_it_has_each_run_with_its_shares_and_its_use(tmp_path):
+    learned = with_use(make_learned_result(), f_fc=0.25)
+    for run in (learned, make_map_result()):
+        write_result(run, tmp_path / "table2" / run.run_id)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text_of(tmp_path).splitlines()]
+    (f_fc,) = (line for line in lines if line[1:2] == ["F-FC"])
+    assert f_fc[3] == f"{learned.relative_effective_parameters['1']['f_fc']:.0f}"
+    assert f_fc[-1] == f"{learned.path_use['all']['f_fc']['nll_change']:+.3f}"
+    assert sum(f"table2/{learned.run_id}/result.json" in line[0] for line in lines if line) == 1
