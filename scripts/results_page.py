@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 
 from ellarepro.files import write_atomically
+from ellarepro.inspection.rendering import MISSING
 from ellarepro.labels import layer_title, path_order, path_title
 from ellarepro.markdown import markdown_table, sections
-from ellarepro.places import EVERYWHERE, HEAD
+from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids
@@ -21,7 +22,6 @@ from scripts.studies import script
 
 RESULTS = Path(__file__).parents[1] / "results"
 HEADERS = ("run", "seed", "test acc. %", "test NLL", "calibration", "-marglik", "minutes", "GB", "hardware", "code")
-NONE = "–"
 
 
 def main() -> None:
@@ -48,14 +48,12 @@ def _table(folder: Path) -> Iterator[str]:
         yield "### Learned: relative effective numbers of parameters, % by layer; change of test NLL without the path"
         yield markdown_table(list(_learned(learned)), labels=2)
     yield "### Runs: nats a datum, expected calibration error, wall time, peak memory"
-    yield markdown_table(
-        [HEADERS, *([f"[{_name(run)}]({folder.name}/{run.run_id}/result.json)", *_facts(run)] for run in runs)],
-        labels=1,
-    )
+    links = (f"[{_name(run)}, {run.objective}]({folder.name}/{run.run_id}/result.json)" for run in runs)
+    yield markdown_table([HEADERS, *([link, *_facts(run)] for link, run in zip(links, runs, strict=True))], labels=1)
 
 
 def _learned(runs: Sequence[RunResult]) -> Iterator[list[str]]:
-    layers = [layer for layer in runs[0].relative_effective_parameters if layer != HEAD]
+    layers = list(runs[0].relative_effective_parameters)
     yield ["run", "path", "mean", *layers, "NLL without"]
     for run in runs:
         shares = [run.relative_effective_parameters[layer] for layer in layers]
@@ -63,15 +61,15 @@ def _learned(runs: Sequence[RunResult]) -> Iterator[list[str]]:
             own = [share[path] for share in shares]
             use = run.path_use.get(EVERYWHERE, {}).get(path)
             yield [
-                f"{run.dataset}, {layer_title(run.layer)}, {run.prior}, {run.seed}",
+                f"{_name(run)}, {run.seed}",
                 path_title(path),
                 *(f"{share:.0f}" for share in [fmean(own), *own]),
-                f"{use['nll_change']:+.3f}" if use else NONE,
+                f"{use['nll_change']:+.3f}" if use else MISSING,
             ]
 
 
 def _name(run: RunResult) -> str:
-    return f"{run.dataset}, {layer_title(run.layer)}, {run.prior}, {run.objective}"
+    return f"{run.dataset}, {layer_title(run.layer)}, {run.prior}"
 
 
 def _facts(run: RunResult) -> list[str]:
@@ -79,9 +77,9 @@ def _facts(run: RunResult) -> list[str]:
     return [
         str(run.seed),
         f"{100 * run.test_accuracy:.2f}",
-        *(NONE if number is None else f"{number:.3f}" for number in optional),
+        *(MISSING if number is None else f"{number:.3f}" for number in optional),
         f"{run.wall_seconds / 60:.1f}",
-        f"{max(run.peak_memory.values()) / 1e9:.1f}" if run.peak_memory else NONE,
+        f"{max(run.peak_memory.values()) / 1e9:.1f}" if run.peak_memory else MISSING,
         run.hardware or run.device,
         short_commit(run.git_commit),
     ]
