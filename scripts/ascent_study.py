@@ -11,6 +11,7 @@ repeats one), grouped by what differs between them.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ import torch
 from ellarepro.config.compose import compose
 from ellarepro.curvature.exact import KernelCurvature, ggn_rows
 from ellarepro.data import ImageSet
+from ellarepro.errors import command
 from ellarepro.evaluation import evaluate
 from ellarepro.files import write_atomically
 from ellarepro.labels import layer_title
@@ -77,8 +79,9 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Options]] = {
 """Overrides of the demo budget, and what no configuration sets."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run or print."""
+@command("ascent_study")
+def main(arguments: list[str] | None = None) -> int:
+    """Run or print; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.ascent_study", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("run", "kernel", "table"))
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of " + "; ".join(VARIANTS) + "; default: all")
@@ -89,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"unknown variants: {', '.join(strays)}")
     if options.what == "table":
         print("\n".join([*_table(_records()), "", *_runs_table(_ordinary_runs())]))
-        return
+        return 0
     for variant in options.variants or VARIANTS:
         for task in options.tasks:
             for seed in options.seeds:
@@ -101,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if options.what == "kernel" and _weights(path).exists():
                     record = json.loads(path.read_text())
                     _write(path, record | {"kernel": kernels(_loaded(record, _weights(path)))})
+    return 0
 
 
 def _path(variant: str, task: str, seed: int) -> Path:
@@ -280,4 +284,4 @@ def _mean(values: Sequence[float], places: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

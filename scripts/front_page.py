@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ellarepro.data import Task, load_task
+from ellarepro.errors import command
 from ellarepro.figures import save
 from ellarepro.figures.two_tasks import draw_two_tasks
 from scripts.demo import DIGIT, LEARNED, POSITION, committed, pixels_of, same_digit
@@ -16,6 +17,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "front_page.png"
 NAMES = {DIGIT: "the digit", POSITION: "digit and quadrant"}
 
 
+@command("front_page")
 def main(arguments: list[str] | None = None) -> int:
     """Draw and write; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.front_page", description=__doc__.splitlines()[0])

@@ -30,3 +30,9 @@ def test_a_script_tells_what_it_does(name, monkeypatch, capsys):
 def test_a_script_refuses_what_it_does_not_know(name, monkeypatch, capsys):
     assert status(monkeypatch, name, "--nonsense") == 2
     assert f"usage: python -m scripts.{name} " in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    assert status(monkeypatch, "front_page", str(Path(__file__) / "picture.png")) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("front_page: ") and "picture.png" in err and err.count("\n") == 1
