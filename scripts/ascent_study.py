@@ -28,7 +28,7 @@ from ellarepro.evaluation import evaluate
 from ellarepro.files import write_atomically
 from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, fit
-from ellarepro.markdown import markdown_table
+from ellarepro.markdown import markdown_table, mean_cell
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
 from ellarepro.run import prepare
@@ -249,10 +249,11 @@ def _runs_table(runs: Sequence[RunResult]) -> Iterator[str]:
     differs = ["data set", "images", "layer", "objective", "settings"]
     lines = [[*differs, "seeds", "test acc. %", "test NLL", "-evidence", "minutes"]]
     for names, mine in groups.items():
-        cells = [_mean([100 * run.test_accuracy for run in mine], 2), _mean([run.test_nll for run in mine], 3)]
+        cells = [mean_cell([100 * run.test_accuracy for run in mine], ".2f")]
+        cells.append(mean_cell([run.test_nll for run in mine], ".3f"))
         evidence = [run.neg_log_marglik_per_datum for run in mine if run.neg_log_marglik_per_datum is not None]
         minutes = statistics.mean(run.wall_seconds for run in mine) / 60
-        lines.append([*names, str(len(mine)), *cells, _mean(evidence, 3), f"{minutes:.1f}"])
+        lines.append([*names, str(len(mine)), *cells, mean_cell(evidence, ".3f"), f"{minutes:.1f}"])
     yield from markdown_table(lines, labels=len(differs)).splitlines()
 
 
@@ -273,14 +274,7 @@ def _settings(run: RunResult) -> str:
 
 
 def _cell(records: list[dict[str, Any]], task: str, key: str, scale: float, places: int) -> str:
-    return _mean([scale * record[key] for record in records if record["task"] == task], places)
-
-
-def _mean(values: Sequence[float], places: int) -> str:
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{places}f}{spread}"
+    return mean_cell([scale * record[key] for record in records if record["task"] == task], f".{places}f")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
 from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, total_loss
-from ellarepro.markdown import markdown_table
+from ellarepro.markdown import markdown_table, mean_cell
 from ellarepro.network import build_network
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
@@ -196,7 +196,7 @@ def _layer_lines(layers: dict[str, dict[int, list[float]]]) -> Iterator[str]:
     yield BY_LAYER.format(epochs=EPOCHS, steps=HYPER_STEPS, draws=DRAWS)
     head = ["layers", *(f"{size:,} images" for size in SIZES)]
     lines = [
-        [layer_title(layer), *(_mean(by_size[size], ".3f") for size in SIZES)] for layer, by_size in layers.items()
+        [layer_title(layer), *(mean_cell(by_size[size], ".3f") for size in SIZES)] for layer, by_size in layers.items()
     ]
     yield markdown_table([head, *lines], labels=1)
 
@@ -209,18 +209,13 @@ def _row(row: dict, exact: dict) -> str:
         row["kind"],
         str(row["passes"] or "all"),
         str(row["images"]),
-        _mean([100 * (d["log_det"] / exact["log_det"] - 1) for d in draws], "+.1f"),
-        _mean([d["neg_log_marglik_per_datum"] for d in draws], ".3f"),
+        mean_cell([100 * (d["log_det"] / exact["log_det"] - 1) for d in draws], "+.1f"),
+        mean_cell([d["neg_log_marglik_per_datum"] for d in draws], ".3f"),
         f"{apart.square().mean().sqrt().item():.2f}",
-        _mean([d["f_fc"] - exact["f_fc"] for d in draws], "+.1f"),
+        mean_cell([d["f_fc"] - exact["f_fc"] for d in draws], "+.1f"),
         f"{sum(d['cpu_seconds'] for d in draws) / len(draws):.1f}",
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def _mean(values: list[float], form: str) -> str:
-    found = torch.tensor(values, dtype=torch.float64)
-    return f"{found.mean():{form}}" + (f" ± {found.std():{form.replace('+', '')}}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What the study of training sizes found: as a page and as a figure, MAP beside Laplace."""
 
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from matplotlib.figure import Figure
 
 from ellarepro.labels import layer_title, path_colour
-from ellarepro.markdown import markdown_table, sections
+from ellarepro.markdown import markdown_table, mean_cell, sections
 from ellarepro.results import RunResult, short_commit
 
 Measure = Callable[[RunResult], float | None]
@@ -88,11 +88,5 @@ def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
         cells = []
         for measure, objective in columns:
             of, digits = MEASURES[measure]
-            cells.append(_text(_values(results, results[0].layer, objective, size, of), digits))
+            cells.append(mean_cell(_values(results, results[0].layer, objective, size, of), f".{digits}f", "not run"))
         yield [f"{size:,}", *cells]
-
-
-def _text(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "not run"
-    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
