@@ -151,7 +151,7 @@ def test_what_changes_a_result_changes_the_id_and_nothing_else_does():
     base = run_id(plain())
     assert run_id(plain("objective.engine=asdl")) != base != run_id(plain("alpha=9"))
     assert run_id(plain("threads=2", "output_dir=x", "force=true", "progress=false")) == base
-    assert "layer.width" not in dict(flatten(plain()))
+    assert not {"layer.width", "dataset.start", "budget.toy_relaxation"} & set(dict(flatten(plain())))
     assert run_id(plain("budget.tied=true")) == run_id(plain("objective.tied=true")) != base
 
 
@@ -159,6 +159,13 @@ def test_what_changes_a_result_changes_the_id_and_nothing_else_does():
 def test_networks_with_dense_layers_have_a_fit_size_of_their_own(layer, size):
     config = plain(f"layer={layer}", "budget.fit_size=7", "budget.dense_fit_size=5")
     assert config["objective"]["fit_size"] == size
+
+
+@pytest.mark.parametrize("dataset, start", [("quadrant_digit", 0.5), ("mnist", 0.25), ("cifar10", 0.25)])
+def test_the_toy_problem_has_a_start_of_its_own(dataset, start):
+    keys = (f"dataset={dataset}", "budget.relaxation=0.25")
+    assert plain(*keys, "budget.toy_relaxation=0.5")["relaxation"] == start
+    assert plain(*keys)["relaxation"] == 0.25
 
 
 def test_help_shows_every_group_choice_and_key():

@@ -78,7 +78,10 @@ def test_committed_results_hold_the_published_measure(file):
     [
         ("table3/cifar10_jpeg-f_fc_conv_gconv", {"f_fc": (3, 0, 10), "conv": (47, 31, 65), "gconv": (50, 31, 69)}),
         ("table3/mnist-f_fc_conv_gconv", {"f_fc": (11, 1, 45), "conv": (46, 30, 72), "gconv": (44, 8, 70)}),
-        ("table3/rotated_cifar10_jpeg-f_fc_conv_gconv", {"f_fc": (6, 0, 25), "conv": (45, 27, 81), "gconv": (50, 8, 72)}),
+        (
+            "table3/rotated_cifar10_jpeg-f_fc_conv_gconv",
+            {"f_fc": (6, 0, 25), "conv": (45, 27, 81), "gconv": (50, 8, 72)},
+        ),
         ("table3/rotated_mnist-f_fc_conv_gconv", {"f_fc": (6, 0, 17), "conv": (39, 30, 47), "gconv": (56, 36, 63)}),
         ("table2/cifar10_jpeg-f_fc_conv", {"conv": (92, 73, 100)}),
     ],

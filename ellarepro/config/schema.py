@@ -32,6 +32,7 @@ class Dataset:
         "share of images that is turned and moved, of the moved_digits data sets", None, least=0, most=1
     )
     paper_epochs: int = setting("epochs of the published runs", MISSING, least=1)
+    start: str = setting("which start of the budget it takes", "relaxation", choices=("relaxation", "toy_relaxation"))
 
 
 @dataclass
@@ -150,6 +151,9 @@ class Budget:
         above=0,
         most=1000,
     )
+    toy_relaxation: float = setting(
+        "the same for the toy problem, digits in quadrants", "${budget.relaxation}", above=0, most=1000
+    )
 
 
 @dataclass
@@ -189,7 +193,7 @@ class Config:
     epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
     batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
     alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
-    relaxation: float = same_as(Budget, "relaxation", "${budget.relaxation}")
+    relaxation: float = same_as(Budget, "relaxation", "${budget.${dataset.start}}")
     train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
     test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)

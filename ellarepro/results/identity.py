@@ -20,11 +20,13 @@ NOT_IN_RUN_ID = (
     "dataset.download",
     "layer.width",
     "layer.fit",
+    "dataset.start",
     "budget.dense_fit_size",
     "budget.passes",
     "budget.tied",
     "budget.plateau",
     "budget.relaxation",
+    "budget.toy_relaxation",
 )
 
 ADDED_LATER = {
