@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ellarepro.labels import layer_title, path_colour
 from ellarepro.markdown import markdown_table, mean_cell, sections
@@ -61,6 +62,10 @@ def draw(results: Sequence[RunResult]) -> Figure:
         axes.set(title=name, xscale="log", yscale="log" if "NLL" in name else "linear")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.minorticks_off()
+        if "NLL" in name:
+            # Less than a decade: without these no line of the axis would have its number.
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+            axes.yaxis.set_major_formatter("{x:g}")
     for axes in grid[-1]:
         axes.set_xlabel("training images")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
