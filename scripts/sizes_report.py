@@ -59,13 +59,14 @@ def draw(results: Sequence[RunResult]) -> Figure:
             look = {"color": COLOURS[layer], "linestyle": style, "marker": "o" if style == "-" else "x"}
             if points:
                 axes.plot(*zip(*points, strict=True), label=f"{layer_title(layer)}, {title}", **look)
-        axes.set(title=name, xscale="log", yscale="log" if "NLL" in name else "linear")
+        axes.set(title=name, xscale="log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.minorticks_off()
         if "NLL" in name:
+            axes.set_yscale("log")
             # Less than a decade: without these no line of the axis would have its number.
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
             axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     for axes in grid[-1]:
         axes.set_xlabel("training images")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
