@@ -33,7 +33,6 @@ from scripts.studies import script
 PAGE = Path(__file__).parents[1] / "results" / "library.md"
 PEERS = {"asdl": AsdlGGN, "curvlinops": CurvlinopsGGN}
 NOISE = 0.1
-HIDDEN_GAP = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
