@@ -1,6 +1,7 @@
 """The published measure: computed from a run's numbers by hand, in every committed result, and in what is mended."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -143,7 +144,13 @@ def old_record(file: Path) -> dict:
 def test_an_old_result_reads_as_if_it_had_been_mended(file, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(old_record(file)))
     state = torch.get_rng_state()
-    assert read_result(tmp_path / "result.json") == read_result(file)
+    read, committed = read_result(tmp_path / "result.json"), read_result(file)
+    for measure in ("relative_effective_parameters", "effective_share"):
+        ours, theirs = getattr(read, measure), getattr(committed, measure)
+        # From Python 3.12 on sum() rounds once, and the last digit may be another than in the committed file.
+        assert ours.keys() == theirs.keys() and all(ours[layer] == pytest.approx(theirs[layer]) for layer in theirs)
+        read = replace(read, **{measure: theirs})
+    assert read == committed
     assert torch.equal(torch.get_rng_state(), state), "no random number of the caller's is drawn"
 
 
