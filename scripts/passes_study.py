@@ -58,9 +58,8 @@ prediction, the usual choice, for comparison. Log-determinant: log|H + D| - log|
 relative to exact, mean and standard deviation over draws. Then {steps} hyper-steps: `log delta` is the root mean square
 over weight tensors of the difference of log precisions; F-FC is its share of gamma / P, mean over layers, in points
 above exact.
-
-| passes | number | images | log-determinant, % | -evidence | log delta | F-FC | CPU seconds |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+"""
+HEAD = ("passes", "number", "images", "log-determinant, %", "-evidence", "log delta", "F-FC", "CPU seconds")
 
 
 class DrawnLabels(Classification):
@@ -101,7 +100,7 @@ def main() -> None:
     for kind, passes, size in FITS:
         draws = [_measured(trainer, kind, passes, size, generator) for _ in range(DRAWS)]
         rows.append({"kind": kind, "passes": passes, "images": size, "draws": draws})
-        print(_row(rows[-1], exact), flush=True)
+        print(" | ".join(_cells(rows[-1], exact)), flush=True)
     layers = {layer: _by_size(_trained(layer, relaxation=0.1), generator) for layer in LAYERS}
     settings = {"epochs": EPOCHS, "seed": SEED, "hyper_steps": HYPER_STEPS, "commit": git_commit()}
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -188,8 +187,7 @@ def _page(rows: list[dict], task: Task) -> Iterator[str]:
         log_det=exact["log_det"],
         share=exact["f_fc"],
     )
-    for row in rows:
-        yield _row(row, exact)
+    yield markdown_table([HEAD, *(_cells(row, exact) for row in rows)], labels=1)
 
 
 def _layer_lines(layers: dict[str, dict[int, list[float]]]) -> Iterator[str]:
@@ -201,11 +199,11 @@ def _layer_lines(layers: dict[str, dict[int, list[float]]]) -> Iterator[str]:
     yield markdown_table([head, *lines], labels=1)
 
 
-def _row(row: dict, exact: dict) -> str:
+def _cells(row: dict, exact: dict) -> list[str]:
     draws = row["draws"]
     weights = [name for name in exact["log_precision"] if name.endswith("weight")]
     apart = torch.tensor([[d["log_precision"][n] - exact["log_precision"][n] for n in weights] for d in draws])
-    cells = (
+    return [
         row["kind"],
         str(row["passes"] or "all"),
         str(row["images"]),
@@ -213,9 +211,8 @@ def _row(row: dict, exact: dict) -> str:
         mean_cell([d["neg_log_marglik_per_datum"] for d in draws], ".3f"),
         f"{apart.square().mean().sqrt().item():.2f}",
         mean_cell([d["f_fc"] - exact["f_fc"] for d in draws], "+.1f"),
-        f"{sum(d['cpu_seconds'] for d in draws) / len(draws):.1f}",
-    )
-    return "| " + " | ".join(cells) + " |"
+        f"{fmean(d['cpu_seconds'] for d in draws):.1f}",
+    ]
 
 
 if __name__ == "__main__":
