@@ -8,7 +8,8 @@ from matplotlib.ticker import LogLocator
 
 from ellarepro.labels import layer_title, path_colour
 from ellarepro.markdown import markdown_table, mean_cell, sections
-from ellarepro.results import RunResult, short_commit
+from ellarepro.results import RunResult
+from scripts.studies import made_of
 
 Measure = Callable[[RunResult], float | None]
 MEASURES: dict[str, tuple[Measure, int]] = {
@@ -31,15 +32,11 @@ OBJECTIVES = {"map": ("MAP", "--"), "laplace": ("Laplace", "-")}
 
 def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     """study.md: a table a network as Markdown, then `reading`, a person's words."""
-    seeds, commits, machines, data = (
-        sorted({str(getattr(result, key)) for result in results})
-        for key in ("seed", "git_commit", "hardware", "dataset")
-    )
+    data = sorted({result.dataset for result in results})
     parts = [
         "# Where does Laplace pay?",
-        f"Made by `python -m scripts.sizes_study`: {len(results)} of {asked} runs on {', '.join(data)} as it is, seeds "
-        f"{', '.join(seeds)}, commit {', '.join(map(short_commit, commits))}, {', '.join(machines)}, "
-        f"{sum(result.wall_seconds for result in results) / 3600:.1f} hours. Mean over seeds, and standard deviation.",
+        f"Made by `python -m scripts.sizes_study`, on {', '.join(data)} as it is: {made_of(results, asked)}. "
+        "Mean over seeds, and standard deviation.",
     ]
     for layer in _layers(results):
         parts += [f"## {layer_title(layer)}", _table([result for result in results if result.layer == layer])]

