@@ -26,20 +26,29 @@ class Budget:
 
     Attributes:
         name: of `budget=`.
-        runs: what is said for its runs as they are.
-        changes: what is said besides, one change after another.
+        layer: of `layer=`.
+        datasets: of `dataset=`.
+        besides: what else is said for its runs as they are.
+        changes: what is said after that, one change after another.
     """
 
     name: str
-    runs: tuple[str, ...]
+    layer: str
+    datasets: tuple[str, ...]
+    besides: tuple[str, ...]
     changes: tuple[tuple[str, ...], ...]
 
     def sweeps(self) -> list[tuple[str, ...]]:
         """What is said for the runs as they are, and with each change."""
-        return [(f"budget={self.name}", *self.runs, *change) for change in (AS_IT_IS, *self.changes)]
+        runs = (f"budget={self.name}", f"layer={self.layer}", f"dataset={','.join(self.datasets)}", "objective=laplace")
+        return [(*runs, *self.besides, *change) for change in (AS_IT_IS, *self.changes)]
+
+    def includes(self, result: RunResult) -> bool:
+        """Whether a run is one of these, whatever its change."""
+        return (result.budget, result.layer) == (self.name, self.layer) and result.dataset in self.datasets
 
     def change_of(self, result: RunResult) -> tuple[str, ...]:
-        """The change that a run of this budget is with, the one that says most of its configuration."""
+        """The change that one of its runs is with, the one that says most of its configuration."""
         fitting = (change for change in self.changes if all(says(result, override) for override in change))
         return max(fitting, key=len, default=AS_IT_IS)
 
@@ -55,13 +64,13 @@ def page(budgets: Sequence[Budget], results: Sequence[RunResult], asked: int, re
     """study.md: a table a budget and data set as Markdown, then `reading`, a person's words.
 
     Raises:
-        UserError: a run is of none of the budgets.
+        UserError: a run is of another budget, layer or data set.
     """
-    if strays := sorted({result.budget for result in results} - {budget.name for budget in budgets}):
-        names = ", ".join(budget.name for budget in budgets)
-        raise UserError(f"budget: the study is of {names}; got runs of {', '.join(strays)}")
+    if strays := [result.run_id for result in results if not any(budget.includes(result) for budget in budgets)]:
+        asked_for = "; ".join(f"{budget.name}, {budget.layer}, {' or '.join(budget.datasets)}" for budget in budgets)
+        raise UserError(f"budget, layer, dataset: the study is of {asked_for}; got {', '.join(strays)}")
     parts = [
-        "# Was each choice of a budget the evidence's?",
+        "# What does each choice of a small budget do?",
         f"Made by `python -m scripts.budget_study`: {made_of(results, asked)}. Laplace, by the budget as it is, "
         "and with one change at a time. -evidence in nats a datum, as the run itself fits it at its end. Mean over "
         "seeds, and standard deviation.",
@@ -123,10 +132,10 @@ COLUMNS: dict[str, tuple[Measure, str]] = {
 
 def _groups(budgets: Sequence[Budget], results: Sequence[RunResult]) -> Iterator[tuple[str, Budget, list[RunResult]]]:
     for budget in budgets:
-        own = [result for result in results if result.budget == budget.name]
-        for dataset, layer in dict.fromkeys((result.dataset, result.layer) for result in own):
-            part = [result for result in own if (result.dataset, result.layer) == (dataset, layer)]
-            yield f"{budget.name}: {layer_title(layer)} on {dataset}", budget, part
+        for dataset in budget.datasets:
+            own = [result for result in results if budget.includes(result) and result.dataset == dataset]
+            if own:
+                yield f"{budget.name}: {layer_title(budget.layer)} on {dataset}", budget, own
 
 
 def _lines(budget: Budget, results: Sequence[RunResult]) -> Iterator[list[str]]:

