@@ -14,10 +14,16 @@ from test_library_page import code_of, run
 
 from ellarepro.config.sweep import expand
 from ellarepro.results import RunResult, read_results
+from scripts.budget_study import STUDY as BUDGETS
 from scripts.front_page import main as draw_front_page
+from scripts.sizes_study import STUDY as SIZES
+from scripts.studies import reading_in
+from scripts.symmetry_study import STUDY as SYMMETRY
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
+STUDIES = {"budgets": BUDGETS, "sizes": SIZES, "symmetry_study": SYMMETRY}
+FOUND = [*sorted((ROOT / "results").glob("*.md")), *(ROOT / "results" / name / "study.md" for name in STUDIES)]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *FOUND]
 README = PAGES[0].read_text()
 
 
@@ -47,6 +53,17 @@ def test_the_page_on_extending_has_a_budget_with_every_key(tmp_path):
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
     demo = yaml.safe_load((ROOT / "configs/budget/demo.yaml").read_text())
     assert yaml.safe_load(text)["budget"].keys() == demo["budget"].keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("budgets", ()), ("sizes", ("dataset=cifar10_jpeg",)), ("symmetry_study", ())]
+)
+def test_the_page_of_a_study_is_that_of_the_committed_runs(name, keys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study, folder = STUDIES[name], ROOT / "results" / name
+    configs = study.sweep(keys).configs
+    text = study.page(study.finished(configs), len(configs), reading_in(folder / "reading.md"))
+    assert (folder / "study.md").read_text() == text and (folder / "study.png").exists()
 
 
 def over_seeds(runs: list[RunResult], cell: tuple[str, ...]) -> str:
