@@ -65,7 +65,7 @@ class ReplayedStep:
             self.loss, self.logits = self.step(self.images, self.labels, standing)
 
         with _read_from_device(groups, rates):
-            return graph_of(body)
+            return graph_of(body, images.device)
 
     @contextmanager
     def _aside(self, device: torch.device) -> Iterator[None]:
@@ -81,10 +81,13 @@ class ReplayedStep:
         main.wait_stream(self._stream)
 
 
-def graph_of(body: Body) -> Body:
-    """Capture `body` on the current CUDA device, without carrying it out; returns what does."""
+def graph_of(body: Body, device: torch.device) -> Body:
+    """Capture `body` on a CUDA device, which need not be the current one, without carrying it out; returns what does.
+
+    The stream is given: unasked, all captures of a process share one, on the device that was current at the first.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         body()
     return graph.replay
 

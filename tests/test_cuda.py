@@ -1,6 +1,7 @@
 """Every device gives the numbers of the CPU. Where tensors lie is checked without a device, in `test_devices.py`."""
 
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -43,8 +44,7 @@ def test_outputs_and_gradients_are_those_of_the_cpu(layer, device):
         assert_close(q.grad.cpu(), p.grad, 1e-9)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "structure"), [*product(LAYERS, STRUCTURES), ("conv", "full")])
 def test_the_evidence_is_that_of_the_cpu(layer, structure, device):
     (here, there), data = networks(layer, device), ImageSet(*small_data(12))
     settings = FitSettings(structure, tolerance=0.01, batch_size=5)
@@ -102,14 +102,16 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     assert other.history["loss"] != pytest.approx(wanted.history["loss"], rel=1e-3), "the control"
 
 
+@pytest.mark.parametrize("layer", ["f_fc_conv", "s_fc_s_conv"])
 @pytest.mark.parametrize("rule", [SGD, ADAM])
-def test_replayed_steps_are_plain_ones(rule, device, monkeypatch):
+def test_replayed_steps_are_plain_ones(rule, layer, device, monkeypatch):
     if device.type == "cpu":
-        monkeypatch.setattr(replay, "graph_of", lambda body: body)
+        monkeypatch.setattr(replay, "graph_of", lambda body, device: body)
+    model = small_network(layer, anchors=AnchorSettings(basis="posterior_mean", learn_omega=True))
     plain, replayed, other = (
-        trainer(False, rule, device=str(device)),
-        trainer(True, rule, device=str(device)),
-        trainer(True, rule | {"lr": 0.9 * rule["lr"]}, device=str(device)),
+        trainer(False, rule, device=str(device), model=model),
+        trainer(True, rule, device=str(device), model=model),
+        trainer(True, rule | {"lr": 0.9 * rule["lr"]}, device=str(device), model=model),
     )
     for each in (plain, replayed, other):
         each.run()

@@ -6,6 +6,7 @@ Checked without an accelerator, on a device without values; `pytest -m cuda` com
 import pytest
 import torch
 from helpers import small_data
+from torch import nn
 from valueless import DEVICE, MixedDevices, Valueless
 
 from ellarepro.curvature.fitting import gatherer_of
@@ -21,10 +22,12 @@ from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, Wei
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
 
+SPARSE = ("s_fc", "s_conv", "s_fc_s_conv")
 
-def network(layer: str, learn_omega: bool = True):
+
+def network(layer: str, **anchors):
     options = {"in_channels": 1, "num_classes": 3, "alpha": 1, "image_size": 8}
-    return build_network(layer, **options, anchors=AnchorSettings(learn_omega=learn_omega)).to(DEVICE)
+    return build_network(layer, **options, anchors=AnchorSettings(**{"learn_omega": True} | anchors)).to(DEVICE)
 
 
 def images(size: int = 12) -> ImageSet:
@@ -32,8 +35,8 @@ def images(size: int = 12) -> ImageSet:
     return ImageSet(pixels.float().to(DEVICE), labels.to(DEVICE))
 
 
-def trainer(layer: str, learn_omega: bool = True, **changes) -> Trainer:
-    data, model = images(), network(layer, learn_omega)
+def trainer(layer: str, anchors: dict | None = None, **changes) -> Trainer:
+    data, model = images(), network(layer, **(anchors or {}))
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), True, ("a", "b", "c"))
     weights = WeightSettings(
         **({"epochs": 3, "batch_size": 6, "optimiser": "sgd", "lr": 0.1, "momentum": 0.9} | changes)
@@ -63,7 +66,7 @@ def test_the_device_without_values_refuses_what_cuda_refuses():
 
 def test_a_buffer_left_on_the_host_is_found():
     """The control for what follows: one tensor that did not move with the network."""
-    run = trainer("s_fc", learn_omega=False)
+    run = trainer("s_fc", {"learn_omega": False})
     path = run.model.blocks[0].paths["s_fc"]
     basis = next(m for m in path.modules() if "psi" in dict(m.named_buffers(recurse=False)))
     basis.psi = torch.ones(basis.psi.shape)
@@ -72,9 +75,9 @@ def test_a_buffer_left_on_the_host_is_found():
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-@pytest.mark.parametrize("layer", LAYERS)
-def test_the_host_reads_nothing_within_an_epoch(layer, optimiser, monkeypatch):
-    run = trainer(layer, optimiser=optimiser, momentum=0.0)
+@pytest.mark.parametrize(("layer", "basis"), [*((n, "rbf") for n in LAYERS), *((n, "posterior_mean") for n in SPARSE)])
+def test_the_host_reads_nothing_within_an_epoch(layer, basis, optimiser):
+    run = trainer(layer, {"basis": basis}, optimiser=optimiser, momentum=0.0)
     with Valueless() as device:
         read_before = []
         run.pause = lambda state: read_before.append(device.reads.total())
@@ -112,6 +115,16 @@ def test_every_structure_and_its_posterior_stay_on_the_device(structure, layer):
     factors = [factor for block in found.curvature.blocks.values() for factor in block.factors]
     drawn = [tensor for deviation in deviations for tensor in deviation.values()]
     assert {tensor.device for tensor in [*drawn, *factors]} == {DEVICE}
+
+
+def test_the_full_matrix_stays_on_the_device():
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(DEVICE), images()
+    prior = LayerwisePrior(model)
+    with Valueless():
+        found = fit(model, prior, data, FitSettings("full"))
+        assert found.curvature.matrix.device == DEVICE
+        found.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision]), 1)
+        assert found.effective_parameters(prior.log_precision).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("engine", ["native", "asdl"])

@@ -27,16 +27,16 @@ ADAM = {"optimiser": "adam", "lr": 0.01, "relative": True}
 def captures(monkeypatch) -> list:
     """What has been captured; like a real capture, this one carries nothing out."""
     made = []
-    monkeypatch.setattr(replay, "graph_of", lambda body: made.append(body) or body)
+    monkeypatch.setattr(replay, "graph_of", lambda body, device: made.append(body) or body)
     return made
 
 
-def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu") -> Trainer:
+def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu", model=None) -> Trainer:
     """23 images in batches of 5: the last one of an epoch is smaller."""
     data = ImageSet(*small_data(23)).to(device)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
     weights = WeightSettings(epochs=epochs, batch_size=5, **rule)
-    model = small_network("f_fc_conv").to(device)
+    model = deepcopy(model or small_network("f_fc_conv")).to(device)
     generator = torch.Generator(device).manual_seed(0)
     return Trainer(model, LayerwisePrior(model), task, weights, LAPLACE, generator, replay=replayed)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.likelihood import Likelihood
-from ellarepro.curvature.rule import CurvatureRule, rules_of
+from ellarepro.curvature.rule import CurvatureRule, rules_of, with_positions
 
 _ALLOWED = 1e-3
 """Relative error of a gradient that rounding in float32 may leave."""
@@ -116,8 +116,3 @@ def _calls_and_function(model: nn.Module, inputs: Tensor) -> tuple[dict[str, Cal
     for call, gradient in zip(calls.values(), gradients, strict=True):
         call.output_gradient = gradient
     return calls, function
-
-
-def with_positions(rows: Tensor) -> Tensor:
-    """Rows with an axis of positions, of one entry where they had none."""
-    return rows if rows.ndim == 4 else rows.unsqueeze(2)

@@ -145,3 +145,8 @@ def rules_of(model: nn.Module) -> dict[str, CurvatureRule]:
                 )
             rules[name] = rule
     return rules
+
+
+def with_positions(rows: Tensor) -> Tensor:
+    """Rows with an axis of positions, of one entry where they had none."""
+    return rows if rows.ndim == 4 else rows.unsqueeze(2)

@@ -126,9 +126,10 @@ class FullCurvature:
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
         """log |I + D^-1/2 H D^-1/2| with D = diag(delta)."""
-        root = self.each_entry(precisions).rsqrt()
+        root = self.each_entry(precisions).to(self.matrix).rsqrt()
         scaled = self.matrix * root[:, None] * root[None, :]
-        return torch.linalg.slogdet(scaled + torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device))[1]
+        identity = torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
+        return torch.linalg.slogdet(scaled + identity)[1].to(precisions)
 
 
 def eigenvalue_grid(values: list[Tensor]) -> Tensor:

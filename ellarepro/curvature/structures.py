@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ellarepro.curvature.factors import MomentSum
-from ellarepro.curvature.rule import CurvatureRule
+from ellarepro.curvature.rule import CurvatureRule, with_positions
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,12 @@ class DiagStructure(Structure):
     def keep_inputs(self, inputs: Tensor) -> None:
         super().keep_inputs(inputs)
         if "weight" in self.trainable:
-            self.inputs = _with_positions(self.rule.matched_input_rows(inputs))
+            self.inputs = with_positions(self.rule.matched_input_rows(inputs))
 
     def add_gradients(self, gradients: Tensor) -> None:
         super().add_gradients(gradients)
         if "weight" in self.trainable:
-            self._add("weight", self._squared_weight_gradients(_with_positions(self.rule.output_rows(gradients))))
+            self._add("weight", self._squared_weight_gradients(with_positions(self.rule.output_rows(gradients))))
         if "bias" in self.trainable:
             self.add_exact("bias", self.rule.bias_rows(gradients))
 
@@ -206,10 +206,6 @@ class DiagStructure(Structure):
 
 
 STRUCTURES = {"kron": KronStructure, "kron_blockwise": KronBlockwiseStructure, "diag": DiagStructure}
-
-
-def _with_positions(rows: Tensor) -> Tensor:
-    return rows if rows.ndim == 4 else rows.unsqueeze(2)
 
 
 def sums_of(blocks: dict[str, Block]) -> list[MomentSum]:

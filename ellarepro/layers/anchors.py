@@ -34,7 +34,8 @@ def posterior_mean(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) ->
     anchors, precise = anchors.double(), omega.double()
     kernel = torch.exp(-precise.square() * (anchors[:, None] - anchors[None]).square().sum(2))
     jittered = kernel + noise * torch.eye(len(anchors), dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.solve(jittered, rbf(anchors, grid, precise, noise)).to(omega.dtype)
+    # Not `solve`, which looks for failures on the host, at every step and within a graph that is being captured.
+    return torch.linalg.solve_ex(jittered, rbf(anchors, grid, precise, noise)).result.to(omega.dtype)
 
 
 BASES: dict[str, Callable[[Tensor, Shape, Tensor, float], Tensor]] = {"rbf": rbf, "posterior_mean": posterior_mean}
