@@ -11,7 +11,7 @@ from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
 from ellarepro.files import write_atomically
 from ellarepro.lock import Lock
-from ellarepro.results import RESULT_FILE, code_state, run_id
+from ellarepro.results import RESULT_FILE, run_id
 from ellarepro.stopping import Stop
 from ellarepro.training import Trainer
 
@@ -25,11 +25,11 @@ class Keeper:
         config: the run's configuration.
         lock: of the run's folder.
         stop: whether a signal has come.
-        code: the state of the code at the start.
+        code: the state of the code that this process runs.
         say: told what goes on, a line at a time.
 
     Attributes:
-        code: states of the code that the run went through, earlier processes included.
+        code: states of the code that the run went through, those of earlier processes first, each once.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Keeper:
             f"{self.folder.name}: continues after epoch {trainer.epoch} of {trainer.weights.epochs}{place} "
             "(to start afresh, delete its folder)"
         )
-        self.code = _in_order([*kept.get("code", []), *self.code])
+        self.code = list(dict.fromkeys([*kept.get("code", []), *self.code]))
 
     def pause(self, state: Callable[[], dict[str, Any]]) -> None:
         """Keep the run's place if it is time to, or if the run is to stop.
@@ -106,7 +106,6 @@ class Keeper:
             RunFailure: it cannot be written; the last good one stays.
         """
         self.lock.check()
-        self.code = _in_order([*self.code, code_state()])
         self.checkpoints.save((state or self.trainer.state_dict)() | {"code": self.code})
 
     def write(self, name: str, content: bytes) -> None:
@@ -123,8 +122,3 @@ class Keeper:
                 f"{self.folder / name} cannot be written ({error.strerror or error}); what was kept of the run stays: "
                 "make room, or mend the folder, and the same command continues from there"
             ) from error
-
-
-def _in_order(states: list[str]) -> list[str]:
-    """Each state once, where it first came."""
-    return list(dict.fromkeys(states))

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,21 @@ def only_writer(folder: Path, wait: bool = False, say: Callable[[str], None] = p
         if _same_file(descriptor, folder / LOCK_FILE):
             (folder / LOCK_FILE).unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Of processes of this machine that come with the same `folder`, made if need be, let one after the other through.
+
+    The folder itself is locked and nothing is written to it; where it cannot be made, or not locked, nobody waits.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _acquire(folder: Path, wait: bool, say: Callable[[str], None]) -> int:

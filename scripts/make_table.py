@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from ellarepro.config.compose import compose_all
 from ellarepro.config.explain import CONFIGS, choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.sweep import Sweep, expand
-from ellarepro.errors import UserError, command
+from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
-from ellarepro.launching.local import default_jobs, share
+from ellarepro.launching.local import KILLED, default_jobs, share
 from ellarepro.results import result_path
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
 from ellarepro.tables.cells import Grid
@@ -99,7 +100,7 @@ def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Na
 
 def unfinished(sweep: Sweep) -> list[dict[str, Any]]:
     """The cells that are not finished; says how many."""
-    left = [config for config in sweep.configs if not result_path(config).exists()]
+    left = [config for config in sweep.configs if config["force"] or not result_path(config).exists()]
     budget, folder = sweep.configs[0]["budget"]["name"], sweep.configs[0]["output_dir"]
     print(
         f"budget {budget}: {len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before, to {folder}",
@@ -113,6 +114,7 @@ def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, A
 
     Raises:
         UserError: a cell cannot run, for want of its data say: better now than after hours.
+        RunFailure: a process that measures was killed.
     """
     launcher = sweep.hydra.hydra.launcher
     if not left or not launcher._target_.endswith(".LocalLauncher"):
@@ -125,6 +127,8 @@ def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, A
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool as error:
+            raise RunFailure(f"a process that measured how long a run takes was {KILLED}") from error
     total = as_text(max(sum(seconds) / jobs, *seconds))
     print(f"{jobs} at a time; estimated time: up to {total} (the same command, given again, goes on)", flush=True)
     order = sorted(range(len(left)), key=seconds.__getitem__, reverse=True)

@@ -53,7 +53,7 @@ class Study:
         parser.add_argument("--report", action="store_true", help="run nothing, write the files from what there is")
         options = parser.parse_intermixed_args(arguments)
         sweep = self.sweep(options.keys)
-        left = [config for config in sweep.configs if not self.file_of(config).exists()]
+        left = self.unfinished(sweep.configs)
         print(f"{len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before", flush=True)
         lines, status = failures(launch(left, sweep.hydra)) if left and not options.report else ([], 0)
         self.write(self.finished(sweep.configs), len(sweep.configs), Path(sweep.configs[0]["output_dir"]).parent)
@@ -77,8 +77,12 @@ class Study:
     def file_of(self, config: Mapping[str, Any]) -> Path:
         """Where the result of a run is, or will be."""
         own = result_path(config)
-        places = [folder / own.parent.name / own.name for folder in self.elsewhere]
+        places = [own, *(folder / own.parent.name / own.name for folder in self.elsewhere)]
         return next((file for file in places if file.exists()), own)
+
+    def unfinished(self, configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of `configs` that are to be run."""
+        return [config for config in configs if config["force"] or not self.file_of(config).exists()]
 
     def finished(self, configs: Sequence[Mapping[str, Any]]) -> list[RunResult]:
         """The results that there are of the runs of `configs`."""

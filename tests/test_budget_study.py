@@ -87,6 +87,10 @@ def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tm
         and len(list((tmp_path / "runs").glob("*/result.json"))) == 1
     )
     assert study.file_of(second).is_relative_to(tmp_path / "runs") and study.file_of(second).exists()
+    assert (
+        study.unfinished([first, second]) == []
+        and len(study.unfinished(study.sweep([*keys, "force=true"]).configs)) == 2
+    )
 
 
 def test_runs_of_another_budget_layer_or_data_set_are_refused():

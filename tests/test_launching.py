@@ -1,10 +1,13 @@
 """Sweeps on this machine: how they are stopped, and what is refused before they start."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,11 +31,16 @@ def sweep(folder: Path) -> subprocess.Popen[str]:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env={key: value for key, value in os.environ.items() if not key.startswith("SLURM")},
     )
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/config.yaml"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert wait_for(lambda: len(list(folder.glob("*/config.yaml"))) == 2)
     time.sleep(1.0)
     return driver
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
 
 
 def assert_nobody_is_left(driver: subprocess.Popen[str]) -> None:
@@ -63,6 +71,21 @@ def test_runs_whose_driver_is_killed_keep_their_places_and_end(tmp_path):
     assert_nobody_is_left(driver)
     driver.communicate()
     assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_whose_process_is_killed_has_failed_and_the_others_go_on(tmp_path):
+    driver = sweep(tmp_path)
+    locks = sorted(tmp_path.glob("*/.lock"))
+    os.kill(json.loads(locks[0].read_text())["process"], signal.SIGKILL)
+    assert wait_for(lambda: len(list(tmp_path.glob("*/config.yaml"))) == 3), "the third one has taken its place"
+    driver.terminate()
+    out, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 128 + signal.SIGTERM and "Traceback" not in out + errors, errors
+    first, *others = [line for line in out.splitlines() if re.match(r"\[\d/3 ", line)]
+    assert "failed: its process was killed" in first and "lower hydra.launcher.jobs" in first
+    assert others and all("stopped by SIGTERM after epoch" in line for line in others)
+    assert locks[1].with_name("checkpoint.pt").exists()
+    assert_nobody_is_left(driver)
 
 
 def test_fewer_than_one_job_is_refused():

@@ -66,6 +66,8 @@ def test_a_table_is_made_and_not_made_twice(tmp_path, capsys):
     assert make_table.main(arguments) == 0
     second = capsys.readouterr().out
     assert "4 runs, 4 finished before" in second and "MAP CONV" in second and "estimated" not in second
+    again = make_table.sweep_of(make_table.parse([*arguments, "force=true"]))
+    assert make_table.unfinished(again) == again.configs and len(again.configs) == 4
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
 
 

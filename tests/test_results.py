@@ -154,6 +154,9 @@ def test_git_commit_tells_clean_from_changed(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first", "--no-gpg-sign"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     assert len(git_commit()) == 40
+    index = (tmp_path / ".git" / "index").read_bytes()
+    os.utime(module, (1, 1))
+    assert len(git_commit()) == 40 and (tmp_path / ".git" / "index").read_bytes() == index, "git itself may write there"
     kept.write_text("made again")
     assert len(git_commit()) == 40, "results say nothing of the code"
     module.write_text("changed")
@@ -162,6 +165,18 @@ def test_git_commit_tells_clean_from_changed(tmp_path, monkeypatch):
     inner.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inner / "provenance.py"))
     assert git_commit() == "unknown", "another project's commit is not ours"
+
+
+def test_the_digest_of_the_code_is_of_its_files_as_they_are(tmp_path, monkeypatch):
+    module = tmp_path / "ellarepro" / "results" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    module.write_text("")
+    before = provenance.code_at_start.__wrapped__()
+    (module.parent / ".#provenance.py").symlink_to("somebody@somewhere.1234")
+    assert provenance.code_at_start.__wrapped__() == before, "an editor's lock is no code"
+    module.write_text("changed")
+    assert provenance.code_at_start.__wrapped__() != before
 
 
 def test_versions_are_read_without_importing():

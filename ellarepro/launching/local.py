@@ -4,10 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from types import FrameType
@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, UserError
 from ellarepro.launching.board import Board, Event
-from ellarepro.launching.cells import Cells, Ended, names, tell
+from ellarepro.launching.cells import Cells, Ended, label, names, tell
 
 POLL_SECONDS = 0.2
+KILLED = "killed, most often for want of memory: lower hydra.launcher.jobs (JOBS=)"
 _channel: "SimpleQueue[tuple[int, Event]]"
 """From a run's process to the driver; set once in each, as a queue can be given to a process only when it starts."""
 
@@ -54,40 +55,68 @@ class LocalLauncher(Launcher):
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, or null for one a core; got {self.jobs}")
         jobs = min(self.jobs or default_jobs(), len(self.cells))
-        waiting, running, ended = list(range(len(self.cells))), dict[Future, int](), dict[int, Ended]()
+        waiting, running, ended = list(range(len(self.cells))), dict[Future, tuple[int, _Worker]](), dict[int, Ended]()
         started = time.monotonic()
-
-        context = get_context("spawn")
-        channel: SimpleQueue[tuple[int, Event]] = context.SimpleQueue()
         board = Board(names(self.cells.configs))
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_join, initargs=(channel,))
 
         def take(done: set[Future]) -> None:
             for future in done:
-                index = running.pop(future)
-                ended[index] = future.result()
+                index, worker = running.pop(future)
+                ended[index] = worker.outcome(future, self.cells.configs[index])
                 board.end(index)
                 tell(ended[index], len(ended), len(self.cells), time.monotonic() - started)
                 self.on_end(ended[index])
 
-        with pool, board, _told_to_stop():
+        with ExitStack() as workers, board, _told_to_stop():
+            idle = [workers.enter_context(_Worker()) for _ in range(jobs)]
             try:
                 while waiting or running:
-                    # No more than run at once: what the pool has been given, it carries out even when told to stop.
-                    while waiting and len(running) < jobs:
-                        index = waiting.pop(0)
-                        changes = share(self.cells.configs[index], jobs)
-                        running[pool.submit(_carry_out, self.cells, index, changes)] = index
+                    while waiting and idle:
+                        index, worker = waiting.pop(0), idle.pop()
+                        running[worker.begin(self.cells, index, share(self.cells.configs[index], jobs))] = index, worker
                     done = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED).done
-                    while not channel.empty():
-                        board.show(*channel.get())
+                    for _, worker in running.values():
+                        worker.listen(board)
+                    idle += [running[future][1] for future in done]
                     take(done)
             except Interrupted:
                 _stop_children()
-                with suppress(BrokenProcessPool):  # A process that had not begun its run has ended at once.
-                    take(wait(running).done)
+                # A process that had not begun its run has ended at once, and nothing is to be told of it.
+                take({f for f in wait(running).done if not isinstance(f.exception(), BrokenProcessPool)})
                 raise
         return [JobReturn(_return_value=ended[index], status=JobStatus.COMPLETED) for index in sorted(ended)]
+
+
+class _Worker(AbstractContextManager):
+    """A process that carries out one run at a time and tells how far it is; if it is killed, no other one suffers."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self.channel: SimpleQueue[tuple[int, Event]] = context.SimpleQueue()
+        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=_join, initargs=(self.channel,))
+
+    def __exit__(self, *raised: object) -> None:
+        self.pool.shutdown()
+
+    def begin(self, cells: Cells, index: int, changes: dict[str, Any]) -> Future:
+        return self.pool.submit(_carry_out, cells, index, changes)
+
+    def listen(self, board: Board) -> None:
+        """Show what the process has told since."""
+        while not self.channel.empty():
+            board.show(*self.channel.get())
+
+    def outcome(self, future: Future, config: Mapping[str, Any]) -> Ended:
+        """How the run of `future` ended; if the process ended with it, there is a new one afterwards."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self.pool.shutdown()
+            self._start()
+            return Ended(label(config), f"failed: its process was {KILLED}; the same command continues it", 1)
 
 
 def _join(channel: "SimpleQueue[tuple[int, Event]]") -> None:

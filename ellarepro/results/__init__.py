@@ -3,7 +3,6 @@
 from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
 from ellarepro.results.provenance import (
     code_at_start,
-    code_state,
     git_commit,
     hardware,
     peak_memory,
@@ -28,7 +27,6 @@ __all__ = [
     "UNTRAINED",
     "RunResult",
     "code_at_start",
-    "code_state",
     "counted",
     "flatten",
     "git_commit",

@@ -44,19 +44,18 @@ def short_commit(commit: str) -> str:
     return f"{name[:8]}{dash}{dirty}"
 
 
-def code_state() -> str:
-    """The commit, and a digest of the package's files, which tells two edits of one commit apart."""
-    digest = hashlib.sha256()
-    package = Path(__file__).resolve().parents[1]
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return f"{git_commit()} {digest.hexdigest()[:12]}"
-
-
 @cache
 def code_at_start() -> str:
-    """`code_state()` when this process first asked: what it then has in memory, whatever is edited later."""
-    return code_state()
+    """The commit, and a digest of the package's files, which tells two edits of one commit apart.
+
+    Of when this process first asked: what it then has in memory, whatever is edited later.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parents[1]
+    # Editors keep locks there that are links to nothing.
+    for file in sorted(path for path in package.rglob("*.py") if path.is_file()):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return f"{git_commit()} {digest.hexdigest()[:12]}"
 
 
 def peak_memory(device: "torch.device") -> dict[str, int]:
@@ -88,5 +87,6 @@ def hardware(device: "torch.device") -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+    # The index stays as it is: to refresh it, git would lock it, and whoever commits meanwhile be refused.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
