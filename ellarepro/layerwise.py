@@ -6,11 +6,13 @@ laplace.fit(loader).learn()             # the precisions alone
 laplace.log_marginal_likelihood(), laplace.precisions(), laplace.effective_numbers(), laplace.predict(inputs)
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import check_gradients
-from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.calls import CHECKED, check_gradients
+from ellarepro.curvature.hooks import evaluation_mode, training_mode
 from ellarepro.curvature.likelihood import LIKELIHOODS, Classification, Likelihood
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.data.loading import Data, batches_of, shuffled_batches, size_of
@@ -21,8 +23,6 @@ from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import DEFAULT_FIT, FitSettings, LaplaceSettings
 
 DEFAULT_SCHEDULE = LaplaceSettings(burn_in=5, frequency=5, steps=20)
-_CHECKED = 2
-"""Samples on which the rules are checked against the network's gradients."""
 
 
 class LayerwiseLaplace:
@@ -60,6 +60,7 @@ class LayerwiseLaplace:
         self.prior = LayerwisePrior(model, prior_precision)
         self.settings = settings
         self._fitted: MarginalLikelihood | None = None
+        self._posterior: tuple[tuple[list[float], float], PosteriorPrecision] | None = None
         self._checked = settings.structure == "full"
 
     def fit(self, data: Data) -> "LayerwiseLaplace":
@@ -69,15 +70,20 @@ class LayerwiseLaplace:
             data: the whole training set, without augmentation: a pair of tensors, or a loader of such pairs.
 
         Raises:
-            CurvatureError: the curvature is not finite.
+            CurvatureError: the network's outputs or the curvature are not finite.
             UnclaimedParameterError: a trainable parameter without a rule.
             ValueError: data, outputs or layers that are not covered; it says what to change.
         """
+        trainable = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        if trainable != self.prior.names:
+            changed = sorted(set(trainable) ^ set(self.prior.names))
+            raise ValueError(f"{changed} were frozen, or no longer are, since this object was made: make a new one")
         if not self._checked:
-            inputs, _ = next(batches_of(data, _CHECKED, self._device))
-            check_gradients(self.model, inputs[:_CHECKED], self.likelihood)
+            inputs, _ = next(batches_of(data, CHECKED, self._device))
+            check_gradients(self.model, inputs[:CHECKED], self.likelihood)
             self._checked = True
         generator = torch.Generator(self._device).manual_seed(0)
+        self._posterior = None
         self._fitted = fit(self.model, self.prior, data, self.settings, generator, self.likelihood)
         return self
 
@@ -98,6 +104,8 @@ class LayerwiseLaplace:
     ) -> "LayerwiseLaplace":
         """Train the weights and, every so often, learn the precisions; ends with a fit at the last weights.
 
+        Modules in evaluation mode within a model in training mode stay in it; afterwards each is in the mode it was in.
+
         Args:
             data: as for `fit`; a pair of tensors is shuffled, a loader taken as it comes.
             optimiser: of the weights; Adam at its default rate if not given.
@@ -107,8 +115,14 @@ class LayerwiseLaplace:
 
         Raises:
             RunFailure: a loss that is not finite.
-            ValueError: as for `fit`; or no epoch after which the precisions would move.
+            ValueError: as for `fit`; no epoch after which the precisions would move; or a schedule that says more
+                than when and how far.
         """
+        if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0) != schedule:
+            raise ValueError(
+                "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes into "
+                f"LayerwiseLaplace(settings=...), tied and predictive_samples are of whole runs; got {schedule}"
+            )
         if epochs <= schedule.burn_in:
             raise ValueError(
                 f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}"
@@ -118,15 +132,16 @@ class LayerwiseLaplace:
         optimiser = optimiser or torch.optim.Adam(self.prior.parameters)
         hyper_optimiser = self._hyper_optimiser(schedule.lr)
         for epoch in range(1, epochs + 1):
-            self.model.train()
-            for inputs, targets in shuffled_batches(data, batch_size, self._device, generator):
-                loss = self.loss(inputs, targets, size)
-                if not torch.isfinite(loss):
-                    raise RunFailure(f"training diverged in epoch {epoch}: the loss is {loss.item()}; lower its rate")
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-            self.model.eval()
+            with training_mode(self.model), torch.enable_grad():
+                for inputs, targets in shuffled_batches(data, batch_size, self._device, generator):
+                    loss = self.loss(inputs, targets, size)
+                    if not torch.isfinite(loss):
+                        raise RunFailure(
+                            f"training diverged in epoch {epoch}: the loss is {loss.item()}; lower its rate"
+                        )
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
             if schedule.due(epoch) and epoch < epochs:
                 self.fit(fit_data)._fit_done.ascend(self.prior.log_precision, hyper_optimiser, schedule.steps)
         return self.fit(fit_data)
@@ -167,8 +182,13 @@ class LayerwiseLaplace:
 
         Args:
             inputs: `(B, ...)`.
-            samples: functions drawn for classification, always the same; a regression is exact.
+            samples: functions drawn for classification, always the same, at least two; a regression is exact.
+
+        Raises:
+            ValueError: fewer samples.
         """
+        if samples < 2:
+            raise ValueError(f"samples must be at least 2, for there to be a spread; got {samples}")
         posterior, inputs = self.posterior(), inputs.to(self._device)
         with evaluation_mode(self.model):
             if isinstance(self.likelihood, Classification):
@@ -178,7 +198,10 @@ class LayerwiseLaplace:
     def posterior(self) -> PosteriorPrecision:
         """The posterior's precision matrix, curvature plus prior precisions, at the last fit."""
         deltas = self.prior.log_precision.detach().exp()
-        return posterior_precision(self._fit_done.curvature, deltas, self._factor)
+        place = (deltas.tolist(), self._factor)
+        if self._posterior is None or self._posterior[0] != place:
+            self._posterior = place, posterior_precision(self._fit_done.curvature, deltas, self._factor)
+        return self._posterior[1]
 
     @property
     def _fit_done(self) -> MarginalLikelihood:

@@ -10,11 +10,13 @@ of the noise's precision beta, by which loss and curvature are multiplied.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.hooks import evaluation_mode
@@ -93,6 +95,7 @@ class MarginalLikelihood:
         """log |beta H + D| - log |D| for `deltas (L,)`: that of H at delta / beta."""
         return self.curvature.log_det_ratio(deltas / self.likelihood.precision())
 
+    @torch.enable_grad()
     def ascend(self, log_precision: Tensor, optimiser: torch.optim.Optimizer, steps: int) -> None:
         """Take `steps` steps of `optimiser` up the evidence per datum; changes what it is given in place."""
         for _ in range(steps):
@@ -100,6 +103,7 @@ class MarginalLikelihood:
             (-self.evidence(log_precision).value / self.data_size).backward()
             optimiser.step()
 
+    @torch.enable_grad()
     def effective_parameters(self, log_precision: Tensor) -> Tensor:
         """Effective number of parameters of each tensor, `(L,)`: sum over i of lambda_i / (lambda_i + delta_l).
 
@@ -162,9 +166,12 @@ class Fit:
         """What was fitted, once all batches are taken.
 
         Raises:
-            CurvatureError: the curvature is not finite.
+            CurvatureError: the network's outputs or the curvature are not finite.
         """
-        loss, curvature = torch.stack(self.losses).sum().item(), self.gatherer.curvature(self.size)
+        loss = torch.stack(self.losses).sum().item()
+        if not isfinite(loss):
+            raise CurvatureError(f"the loss of the training set is {loss}: the network's outputs are not finite")
+        curvature = self.gatherer.curvature(self.size)
         return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def fit(
     """Fit the curvature at the current weights, in one go; arguments as of `Fit`.
 
     Raises:
-        CurvatureError: the curvature is not finite.
+        CurvatureError: the network's outputs or the curvature are not finite.
         ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
     whole = Fit(model, prior, data, settings, generator, likelihood)

@@ -1,6 +1,7 @@
 """The prior: one Gaussian N(0, 1/delta) a parameter tensor (Section 3.2), delta kept as its logarithm."""
 
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import cast
 
 import torch
@@ -41,16 +42,17 @@ class LayerwisePrior:
         self.parameters = [p for _, p in named]
         if strays := set(fixed) - set(self.names):
             raise ValueError(f"fixed names tensors that are not trainable: {sorted(strays)}")
-        self.log_precision = torch.full((len(named),), precision, dtype=torch.float64).log().requires_grad_()
+        start = torch.full((len(named),), precision, dtype=torch.float64, device="cpu")
+        self.log_precision = start.log().requires_grad_()
         # A zero gradient from the first step on leaves Adam's moments, and so the precision, at rest; and the same
         # gradient from the same start keeps tied precisions equal, in whatever the optimiser carries along.
-        learned = torch.tensor([name not in fixed for name in self.names], dtype=torch.float64)
+        learned = torch.tensor([name not in fixed for name in self.names], dtype=torch.float64, device="cpu")
         sums = self._sums(fixed, tied)
         self.log_precision.register_hook(lambda gradient: (sums @ gradient) * learned)
 
     def _sums(self, fixed: Collection[str], tied: Collection[Collection[str]]) -> Tensor:
         """`(L, L)`, zeros and ones: the gradient of each precision as the sum over the tensors that share it."""
-        sums = torch.eye(len(self.names), dtype=torch.float64)
+        sums = torch.eye(len(self.names), dtype=torch.float64, device="cpu")
         grouped = [name for group in tied for name in group]
         if strays := set(grouped) - set(self.names):
             raise ValueError(f"tied names tensors that are not trainable: {sorted(strays)}")
@@ -60,7 +62,8 @@ class LayerwisePrior:
             if 0 < len(set(group) & set(fixed)) < len(group):
                 raise ValueError(f"tied precisions must be fixed together or not at all: {sorted(group)}")
             where = [self.names.index(name) for name in group]
-            sums[torch.tensor(where)[:, None], torch.tensor(where)] = 1.0
+            for one, other in product(where, where):
+                sums[one, other] = 1.0
         return sums
 
     def precisions(self) -> dict[str, float]:

@@ -310,3 +310,23 @@ def test_the_dense_factor_of_a_factored_layer_is_never_allocated():
     with LargestTensor() as control:
         super(BlockKronLaplace, la)._init_H()
     assert control.entries >= dense, "what laplace-torch would allocate"
+
+
+@pytest.mark.parametrize("layer", ["f_fc_conv", "s_fc_s_conv"])
+def test_data_that_are_added_to_a_fit_count_as_if_they_had_been_there(layer):
+    """Of another size than the first: the factors that are divided by N are not the same ones in all tensors."""
+    model, (images, labels) = small_network(layer), small_data(12)
+
+    def fitted(*parts: slice) -> BlockKronLaplace:
+        laplace = BlockKronLaplace(model)
+        for part in parts:
+            loader = DataLoader(TensorDataset(images[part], labels[part]), batch_size=5)
+            laplace.fit(loader, override=False)
+        return laplace
+
+    whole, added, other = fitted(slice(12)), fitted(slice(9), slice(9, 12)), fitted(slice(9))
+    for mine, wanted in zip(added.H_facs.kfacs, whole.H_facs.kfacs, strict=True):
+        for a, b in zip(mine, wanted, strict=True):
+            assert_close(a, b, 1e-10)
+    assert_close(added.log_marginal_likelihood(), whole.log_marginal_likelihood(), 1e-9)
+    assert relative_error(other.log_marginal_likelihood(), whole.log_marginal_likelihood()) > 0.01, "the control"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from helpers import assert_close, relative_error
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
+from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
 from ellarepro.errors import RunFailure
@@ -83,7 +85,7 @@ def test_training_learns_weights_and_precisions(as_loader):
     given = loader(data, 30, shuffle=True) if as_loader else data
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     laplace = LayerwiseLaplace(model).train(given, epochs=15, optimiser=optimiser, batch_size=30)
-    assert not model.training
+    assert model.training, "as before"
     prediction = laplace.predict(test[0])
     assert (prediction.mean.argmax(1) == test[1]).float().mean() > 0.8
     assert set(laplace.precisions().values()) != {1.0}
@@ -274,3 +276,77 @@ def test_the_package_itself_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="'ellarepro' has no attribute 'Laplace'"):
         _ = sys.modules["ellarepro"].Laplace
+
+
+def test_training_leaves_modules_alone_that_are_kept_in_evaluation_mode():
+    data, model = stripes(), network()
+    model[1].eval()
+    LayerwiseLaplace(model).train(data, epochs=2, schedule=SOON)
+    assert model.training and not model[1].training and model[1].running_mean.abs().sum() == 0
+    LayerwiseLaplace(model.eval()).train(data, epochs=2, schedule=SOON)
+    assert not any(module.training for module in model.modules())
+    assert model[1].running_mean.abs().sum() > 0, "the control: a network in evaluation mode is trained as a whole"
+
+
+@pytest.mark.parametrize("said", [{"tied": True}, {"predictive_samples": 5}, {"fit": FitSettings("diag")}])
+def test_what_a_schedule_has_no_say_in_is_refused(said):
+    with pytest.raises(ValueError, match="schedule says when the precisions move.*settings"):
+        LayerwiseLaplace(network()).train(stripes(), epochs=2, schedule=replace(SOON, **said))
+
+
+@pytest.mark.parametrize("method", ["fit", "train"])
+def test_data_of_another_form_are_refused_alike(method):
+    images, labels = stripes()
+    call = getattr(LayerwiseLaplace(network()), method)
+    options = {} if method == "fit" else {"epochs": 2, "schedule": SOON}
+    for data, told in (
+        (None, "must be a pair of tensors"),
+        (TensorDataset(images, labels), "must have as many samples|a batch must be a pair|must be a pair of tensors"),
+        ([(images, labels, labels)], "a batch must be a pair"),
+        ((images, labels[:-1]), "must have as many samples"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call(data, **options)
+
+
+@pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag", "full"])
+def test_a_network_whose_outputs_are_not_finite_is_refused(structure):
+    model = network()
+    with torch.no_grad():
+        model[5].bias[0] = torch.nan
+    with pytest.raises(CurvatureError, match="not finite"):
+        LayerwiseLaplace(model, settings=FitSettings(structure)).fit(stripes())
+
+
+def test_everything_works_without_gradients_and_with_another_default_device():
+    data = stripes()
+
+    def found() -> list:
+        laplace = LayerwiseLaplace(network()).train(data, epochs=2, schedule=SOON).learn(3)
+        return [laplace.log_marginal_likelihood(), laplace.effective_numbers(), laplace.likelihood.precision()]
+
+    wanted = found()
+    with torch.no_grad():
+        assert found() == wanted
+    model, curve_data = network(), (torch.randn(8, 1), torch.randn(8, 1))
+    line = nn.Linear(1, 1)
+    try:
+        torch.set_default_device("meta")
+        LayerwiseLaplace(model).train(data, epochs=2, schedule=SOON).learn(3).effective_numbers()
+        LayerwiseLaplace(line, "regression").train(curve_data, epochs=2, schedule=SOON).learn(3).evidence()
+    finally:
+        torch.set_default_device(None)
+
+
+def test_predictions_take_the_curvature_apart_once(monkeypatch):
+    laplace, taken = LayerwiseLaplace(network()).fit(stripes()), []
+    whole = layerwise.posterior_precision
+    monkeypatch.setattr(layerwise, "posterior_precision", lambda *given: taken.append(given) or whole(*given))
+    first = laplace.predict(stripes()[0], samples=5)
+    assert torch.equal(laplace.predict(stripes()[0], samples=5).std, first.std) and len(taken) == 1
+    after = laplace.learn(3).predict(stripes()[0], samples=5)
+    assert not torch.equal(after.std, first.std) and len(taken) == 2
+    laplace.fit(stripes(seed=1)).predict(stripes()[0], samples=5)
+    assert len(taken) == 3
+    with pytest.raises(ValueError, match="samples must be at least 2.*got 1"):
+        laplace.predict(stripes()[0], samples=1)

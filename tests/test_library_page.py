@@ -78,6 +78,10 @@ def tied_by_hand() -> nn.Module:
     return Wired(lambda net, x: net.a(x).tanh() @ net.a.weight, a=nn.Linear(4, 4))
 
 
+def called_twice() -> nn.Module:
+    return Wired(lambda net, x: net.a(net.a(x)), a=nn.Linear(4, 4))
+
+
 def hooked() -> nn.Module:
     model = linear()
     model[0].register_forward_hook(lambda module, args, output: 2 * output)
@@ -97,6 +101,14 @@ def fit(model: nn.Module, data=(INPUTS, LABELS), likelihood: str = "classificati
 def fit_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fit(linear())
+
+
+def frozen_late(freeze: bool) -> None:
+    model = linear()
+    model[0].requires_grad_(freeze)
+    laplace = LayerwiseLaplace(model)
+    model[0].requires_grad_(not freeze)
+    laplace.fit((INPUTS, LABELS))
 
 
 def last_layer() -> None:
@@ -122,8 +134,11 @@ REFUSED = {
     "one tensor in two layers": [lambda: fit(tied())],
     "a weight used outside of its layer's call, as in a tied output": [lambda: fit(tied_by_hand())],
     "a hook, or an assigned forward, that changes a layer's output": [lambda: fit(hooked())],
-    "a layer called twice in a forward pass": [lambda: fit(Wired(lambda net, x: net.a(net.a(x)), a=nn.Linear(4, 4)))],
+    "a layer called twice in a forward pass": [lambda: fit(called_twice())],
     "a layer that is not called": [lambda: fit(Wired(lambda net, x: net.a(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3)))],
+    "a layer whose output is not used, as an auxiliary head": [
+        lambda: fit(Wired(lambda net, x: (net.b(x), net.a(x))[1], a=nn.Linear(4, 3), b=nn.Linear(4, 3)))
+    ],
     "a layer called by keyword": [lambda: fit(Wired(lambda net, x: net.a(input=x), a=nn.Linear(4, 3)))],
     "a layer called under `torch.no_grad()`, or in a reentrant checkpoint": [
         lambda: fit(Wired(without_gradients, a=nn.Linear(4, 4), b=nn.Linear(4, 3)))
@@ -143,6 +158,13 @@ REFUSED = {
     "several inputs, or a dictionary of them": [
         lambda: fit(linear(), [({"a": INPUTS}, LABELS)]),
         lambda: fit(linear(), [((INPUTS, INPUTS), LABELS)]),
+    ],
+    "a parameter frozen, or no longer, after the object was made": [
+        lambda: frozen_late(True),
+        lambda: frozen_late(False),
+    ],
+    "outputs that are no tensor, as a tuple with an auxiliary one": [
+        lambda: fit(Wired(lambda net, x: (net.a(x), x), a=nn.Linear(4, 3)))
     ],
     "outputs a position, `(B, T, K)`": [lambda: fit(linear(), (INPUTS[:, None].expand(6, 2, 4), LABELS))],
     "one logit for two classes": [lambda: fit(nn.Linear(4, 1), (INPUTS, LABELS.clamp_max(1)))],
@@ -177,6 +199,14 @@ def promised() -> dict[str, str]:
 
 def test_every_line_of_the_table_has_its_refusal():
     assert list(promised()) == list(REFUSED)
+
+
+@pytest.mark.parametrize("engine", ["native", "asdl"])
+@pytest.mark.parametrize("model", [tied_by_hand, hooked, called_twice])
+def test_laplace_torchs_route_refuses_what_no_rule_accounts_for(model, engine):
+    with pytest.raises(ValueError, match="accounts for another gradient|is called twice"):
+        EllaGGN(model(), engine=engine).kron(INPUTS, LABELS, N=6)
+    EllaGGN(linear(), engine=engine).kron(INPUTS, LABELS, N=6)
 
 
 @pytest.mark.filterwarnings("ignore")

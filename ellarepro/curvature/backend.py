@@ -8,6 +8,7 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
+from ellarepro.curvature.calls import CHECKED, check_gradients
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.kron import BlockKron
@@ -53,6 +54,7 @@ class EllaGGN(GGNInterface):
             )
         super().__init__(model, likelihood, False, None, dict_key_x, dict_key_y)
         self.settings = FitSettings(structure, tolerance, engine=engine)
+        self._checked = False
         if not self.settings.has_blocks:
             raise ValueError(f"structure must be one of {', '.join(BLOCK_STRUCTURES)}; got {structure!r}")
 
@@ -79,6 +81,9 @@ class EllaGGN(GGNInterface):
         if not isinstance(x, Tensor):
             raise ValueError(f"the network's input must be one tensor, got {type(x).__name__}")
         likelihood = LIKELIHOODS[self.likelihood]()
+        if not self._checked:
+            check_gradients(self.model, x[:CHECKED], likelihood)
+            self._checked = True
         gatherer = gatherer_of(self.model, settings, likelihood=likelihood)
         outputs = gatherer.update(x)
         likelihood.check_targets(y, outputs)

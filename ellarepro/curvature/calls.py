@@ -11,6 +11,8 @@ from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.rule import CurvatureRule, rules_of, with_positions
 
+CHECKED = 2
+"""Samples on which the rules are checked against a network's gradients."""
 _ALLOWED = 1e-3
 """Relative error of a gradient that rounding in float32 may leave."""
 _FLOOR = 1e-2
@@ -111,7 +113,8 @@ def _calls_and_function(model: nn.Module, inputs: Tensor) -> tuple[dict[str, Cal
 
     with forward_hooks(layers, keep), torch.enable_grad():
         logits = model(inputs)
-        function = (logits * torch.linspace(1, 2, logits.numel()).to(logits).view_as(logits)).sum()
+        weights = torch.linspace(1, 2, logits.numel(), dtype=logits.dtype, device=logits.device)
+        function = (logits * weights.view_as(logits)).sum()
     gradients = torch.autograd.grad(function, list(outputs.values()), retain_graph=True)
     for call, gradient in zip(calls.values(), gradients, strict=True):
         call.output_gradient = gradient

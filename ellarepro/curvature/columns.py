@@ -34,7 +34,7 @@ class Columns:
         raise NotImplementedError
 
     def keep(self, kept: Tensor) -> None:
-        """Keep the samples of the mask `kept (B,)`, on the outputs' device, in what `column` needs."""
+        """Keep the samples of the mask `kept (B,)`, on the CPU, in what `column` needs."""
         raise NotImplementedError
 
     def subset(self, kept: Tensor) -> "Columns":
@@ -55,7 +55,7 @@ class UnitColumns(Columns):
     def __init__(self, outputs: Tensor, passes: int | None = None, generator: torch.Generator | None = None):
         width = outputs.shape[1]
         self.passes = width if passes is None else min(passes, width)
-        self.passes_needed = torch.full((len(outputs),), self.passes)
+        self.passes_needed = torch.full((len(outputs),), self.passes, device="cpu")
         self.signs = torch.ones_like(outputs)
         if passes is not None:
             signs = torch.randint(2, outputs.shape, generator=generator, device=outputs.device)
@@ -87,8 +87,9 @@ class LambdaSquareRoot(Columns):
         # mass[:, r] is what pass r and all later ones share; summed from the smallest so that tails keep precision.
         self.mass = self.probabilities.flip(1).cumsum(1).flip(1)
         most = logits.shape[1] - 1
-        exact = torch.full((len(logits),), most)
-        self.passes_needed = (self.mass[:, :most] >= tolerance).sum(1).cpu() if tolerance else exact
+        exact = torch.full((len(logits),), most, device="cpu")
+        # Of logits that are not finite all columns are taken, and the curvature is refused as they are.
+        self.passes_needed = (~(self.mass[:, :most] < tolerance)).sum(1).cpu() if tolerance else exact
 
     def keep(self, kept: Tensor) -> None:
         self.probabilities, self.order, self.mass = self.probabilities[kept], self.order[kept], self.mass[kept]
@@ -128,7 +129,7 @@ class SignedColumns(LambdaSquareRoot):
         super().__init__(logits, tolerance=0)
         most = logits.shape[1] - 1
         self.passes = min(passes, most)
-        self.passes_needed = torch.full((len(logits),), self.passes)
+        self.passes_needed = torch.full((len(logits),), self.passes, device="cpu")
         signs = torch.randint(2, (len(logits), most), generator=generator, device=logits.device)
         self.signs = (2 * signs - 1).to(self.mass.dtype)
 

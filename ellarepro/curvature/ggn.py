@@ -125,7 +125,11 @@ class GGN(BlockGatherer):
                 self._gather(inputs, columns, unfinished, index)
                 return
             column = columns.column(index).to(logits.dtype)
-            gradients = torch.autograd.grad(logits, list(outputs.values()), column, retain_graph=index + 1 < passes)
+            gradients = torch.autograd.grad(
+                logits, list(outputs.values()), column, retain_graph=index + 1 < passes, allow_unused=True
+            )
+            if unused := sorted(name for name, g in zip(outputs, gradients, strict=True) if g is None):
+                raise ValueError(f"layers {unused} take no part in the network's outputs: freeze or remove them")
             self.class_passes += len(inputs)
             with torch.no_grad():
                 for part, gradient in zip((self.parts[name] for name in outputs), gradients, strict=True):

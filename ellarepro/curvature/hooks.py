@@ -53,8 +53,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                 f"{type(module).__name__} {name} has no running statistics, so that a sample's output depends on its "
                 "batch mates: build it with track_running_stats=True, or take nn.GroupNorm"
             )
+    with _modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context the model is in training mode; afterwards each module is in the mode it was in.
+
+    A module in evaluation mode within a model in training mode was put there, a frozen normalisation say, and stays.
+    """
+    with _modes_kept(model):
+        if not model.training:
+            model.train()
+        yield
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

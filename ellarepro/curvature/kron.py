@@ -5,6 +5,8 @@ where a factor with one group serves all g. Plain Kronecker blocks have G = 1, b
 dense `(G*I, G*I)` factor of a factored layer is never formed.
 """
 
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from ellarepro.curvature.eigen import symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.spectra import each_factor, eigenvalue_grid
-from ellarepro.curvature.structures import Block
+from ellarepro.curvature.structures import Block, Factor
 
 
 class BlockKron(Kron):
@@ -33,8 +35,9 @@ class BlockKron(Kron):
     @classmethod
     def from_blocks(cls, blocks: dict[str, Block]) -> "BlockKron":
         """From blocks by parameter name, as `GGN.blocks` gives them."""
-        dense = {part: part.dense() for block in blocks.values() for part in block.parts}
-        kfacs = [[dense[part] for part in block.parts] for block in blocks.values()]
+        kept = [_scaled_last(block.parts) for block in blocks.values()]
+        dense = {part: part.dense() for parts in kept for part in parts}
+        kfacs = [[dense[part] for part in parts] for parts in kept]
         return cls(kfacs, [block.group_axis for block in blocks.values()], list(blocks))
 
     def _like(self, kfacs: list[list[Tensor]]) -> "BlockKron":
@@ -156,6 +159,12 @@ class BlockKronDecomposed(KronDecomposed):
         size = sum(grid.numel() for grid in self._grids())
         identity = torch.eye(size, dtype=self.deltas.dtype, device=self.deltas.device)
         return self._bmm(identity[None], exponent)[0]
+
+
+def _scaled_last(parts: list[Factor]) -> list[Factor]:
+    """The same product with its scale on the last factor: there laplace-torch mends 1/N when a fit is added to."""
+    scale = prod(part.scale for part in parts)
+    return [replace(part, scale=1.0) for part in parts[:-1]] + [replace(parts[-1], scale=scale)]
 
 
 def _is_start(other: Any) -> bool:

@@ -20,6 +20,8 @@ class Likelihood:
 
     def check_outputs(self, outputs: Tensor, samples: int) -> None:
         """ValueError unless `outputs` of a batch of `samples` are of the form that the likelihood takes."""
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"the network must return one tensor of outputs, got {type(outputs).__name__}")
         if outputs.ndim != 2 or len(outputs) != samples:
             raise ValueError(
                 f"the network must map {samples} samples to outputs ({samples}, K), got {tuple(outputs.shape)}"
@@ -98,7 +100,7 @@ class Classification(Likelihood):
         return F.cross_entropy(outputs, targets, reduction="none")
 
     def log_likelihood(self, total_loss: Tensor | float, data_size: int, width: int) -> Tensor:
-        return -torch.as_tensor(total_loss, dtype=torch.float64)
+        return -torch.as_tensor(total_loss, dtype=torch.float64, device="cpu")
 
 
 class Regression(Likelihood):
@@ -118,7 +120,8 @@ class Regression(Likelihood):
     def __init__(self, noise_precision: float = 1.0, learned: bool = True):
         if not noise_precision > 0:
             raise ValueError(f"noise_precision must be positive, got {noise_precision}")
-        self.log_noise_precision = torch.tensor(noise_precision, dtype=torch.float64).log().requires_grad_(learned)
+        noise = torch.tensor(noise_precision, dtype=torch.float64, device="cpu")
+        self.log_noise_precision = noise.log().requires_grad_(learned)
 
     @property
     def noise_std(self) -> float:

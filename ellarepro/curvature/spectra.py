@@ -118,7 +118,7 @@ class FullCurvature:
 
     def __init__(self, matrix: Tensor, sizes: Sequence[int]):
         self.matrix = matrix
-        self.sizes = torch.tensor(sizes)
+        self.sizes = torch.tensor(sizes, device="cpu")
 
     def each_entry(self, precisions: Tensor) -> Tensor:
         """The precision of each entry, `(P,)`, from that of each tensor, `(L,)`."""

@@ -41,15 +41,17 @@ def shuffled_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `batches_of`, with tensors in a random order, drawn by `generator` on the CPU; a loader as it comes."""
     if (pair := _tensors(data)) is not None:
-        order = torch.randperm(len(pair[0]), generator=generator).to(pair[0].device)
+        _check_lengths(*pair)
+        order = torch.randperm(len(pair[0]), generator=generator, device="cpu").to(pair[0].device)
         data = (pair[0][order], pair[1][order])
     return batches_of(data, batch_size, device)
 
 
 def size_of(data: Data) -> int:
-    """Samples of `data`; a loader is gone through once."""
-    pair = _tensors(data)
-    return len(pair[0]) if pair is not None else sum(len(targets) for _, targets in cast(Iterable, data))
+    """Samples of `data`; a loader is gone through once, and refused as by `batches_of`."""
+    if (pair := _tensors(data)) is not None:
+        return len(pair[0])
+    return sum(len(targets) for _, targets in batches_of(data, 1, torch.device("cpu")))
 
 
 def _tensors(data: Data) -> tuple[Tensor, Tensor] | None:
