@@ -22,13 +22,16 @@ from ellarepro.tables import unique_runs
 from scripts.studies import publish, reading_in, script
 
 RESULTS = Path(__file__).parents[1] / "results"
-FOLDERS = ("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs", "ascent/cifar10_jpeg", "ascent/start")
+FOLDERS = (
+    *("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs"),
+    *("budgets/runs", "ascent/cifar10_jpeg", "ascent/start"),
+)
 SEEDS, LAYERS, FIT_SIZES, SIZES, SETTINGS = KINDS = (
     "seeds",
     "layer types and priors",
     "layer types, fitted on different numbers of images",
     "training sizes",
-    "settings of curvature, start and ascent",
+    "settings of width, curvature, start and ascent",
 )
 """What two runs can differ in, one at a time."""
 CHOSEN = ("layer.", "prior.", "anchors.", "group", "alpha")
@@ -62,7 +65,7 @@ def kind(one: RunResult, other: RunResult) -> str | None:
     if not apart or apart & {"seed", "train_size"}:
         return None
     layers = {key for key in apart if key.startswith(CHOSEN)}
-    if not layers:
+    if layers <= {"alpha"}:
         return SETTINGS
     return {frozenset(): LAYERS, frozenset({"objective.fit_size"}): FIT_SIZES}.get(frozenset(apart - layers))
 

@@ -28,6 +28,8 @@ def run(evidence: float = 1.0, nll: float = 1.0, accuracy: float = 0.5, train_si
         ({"layer": {"name": "conv"}, "objective": {"fit_size": 4000}}, FIT_SIZES),
         ({"objective": {"fit_size": 4000}}, SETTINGS),
         ({"relaxation": 1.0}, SETTINGS),
+        ({"alpha": 1}, SETTINGS),
+        ({"alpha": 1, "epochs": 3}, SETTINGS),
         ({"train_size": 1000}, SIZES),
         ({}, None),
         ({"layer": {"name": "conv"}, "seed": 2}, None),
