@@ -1,1 +1,1 @@
-"""Layers, one file a type, each with its curvature rule beside it (design: imports of asdl or laplace stay out)."""
+"""Layers, one file a type, each with its curvature rule beside it; imports of asdl and laplace stay out."""

@@ -2,7 +2,7 @@
 
 An element g takes a map x to (g x)(p) = x(g^-1 p), p counted from the centre of the grid, and group features x(c, s)
 to (g x)(c, s)(p) = x(c, g^-1 s)(g^-1 p) (Cohen and Welling, 2016). Group features are folded into the channels,
-channel `c * |G| + s`, and stay in the image frame (design, section 3).
+channel `c * |G| + s`, and stay in the image frame.
 """
 
 from dataclasses import dataclass
