@@ -149,7 +149,8 @@ class Checkpoints:
         ):
             raise UserError(f"checkpoint {path} is not one of a run; delete it to start afresh")
         for key, wanted in self.identity.items():
-            if (got := kept["identity"].get(key)) != wanted:
+            # What an earlier version did not write cannot be compared.
+            if (got := kept["identity"].get(key, wanted)) != wanted:
                 raise UserError(
                     f"checkpoint {path} was written with another {key} ({got}, this run has {wanted}); "
                     "put back what it was written with, or delete it to start afresh"

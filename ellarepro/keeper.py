@@ -48,7 +48,11 @@ class Keeper:
         result = self.folder / RESULT_FILE
         self.checkpoints = Checkpoints(
             self.folder,
-            {"configuration (run_id)": run_id(config), "dataset.root (fingerprint)": task.source_fingerprint},
+            {
+                "configuration (run_id)": run_id(config),
+                "dataset.root (fingerprint)": task.source_fingerprint,
+                "device": trainer.generator.device.type,
+            },
             hashlib.sha256(result.read_bytes()).hexdigest() if result.exists() else "",
             config["checkpoint_seconds"],
             say,

@@ -20,9 +20,10 @@ Body = Callable[[], None]
 
 
 class ReplayedStep:
-    """`step`, captured after a few steps and replayed from then on; batches of another size than the first are not.
+    """`step`, captured after a few steps and replayed from then on; batches of another size than `batch_size` are not.
 
     Args:
+        batch_size: of all batches but the last of an epoch, which a continued run may begin with.
         step: of a batch of images and labels and the pulls of the prior, delta / N by tensor; returns loss and logits.
         optimiser: which `step` moves; its learning rates may change from step to step.
 
@@ -30,17 +31,15 @@ class ReplayedStep:
         replay: once there is one.
     """
 
-    def __init__(self, step: Step, optimiser: torch.optim.Optimizer) -> None:
-        self.step, self.optimiser = step, optimiser
+    def __init__(self, batch_size: int, step: Step, optimiser: torch.optim.Optimizer) -> None:
+        self.batch_size, self.step, self.optimiser = batch_size, step, optimiser
         self.replay: Body | None = None
         self._steps = 0
-        self._shape: torch.Size | None = None
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, pulls: Sequence[float]) -> Outcome:
         """The loss and the logits of one step; the next call overwrites them."""
-        self._shape = self._shape or images.shape
-        if images.shape != self._shape:
+        if len(images) != self.batch_size:
             return self.step(images, labels, pulls)
         if self._steps < WARM_UP:
             self._steps += 1

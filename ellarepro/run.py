@@ -2,7 +2,8 @@
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -65,8 +66,9 @@ def run(
     code = code_at_start()
     if (outcome := _finished_before(config, folder, say)) is not None:
         return outcome
-    trainer, task = prepare(config)
-    memory = check_fit_memory(trainer, task)
+    with _memory_or_failure(lambda: "before the first epoch"):
+        trainer, task = prepare(config)
+        memory = check_fit_memory(trainer, task)
     _make_folder(folder)
     with only_writer(folder, config["wait"], say) as lock:
         if (outcome := _finished_before(config, folder, say)) is not None:
@@ -275,12 +277,19 @@ def _train(
         tracker.log(contents.of_epoch(metrics, places), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
-    try:
+    with _memory_or_failure(lambda: f"in epoch {trainer.epoch + 1}"):
         note_untrained(trainer)
         trainer.run()
         keeper.keep()
         return measured(config, identity, trainer, task, keeper.code)
+
+
+@contextmanager
+def _memory_or_failure(when: Callable[[], str]) -> Iterator[None]:
+    """Within the context, memory that does not suffice is a `RunFailure`."""
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise
-        raise RunFailure(f"out of memory in epoch {trainer.epoch + 1}: lower batch_size or alpha") from error
+        raise RunFailure(f"out of memory {when()}: lower batch_size or alpha") from error

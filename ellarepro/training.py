@@ -57,8 +57,7 @@ class Trainer:
 
     def __post_init__(self):
         self.optimiser = optimiser_of(self.model, self.weights)
-        hyper_lr = self.laplace.lr if self.laplace else 0.0
-        self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=hyper_lr)
+        self.hyper_optimiser = torch.optim.Adam([self.prior.log_precision], lr=self.laplace.lr if self.laplace else 0.0)
         self.history = {"epoch": [], "loss": [], "train_accuracy": [], "fit_epoch": [], "neg_log_marglik_per_datum": []}
         self.history["prior_precision"] = {name: [] for name in self.prior.names}
         self._place: EpochPlace | None = None
@@ -69,7 +68,8 @@ class Trainer:
         self._make_step()
 
     def _make_step(self) -> None:
-        self._step = ReplayedStep(self._plain_step, self.optimiser) if self.replay else self._plain_step
+        replayed = ReplayedStep(self.weights.batch_size, self._plain_step, self.optimiser)
+        self._step = replayed if self.replay else self._plain_step
 
     def run(self) -> None:
         """Train to the last epoch, or on from where `load_state_dict` has put it.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import small_data, small_network
 
+from ellarepro.curvature import memory
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
@@ -28,9 +29,32 @@ def test_free_memory_counts_the_file_cache(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  100 kB\nMemFree:  1 kB\nMemAvailable:  60 kB\n")
     monkeypatch.setattr("ellarepro.curvature.memory._MEMINFO", meminfo)
+    monkeypatch.setattr("ellarepro.curvature.memory._OWN_GROUPS", tmp_path / "none")
     assert free_bytes(torch.device("cpu")) == 60 * 1024
     monkeypatch.setattr("ellarepro.curvature.memory._MEMINFO", tmp_path / "none")
     assert free_bytes(torch.device("cpu")) > 10**8
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "names"),
+    [
+        ("0::/job/step", "0::", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/job/step", ":memory:", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_free_memory_is_what_a_jobs_limit_leaves(line, kind, names, tmp_path, monkeypatch):
+    """The limit stands a group above the process's own, which has none."""
+    (tmp_path / "groups" / "job" / "step").mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text(f"5:devices:/\n{line}\n")
+    monkeypatch.setattr(memory, "_OWN_GROUPS", own)
+    monkeypatch.setattr(memory, "_KINDS", {kind: (tmp_path / "groups", *memory._KINDS[kind][1:])})
+    for folder, most in (("job", "5000"), ("job/step", "max")):
+        for name, text in zip((names[0], names[1], "memory.stat"), (most, "3000", f"x 1\n{names[2]} 400"), strict=True):
+            (tmp_path / "groups" / folder / name).write_text(text)
+    assert free_bytes(torch.device("cpu")) == 5000 - 3000 + 400
+    own.write_text("5:devices:/\n")
+    assert free_bytes(torch.device("cpu")) > 10**8, "the control: a process in no such group"
 
 
 def test_factored_layers_at_full_width_stay_small():

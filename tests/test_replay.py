@@ -86,8 +86,10 @@ def test_the_first_steps_and_other_sizes_are_taken_as_they_are(captures):
         return images.sum(), images
 
     weight = torch.zeros(1, requires_grad=True)
-    replayed = ReplayedStep(step, torch.optim.SGD([weight], lr=0.1))
+    replayed = ReplayedStep(4, step, torch.optim.SGD([weight], lr=0.1))
     images, labels = small_data(4)
+    replayed(images[:2], labels[:2], [0.5])
+    assert sizes.pop() == (2, float), "a continued run may begin with the last batch of an epoch"
     for _ in range(WARM_UP):
         replayed(images, labels, [0.5])
     assert not captures and sizes == [(4, float)] * WARM_UP

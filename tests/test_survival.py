@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from smoke_runs import REPOSITORY, config, found, quiet, stopped
 
 from ellarepro import checkpoint as checkpoint_module
 from ellarepro import keeper
+from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.lock import LOCK_FILE, only_writer
 from ellarepro.run import run
@@ -233,3 +235,26 @@ def test_a_long_epoch_says_where_it_is(tmp_path, monkeypatch):
     run(config(tmp_path, "objective.steps=3"), say=said.append)
     assert any("epoch 1, step 2 on the precisions" in line.replace(" of 3", "") for line in said)
     assert any("epoch 1, batch 1 of the fit" in line for line in said)
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused_for_that(tmp_path, wanted):
+    file = stopped(tmp_path, 5) / "checkpoint.pt"
+    kept = load_checkpoint(file)
+    for written, outcome in (("cuda", "another device"), (None, "")):
+        identity = kept["identity"] | {"device": written}
+        save_checkpoint(file, kept | {"identity": {key: value for key, value in identity.items() if value}})
+        if outcome:
+            with pytest.raises(UserError, match=r"another device \(cuda, this run has cpu\); put back"):
+                quiet(tmp_path)
+    quiet(tmp_path)
+    assert found(tmp_path) == wanted, "an earlier version wrote no device"
+
+
+@pytest.mark.parametrize("where", ["prepare", "check_fit_memory", "note_untrained"])
+def test_memory_that_does_not_suffice_is_one_message_wherever_it_is_asked_for(tmp_path, where, monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(f"ellarepro.run.{where}", full)
+    with pytest.raises(RunFailure, match="out of memory .*lower batch_size or alpha"):
+        quiet(tmp_path)

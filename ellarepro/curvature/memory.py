@@ -1,13 +1,21 @@
 """What the factors of a fit will take, known before it starts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 _MEMINFO = Path("/proc/meminfo")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+_KINDS = {
+    "0::": (_GROUPS, "memory.max", "memory.current", "inactive_file"),
+    ":memory:": (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of either version of control groups: the mark of its line, folder, and names of limit, use and file cache."""
 
 
 class FactorsTooLarge(MemoryError):
@@ -67,8 +75,21 @@ def free_bytes(device: torch.device) -> int:
     if _MEMINFO.exists():
         # Not the free pages: those leave out the file cache, which gives way when memory is asked for.
         fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        return min([int(fields["MemAvailable"].split()[0]) * 1024, *_left_by_groups()])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_by_groups() -> Iterator[int]:
+    """Bytes that each control group with a limit leaves this process, a scheduler's job or a container say."""
+    lines = _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.exists() else []
+    for mark, (root, limit, use, cache) in _KINDS.items():
+        for path in [line.partition(mark)[2] for line in lines if mark in line]:
+            own = root / path.lstrip("/")
+            for folder in (own, *own.parents):
+                with suppress(OSError, ValueError, KeyError):  # "max" is no number, and not all of this need be there
+                    used = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    most, now = (int((folder / name).read_text()) for name in (limit, use))
+                    yield max(most - now + int(used[cache]), 0)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
