@@ -17,6 +17,8 @@ from ellarepro.evaluation import Scores, score
 
 _JACOBIAN_ENTRIES = 2**26
 """Entries of the Jacobians that are held at a time."""
+_INPUTS = 250
+"""Inputs that pass through the network at a time, where no Jacobian is held."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def predict_classes(
 ) -> Prediction:
     """Mean and spread of softmax(f(x) + J(x) epsilon) over `samples` functions of the posterior."""
     generator = torch.Generator(inputs.device).manual_seed(seed)
-    probabilities = sampled_outputs(model, weight_deviations(model, posterior, samples, generator), inputs).softmax(2)
-    return Prediction(probabilities.mean(0), probabilities.std(0))
+    deviations = weight_deviations(model, posterior, samples, generator)
+    parts = [sampled_outputs(model, deviations, part).softmax(2) for part in inputs.split(_INPUTS)]
+    return Prediction(torch.cat([part.mean(0) for part in parts]), torch.cat([part.std(0) for part in parts]))
 
 
 @torch.no_grad()
@@ -93,7 +96,7 @@ def predict_outputs(
 
 
 def evaluate_linearised(
-    model: nn.Module, deviations: list[dict[str, Tensor]], data: ImageSet, batch_size: int = 250
+    model: nn.Module, deviations: list[dict[str, Tensor]], data: ImageSet, batch_size: int = _INPUTS
 ) -> Scores:
     """Scores of the linearised predictive on `data`."""
     predictions = [predict(model, deviations, images) for images, _ in ordered_batches(data, batch_size)]

@@ -350,3 +350,15 @@ def test_predictions_take_the_curvature_apart_once(monkeypatch):
     assert len(taken) == 3
     with pytest.raises(ValueError, match="samples must be at least 2.*got 1"):
         laplace.predict(stripes()[0], samples=1)
+
+
+def test_predictions_pass_many_inputs_through_the_network_in_parts():
+    laplace, seen = LayerwiseLaplace(network().double()).fit((stripes()[0].double(), stripes()[1])), []
+    inputs = stripes(600)[0].double()
+    laplace.model.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    all_at_once = laplace.predict(inputs, samples=3)
+    assert max(seen) <= 250
+    for one in (0, 249, 250, 599):
+        alone = laplace.predict(inputs[one : one + 1], samples=3)
+        assert_close(all_at_once.mean[one], alone.mean[0])
+        assert_close(all_at_once.std[one], alone.std[0])
