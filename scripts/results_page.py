@@ -42,13 +42,18 @@ def text_of(results: Path) -> str:
 
 
 def _table(folder: Path) -> Iterator[str]:
-    runs = sorted(read_results(folder), key=lambda run: (run.dataset, run.layer, run.prior, run.objective, run.seed))
-    yield RENDERERS["md"](build_grids(folder.name, runs))
+    runs = read_results(folder)
+    for budget in sorted({run.budget for run in runs}):
+        yield from _of_one_budget(folder.name, [run for run in runs if run.budget == budget])
+
+
+def _of_one_budget(table: str, runs: Sequence[RunResult]) -> Iterator[str]:
+    yield RENDERERS["md"](build_grids(table, runs))
     if learned := [run for run in runs if run.relative_effective_parameters and has_choice(run.tensors)]:
         yield "### Learned: relative effective numbers of parameters, % by layer; change of test NLL without the path"
         yield markdown_table(list(_learned(learned)), labels=2)
     yield "### Runs: nats a datum, expected calibration error, wall time, peak memory"
-    links = (f"[{_name(run)}, {run.objective}]({folder.name}/{run.run_id}/result.json)" for run in runs)
+    links = (f"[{_name(run)}, {run.objective}]({table}/{run.run_id}/result.json)" for run in runs)
     yield markdown_table([HEADERS, *([link, *_facts(run)] for link, run in zip(links, runs, strict=True))], labels=1)
 
 

@@ -1,8 +1,10 @@
 """The page of all committed runs: it is that of the results that are there, and says what each run found."""
 
-from result_factory import make_learned_result, make_map_result, with_use
+import re
 
-from ellarepro.results import write_result
+from result_factory import make_config, make_learned_result, make_map_result, make_result, with_use
+
+from ellarepro.results import run_id, write_result
 from scripts.results_page import RESULTS, text_of
 
 
@@ -19,3 +21,14 @@ def test_it_has_each_run_with_its_shares_and_its_use(tmp_path):
     assert f_fc[3] == f"{learned.relative_effective_parameters['1']['f_fc']:.0f}"
     assert f_fc[-1] == f"{learned.path_use['all']['f_fc']['nll_change']:+.3f}"
     assert sum(f"table2/{learned.run_id}/result.json" in line[0] for line in lines if line) == 1
+
+
+def test_runs_of_one_budget_stand_together_under_their_own_table(tmp_path):
+    for budget in ("cpu", "demo"):
+        run = make_result(make_config(budget={"name": budget}))
+        write_result(run, tmp_path / "table1" / run.run_id)
+    sections = text_of(tmp_path).split("\n## ")[1:]
+    assert len(sections) == 2
+    for budget, section in zip(("cpu", "demo"), sections, strict=True):
+        assert f"(budget {budget}, " in section.splitlines()[0]
+        assert re.findall(r"table1/(.*?)/result.json", section) == [run_id(make_config(budget={"name": budget}))]
