@@ -19,6 +19,7 @@ from ellarepro.labels import layer_title
 from ellarepro.markdown import markdown_table, sections
 from ellarepro.results import RunResult, counted
 from ellarepro.tables import unique_runs
+from ellarepro.tables.guessing import only_guesses
 from scripts.studies import publish, reading_in, script
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -48,12 +49,16 @@ def main() -> None:
     Raises:
         UserError: there is no run to read.
     """
-    found = unique_runs([RESULTS / name for name in FOLDERS if (RESULTS / name).is_dir()])
-    runs = [run for run in found if run.neg_log_marglik_per_datum is not None]
+    runs = compared(unique_runs([RESULTS / name for name in FOLDERS if (RESULTS / name).is_dir()]))
     if not runs:
         raise UserError(f"{RESULTS}: no Laplace run in {', '.join(FOLDERS)}")
     text = page(runs, reading_in(RESULTS / "evidence_reading.md"))
     publish(RESULTS / "evidence.md", text, draw(runs))
+
+
+def compared(runs: Iterable[RunResult]) -> list[RunResult]:
+    """Those of `runs` that have an evidence, of networks that do not only guess."""
+    return [run for run in runs if run.neg_log_marglik_per_datum is not None and not only_guesses(run)]
 
 
 def kind(one: RunResult, other: RunResult) -> str | None:
@@ -82,9 +87,9 @@ def page(runs: Sequence[RunResult], reading: str = "") -> str:
     lines = [line for name, task in by_task.items() for line in _lines(name, [task])]
     parts = [
         "# Does the evidence rank as the test does?",
-        f"Made by `python -m scripts.evidence_study` from {len(runs)} Laplace runs: all pairs on one data set at one "
-        "budget that differ in one thing, and in how many of them the run of the better evidence (a datum, with its "
-        "final precisions) has the lower test NLL and the higher test accuracy. By chance, half of them would.",
+        f"Made by `python -m scripts.evidence_study` from {len(runs)} Laplace runs that learned: all pairs on one data "
+        "set at one budget that differ in one thing, and in how many of them the run of the better evidence (a datum, "
+        "with its final precisions) has the lower test NLL and the higher test accuracy. By chance, half would.",
         markdown_table([HEAD, *lines, *_lines("all", by_task.values())], labels=2),
         "![Evidence and test NLL, a panel a data set](evidence.png)",
     ]

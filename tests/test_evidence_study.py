@@ -1,5 +1,7 @@
 """Whether evidence and test agree, pair by pair: which pairs count and how they are counted."""
 
+from dataclasses import replace
+
 import pytest
 from result_factory import make_config, make_result
 
@@ -58,7 +60,7 @@ def test_the_page_counts_pairs_by_data_set_and_by_what_differs():
     conv = run(0.5, 0.5, 0.95, seed=0, layer={"name": "conv"})
     elsewhere = run(9, 9, 0.1, dataset={"name": "quadrant_digit_and_position"})
     text = page([*seeds, conv, elsewhere], "Mine.\n")
-    assert "from 5 Laplace runs" in text and text.endswith("Mine.\n")
+    assert "from 5 Laplace runs that learned" in text and text.endswith("Mine.\n")
     head, rule, *body = rows(text)
     assert body == [
         ["quadrant_digit (demo)", SEEDS, "3", "2", "3"],
@@ -66,6 +68,12 @@ def test_the_page_counts_pairs_by_data_set_and_by_what_differs():
         ["all", SEEDS, "3", "2", "3"],
         ["all", LAYERS, "1", "0", "1"],
     ]
+
+
+def test_runs_that_only_guess_or_have_no_evidence_are_not_compared():
+    learned, stuck = run(seed=1), replace(run(seed=2), history={"epoch": [1], "loss": [2.3]})
+    neither = replace(run(seed=3), neg_log_marglik_per_datum=None)
+    assert evidence_study.compared([learned, stuck, neither]) == [learned]
 
 
 def test_augmented_data_and_budgets_are_tasks_of_their_own():

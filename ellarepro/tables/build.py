@@ -8,6 +8,7 @@ from ellarepro.labels import layer_title
 from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
+from ellarepro.tables.guessing import GUESSING_SHARE, only_guesses
 from ellarepro.tables.orderings import summary
 from ellarepro.tables.spec import MEASURES, SPECS, Line, published
 
@@ -64,14 +65,16 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
         source=_several((setting(run, "dataset.source") for run in edition.runs), ", "),
         edition=heading,
     )
-    return replace(grid, notes=[*grid.notes, *filter(None, [summary(grid)])])
+    return replace(grid, notes=[*grid.notes, *filter(None, [_left_out(grid), summary(grid)])])
 
 
 def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
     across = SPECS[table].columns[column]
     name = line.measure or across.measure
     measure = MEASURES[name]
-    readings = {run.run_id: measure.read(run) for run in runs if line.takes(run) and across.takes(run)}
+    taken = [run for run in runs if line.takes(run) and across.takes(run)]
+    learned = [run for run in taken if not only_guesses(run)] or taken
+    readings = {run.run_id: measure.read(run) for run in learned}
     number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(
         row=row,
@@ -83,7 +86,16 @@ def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResul
         kind=measure.kind,
         better=measure.better,
         run_ids=[run_id for run_id, values in readings.items() if values],
+        left_out=[run.run_id for run in taken if run.run_id not in readings],
     )
+
+
+def _left_out(grid: Grid) -> str:
+    """Say which runs are in no mean; nothing where all are."""
+    names = sorted({run_id for row in grid.rows for cell in row.cells for run_id in cell.left_out})
+    if not names:
+        return ""
+    return f"in no mean, as their training loss never fell below {GUESSING_SHARE} of guessing's: {', '.join(names)}"
 
 
 def _protocol(runs: Sequence[RunResult]) -> str:

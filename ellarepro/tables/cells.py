@@ -14,7 +14,8 @@ class Cell:
     `measure` says of what, a key of `spec.MEASURES`. `runs` holds one list a run: one value, or a value a layer where
     `kind` is "layers" (then mean, min and max over layers are shown). `kind` "count" is a number that does not vary
     with the seed. `published` is empty where the paper prints nothing, [value], or [mean, min, max]. `better` is 1
-    where more is better, -1 where less is, else 0. `run_ids` are those of `runs`.
+    where more is better, -1 where less is, else 0. `run_ids` are those of `runs`; `left_out` those of runs that only
+    guess, where another seed learned.
     """
 
     row: str
@@ -26,6 +27,7 @@ class Cell:
     kind: str = "seeds"
     better: int = 0
     run_ids: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
     @property
     def mean(self) -> float | None:
@@ -67,6 +69,8 @@ class Cell:
             text += f" ± {self.std:.{self.digits}f}"
         if self.kind == "layers":
             text += f" ({low}–{high})"
+        if self.left_out:
+            return f"{text} n={len(self.runs)} of {len(self.runs) + len(self.left_out)}"
         return text if len(self.runs) == 1 else f"{text} n={len(self.runs)}"
 
     def published_text(self) -> str:

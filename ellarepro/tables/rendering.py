@@ -7,7 +7,11 @@ from collections.abc import Collection, Sequence
 from ellarepro.markdown import markdown_table
 from ellarepro.tables.cells import Cell, Grid
 
-CSV_COLUMNS = ("table", "row", "column", "ours_mean", "ours_std", "seeds", "published", "budget", "source", "edition")
+CSV_COLUMNS = (
+    *("table", "row", "column", "ours_mean", "ours_std", "seeds", "left_out"),
+    *("published", "budget", "source", "edition"),
+)
+"""`seeds` are those of the mean, `left_out` those that only guess."""
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -42,7 +46,8 @@ def comma_separated(grids: Sequence[Grid]) -> str:
                 name = [grid.table, cell.row, cell.column + suffix]
                 numbers = ["" if number is None else f"{number:.6g}" for number in (mean, std)]
                 shown = "" if published is None else f"{published:g}"
-                writer.writerow([*name, *numbers, len(cell.runs), shown, grid.budget, grid.source, grid.edition])
+                counts = [len(cell.runs), len(cell.left_out)]
+                writer.writerow([*name, *numbers, *counts, shown, grid.budget, grid.source, grid.edition])
     return stream.getvalue()
 
 
