@@ -1,5 +1,6 @@
-"""The rule of the steps on the weights."""
+"""The rule of the steps on the weights, and their rate."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,14 @@ def optimiser_of(model: nn.Module, settings: WeightSettings) -> torch.optim.Opti
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
     return torch.optim.Adam(groups, lr=settings.lr, fused=True)
+
+
+def learning_rate(settings: WeightSettings, step: int, steps_per_epoch: int) -> float:
+    """Rate of a step, counted from 0: a cosine over all epochs, during the warm-up times a line from 0 to 1."""
+    total = settings.epochs * steps_per_epoch
+    rate = settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * step / total)) / 2
+    rising = settings.warmup * steps_per_epoch
+    return rate * (step + 1) / rising if step + 1 < rising else rate
 
 
 def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ LARGEST_BATCH = 10**6
 class WeightSettings:
     """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
 
+    `warmup` lets it rise on a line first, over that many epochs: some starts are ended by their first full steps.
+
     `relative` multiplies it by each tensor's root mean square at initialisation (a bias by its weight's). Adam moves
     every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
     up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
@@ -50,6 +52,7 @@ class WeightSettings:
         above=0,
         most=1,
     )
+    warmup: float = setting("epochs over which the learning rate rises first; 0: none", 0.0, least=0, most=10**6)
 
     def __post_init__(self):
         refuse_out_of_range(self)

@@ -17,7 +17,7 @@ from ellarepro.data.batches import batches_in_order, epoch_order
 from ellarepro.data.dataset import Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.marglik import Fit, MarginalLikelihood
-from ellarepro.optimiser import optimiser_of
+from ellarepro.optimiser import learning_rate, optimiser_of
 from ellarepro.place import EpochPlace
 from ellarepro.prior import LayerwisePrior
 from ellarepro.replay import ReplayedStep
@@ -173,7 +173,7 @@ class Trainer:
         self.model.train()
         rest = place.order[place.step * batch_size :]
         for images, labels in batches_in_order(data, rest, batch_size, self.generator, augment):
-            self._set_lr(self.epoch * steps + place.step, self.weights.epochs * steps)
+            self._set_lr(learning_rate(self.weights, self.epoch * steps + place.step, steps))
             place.count(*self.step(images, labels), labels)
             self._pause()
         self.model.eval()
@@ -218,9 +218,7 @@ class Trainer:
         self.lap()
         return self.state_dict()
 
-    def _set_lr(self, step: int, total: int) -> None:
-        span = self.weights.lr - self.weights.min_lr
-        lr = self.weights.min_lr + span * (1 + math.cos(math.pi * step / total)) / 2
+    def _set_lr(self, lr: float) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
 

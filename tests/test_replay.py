@@ -60,7 +60,7 @@ def test_what_changes_from_step_to_step_is_read_anew(what, captures, monkeypatch
     """Control: frozen at the capture, as in a graph that a number has gone into, they give other weights."""
     plain, replayed = trainer(False, SGD), trainer(True, SGD)
     if what == "rates":
-        monkeypatch.setattr(replayed, "_set_lr", lambda step, total: None)
+        monkeypatch.setattr(replayed, "_set_lr", lambda lr: None)
     else:
         monkeypatch.setattr(replayed.prior, "pulls", lambda size: [1.0] * len(replayed.prior.names))
     plain.run(), replayed.run()

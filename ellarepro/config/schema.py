@@ -81,6 +81,7 @@ class Sgd:
     momentum: float = same_as(WeightSettings, "momentum", 0.9)
     relative: bool = same_as(WeightSettings, "relative")
     plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
+    warmup: float = same_as(WeightSettings, "warmup")
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Adam:
     min_lr: float = same_as(WeightSettings, "min_lr")
     relative: bool = same_as(WeightSettings, "relative", True)
     plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
+    warmup: float = same_as(WeightSettings, "warmup")
 
 
 @dataclass

@@ -38,6 +38,7 @@ ADDED_LATER = {
     "objective.passes": "exact",
     "objective.tied": False,
     "optimiser.plateau": None,
+    "optimiser.warmup": 0.0,
     "prior.anchors": "fixed",
     "relaxation": 0.1,
     "replay": False,
