@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import platform
+import re
 import subprocess
 import sys
 
@@ -183,3 +185,12 @@ def test_versions_are_read_without_importing():
     assert set(versions()) == {"python", "torch", "torchvision", "laplace-torch", "asdfghjkl", "hydra-core"}
     code = "import sys, ellarepro.results as r; r.versions(); assert not {'torch', 'hydra', 'asdl'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
+def test_the_hardware_of_a_cpu_names_processor_and_instruction_set():
+    code = "import torch, ellarepro.results as r; torch.set_num_threads(1); print(r.hardware(torch.device('cpu')))"
+    for asked, found in (("default", "DEFAULT"), ("avx2", "AVX2")):
+        environment = os.environ | {"ATEN_CPU_CAPABILITY": asked}
+        said = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+        assert re.fullmatch(rf"\S.* \({found}\), 1 thread\n", said.stdout)

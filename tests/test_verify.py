@@ -9,7 +9,7 @@ from smoke_runs import quiet
 
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_result, run_id
-from scripts.verify import asked_again, main, report
+from scripts.verify import OTHER_KERNELS, asked_again, main, report
 
 COMMITTED = sorted((Path(__file__).parents[1] / "results").glob("table*/*/result.json"))
 
@@ -30,7 +30,13 @@ def test_a_run_agrees_with_itself_and_an_edited_one_does_not(tmp_path, capsys):
     record["test_nll"] += 0.2
     (folder / "result.json").write_text(json.dumps(record))
     assert main([str(folder)]) == 1
-    assert "NOT within 0.1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "NOT within 0.1" in said and OTHER_KERNELS not in said
+    machine = f", {record['hardware']}\n"
+    assert all(f"{word}: {record['git_commit']}" in said for word in ("recorded", "recomputed")) and machine in said
+    (folder / "result.json").write_text(json.dumps(record | {"hardware": "another"}))
+    assert main([str(folder)]) == 1
+    assert OTHER_KERNELS in capsys.readouterr().out
     record["config"]["seed"] += 1
     (folder / "result.json").write_text(json.dumps(record))
     assert main([str(folder)]) == 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import re
 import resource
 import subprocess
 from functools import cache
@@ -78,12 +79,24 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: "torch.device") -> str:
-    """Return what a run on `device` computes with: the GPU's name, or the CPU and its threads."""
+    """Return what a run on `device` computes with: the GPU's name, or the processor, its instruction set and threads.
+
+    The instruction set is the one of torch's kernels, which ATEN_CPU_CAPABILITY can lower: each rounds in its own way.
+    """
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}), {threads} thread{'s' * (threads > 1)}"
+
+
+def _processor() -> str:
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # elsewhere than on Linux
+        names = []
+    return names[0] if names else platform.processor() or f"{platform.machine()} CPU"
 
 
 def _git(root: Path, *arguments: str) -> str:
