@@ -18,6 +18,7 @@ from ellarepro.places import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids
+from ellarepro.tables.guessing import only_guesses
 from scripts.studies import script
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -49,7 +50,8 @@ def _table(folder: Path) -> Iterator[str]:
 
 def _of_one_budget(table: str, runs: Sequence[RunResult]) -> Iterator[str]:
     yield RENDERERS["md"](build_grids(table, runs))
-    if learned := [run for run in runs if run.relative_effective_parameters and has_choice(run.tensors)]:
+    shares = [run for run in runs if run.relative_effective_parameters and has_choice(run.tensors)]
+    if learned := [run for run in shares if not only_guesses(run)]:
         yield "### Learned: relative effective numbers of parameters, % by layer; change of test NLL without the path"
         yield markdown_table(list(_learned(learned)), labels=2)
     yield "### Runs: nats a datum, expected calibration error, wall time, peak memory"

@@ -1,6 +1,8 @@
 """The page of all committed runs: it is that of the results that are there, and says what each run found."""
 
+import math
 import re
+from dataclasses import replace
 
 from result_factory import make_config, make_learned_result, make_map_result, make_result, with_use
 
@@ -21,6 +23,13 @@ def test_it_has_each_run_with_its_shares_and_its_use(tmp_path):
     assert f_fc[3] == f"{learned.relative_effective_parameters['1']['f_fc']:.0f}"
     assert f_fc[-1] == f"{learned.path_use['all']['f_fc']['nll_change']:+.3f}"
     assert sum(f"table2/{learned.run_id}/result.json" in line[0] for line in lines if line) == 1
+
+
+def test_a_run_that_only_guessed_has_a_row_and_no_shares(tmp_path):
+    guessed = replace(with_use(make_learned_result(), f_fc=0.25), history={"epoch": [0], "loss": [math.log(10)]})
+    write_result(guessed, tmp_path / "table2" / guessed.run_id)
+    text = text_of(tmp_path)
+    assert f"table2/{guessed.run_id}/result.json" in text and "NLL without" not in text
 
 
 def test_runs_of_one_budget_stand_together_under_their_own_table(tmp_path):
