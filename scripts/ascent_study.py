@@ -29,9 +29,9 @@ from ellarepro.files import write_atomically
 from ellarepro.labels import layer_title
 from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.markdown import markdown_table, mean_cell
+from ellarepro.preparing import prepare
 from ellarepro.prior import LayerwisePrior
 from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
-from ellarepro.run import prepare
 from ellarepro.training import Trainer
 from ellarepro.use import path_use
 from scripts.ascent_variants import Ascent, Options

@@ -15,7 +15,7 @@ from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network
-from ellarepro.run import check_fit_memory, prepare
+from ellarepro.preparing import check_fit_memory, prepare
 from ellarepro.shares import has_choice
 from ellarepro.training import Trainer
 from scripts.bench.timing import alternate

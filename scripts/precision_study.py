@@ -24,8 +24,8 @@ from ellarepro.files import write_atomically
 from ellarepro.labels import layer_title
 from ellarepro.marglik import fit
 from ellarepro.markdown import markdown_table
+from ellarepro.preparing import prepare
 from ellarepro.results import git_commit
-from ellarepro.run import prepare
 from ellarepro.settings import FitSettings
 
 RESULTS = Path(__file__).parents[1] / "results"

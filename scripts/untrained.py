@@ -15,9 +15,9 @@ from pathlib import Path
 from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
 from ellarepro.measuring import note_untrained
+from ellarepro.preparing import prepare
 from ellarepro.results import UNTRAINED, read_result, result_file
 from ellarepro.results.record import as_json
-from ellarepro.run import prepare
 from scripts.verify import asked_again
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ellarepro.config.sweep import expand
 from ellarepro.evaluation import evaluate
-from ellarepro.run import prepare
+from ellarepro.preparing import prepare
 from scripts import precision_study
 from scripts.precision_study import KEYS, main, measured, page
 

@@ -13,9 +13,9 @@ from ellarepro import replay
 from ellarepro.config.compose import compose
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import UserError
+from ellarepro.preparing import prepare
 from ellarepro.prior import LayerwisePrior
 from ellarepro.replay import WARM_UP, ReplayedStep
-from ellarepro.run import prepare
 from ellarepro.settings import WeightSettings
 from ellarepro.training import Trainer
 

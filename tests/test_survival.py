@@ -223,7 +223,7 @@ def test_a_damaged_result_is_named_and_force_makes_it_anew(tmp_path, wanted):
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, overrides, said):
-    monkeypatch.setattr("ellarepro.run.free_bytes", lambda device: 1e9)
+    monkeypatch.setattr("ellarepro.preparing.free_bytes", lambda device: 1e9)
     with pytest.raises(UserError, match=said):
         quiet(tmp_path, *overrides)
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,8 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure
 from ellarepro.network import build_network
+from ellarepro.preparing import prepare
 from ellarepro.prior import LayerwisePrior
-from ellarepro.run import prepare
 from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training import Trainer
 

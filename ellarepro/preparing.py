@@ -1,0 +1,145 @@
+"""From configuration to a trainer that can start: data, network and prior, refused here if they surely do not fit."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ellarepro.config.resolve import (
+    anchor_settings,
+    check_combination,
+    device_of,
+    laplace_settings,
+    weight_settings,
+)
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
+from ellarepro.data import Task, load_task
+from ellarepro.errors import UserError
+from ellarepro.network import Network, build_network
+from ellarepro.prior import LayerwisePrior
+from ellarepro.training import Trainer
+
+
+def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
+    """What `run` trains and on what: validates the configuration, loads the data, builds the network; writes nothing.
+
+    Raises:
+        UserError: the configuration or the data is unusable.
+    """
+    check_combination(config)
+    device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    task = load_data(config).to(device)
+    _seed(config["seed"])
+    torch.set_float32_matmul_precision("high" if config["tf32"] else "highest")
+    torch.backends.cudnn.allow_tf32 = config["tf32"]
+    model = _network(config, task).to(device)
+    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
+    tied = model.factor_groups() if laplace is not None and laplace.tied else ()
+    prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
+    generator = torch.Generator(device).manual_seed(config["seed"])
+    return Trainer(model, prior, task, weights, laplace, generator, config["replay"]), task
+
+
+def data_key(dataset: Mapping[str, Any]) -> str:
+    """The key that says where the data lie."""
+    return "root" if dataset["path"] is None else "path"
+
+
+def load_data(config: Mapping[str, Any]) -> Task:
+    """The data that a run trains and tests on.
+
+    Raises:
+        UserError: they are not there, or unusable.
+    """
+    dataset = config["dataset"]
+    return load_task(
+        **{key: dataset[key] for key in ("name", "source", "download", "augment", "strength")},
+        root=dataset[data_key(dataset)],
+        train_size=config["train_size"],
+        test_size=config["test_size"],
+    )
+
+
+def _network(config: Mapping[str, Any], task: Task) -> Network:
+    def build() -> Network:
+        return build_network(
+            config["layer"]["name"],
+            in_channels=task.in_channels,
+            num_classes=task.num_classes,
+            alpha=config["alpha"],
+            image_size=task.image_size,
+            anchors=anchor_settings(config),
+            group=config["group"] or "c1",
+            relaxation=config["relaxation"],
+        )
+
+    try:
+        with torch.device("meta"):
+            planned = build()
+        check_training_memory(planned, config, task)
+        return build()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_training_memory(planned: Network, config: Mapping[str, Any], task: Task) -> None:
+    """Refuse a network that surely does not fit, before any of it is made.
+
+    Args:
+        planned: the network on the meta device, where tensors have no storage.
+
+    Raises:
+        UserError: its weights, or the outputs of its layers for one batch, exceed the memory that is free.
+    """
+    states = {"sgd": 1, "adam": 2}[config["optimiser"]["name"]]
+    count = sum(p.numel() for p in planned.parameters())
+    device = task.train.images.device
+    free = free_bytes(device)
+    if (needed := 4 * count * (2 + states)) > free:
+        raise UserError(
+            f"alpha={config['alpha']}: {count:,} parameters with their gradients and the optimiser's state need "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower alpha"
+        )
+    outputs: list[int] = []
+    leaves = [module for module in planned.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(lambda *call: outputs.append(call[2].numel())) for leaf in leaves]
+    planned(torch.empty(1, *task.train.images.shape[1:], device="meta"))
+    for hook in hooks:
+        hook.remove()
+    batch = min(config["batch_size"], len(task.train))
+    if (needed := 4 * batch * sum(outputs)) > free:
+        raise UserError(
+            f"batch_size={config['batch_size']}: what the layers put out for {batch:,} images needs "
+            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower batch_size or alpha"
+        )
+
+
+def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
+    """What the curvature factors will take, as a line; None where none are gathered.
+
+    Raises:
+        UserError: more than is free, or a network too large for the structure.
+    """
+    if trainer.laplace is None:
+        return None
+    settings, images = trainer.laplace.fit, task.train.images
+    try:
+        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
+        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
+    except FactorsTooLarge as error:
+        raise UserError(str(error)) from error
+    except ValueError as error:
+        raise UserError(f"objective.{error}") from error
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
