@@ -62,7 +62,7 @@ class Trainer:
         self.history["prior_precision"] = {name: [] for name in self.prior.names}
         self._place: EpochPlace | None = None
         self._fit: Fit | None = None
-        self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else None
+        self._fit_batch_size = self.laplace.fit.batch_size if self.laplace else 0
         self._plateau = self.weights.plateau and self.weights.plateau * self.task.guessing_loss()
         self._lapped = time.monotonic()
         self._make_step()
