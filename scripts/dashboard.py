@@ -64,7 +64,7 @@ def workspace(entity: str, project: str) -> Any:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views
     except ImportError as error:
-        raise UserError("the package wandb-workspaces is missing: pip install 'ellarepro[wandb]'") from error
+        raise UserError("the package wandb-workspaces is missing: pip install wandb-workspaces") from error
     sections = [
         views.Section(name="Training", is_open=True, panels=[_curve(panels, *item) for item in TRAINING.items()]),
         *(views.Section(name=name, panels=_by_layer(panels, *how), is_open=True) for name, how in BY_LAYER.items()),

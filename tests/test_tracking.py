@@ -252,4 +252,4 @@ def test_the_dashboard_shows_what_is_tracked_and_nothing_else(tmp_path):
 def test_a_dashboard_without_its_library_is_one_message(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     assert dashboard.main(["team"]) == 2
-    assert "wandb-workspaces is missing: pip install 'ellarepro[wandb]'" in capsys.readouterr().err
+    assert "wandb-workspaces is missing: pip install wandb-workspaces" in capsys.readouterr().err

@@ -180,7 +180,7 @@ def _check_tools() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError as error:
-        raise UserError("hydra/launcher=slurm needs submitit: pip install 'ellarepro[launchers]'") from error
+        raise UserError("hydra/launcher=slurm needs submitit: pip install submitit") from error
     missing = [tool for tool in ("sbatch", "srun", "squeue") if shutil.which(tool) is None]
     if missing:
         raise UserError(
