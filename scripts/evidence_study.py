@@ -27,14 +27,15 @@ FOLDERS = (
     *("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs"),
     *("budgets/runs", "ascent/cifar10_jpeg", "ascent/start"),
 )
-SEEDS, LAYERS, FIT_SIZES, SIZES, SETTINGS = KINDS = (
+SEEDS, LAYERS, FIT_SIZES, SIZES, SETTING, SETTINGS = KINDS = (
     "seeds",
     "layer types and priors",
     "layer types, fitted on different numbers of images",
     "training sizes",
-    "settings of width, curvature, start and ascent",
+    "one setting of width, curvature, start or optimisation",
+    "several of these settings",
 )
-"""What two runs can differ in, one at a time."""
+"""What two runs can differ in."""
 CHOSEN = ("layer.", "prior.", "anchors.", "group", "alpha")
 """Keys that come with a layer type and its prior."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,7 +63,7 @@ def compared(runs: Iterable[RunResult]) -> list[RunResult]:
 
 
 def kind(one: RunResult, other: RunResult) -> str | None:
-    """What two runs on one task differ in, of `KINDS`; None where that is more than one thing, or nothing."""
+    """What two runs on one task differ in, of `KINDS`; None where that is more than one of them, or nothing."""
     settings, others = ({**counted(run.config), "train_size": run.train_size} for run in (one, other))
     apart = {key for key in settings.keys() | others.keys() if settings.get(key) != others.get(key)}
     if apart in ({"seed"}, {"train_size"}):
@@ -71,7 +72,7 @@ def kind(one: RunResult, other: RunResult) -> str | None:
         return None
     layers = {key for key in apart if key.startswith(CHOSEN)}
     if layers <= {"alpha"}:
-        return SETTINGS
+        return SETTING if len(apart) == 1 else SETTINGS
     return {frozenset(): LAYERS, frozenset({"objective.fit_size"}): FIT_SIZES}.get(frozenset(apart - layers))
 
 
@@ -88,7 +89,7 @@ def page(runs: Sequence[RunResult], reading: str = "") -> str:
     parts = [
         "# Does the evidence rank as the test does?",
         f"Made by `python -m scripts.evidence_study` from {len(runs)} Laplace runs that learned: all pairs on one data "
-        "set at one budget that differ in one thing, and in how many of them the run of the better evidence (a datum, "
+        "set at one budget by what they differ in, and in how many of them the run of the better evidence (a datum, "
         "with its final precisions) has the lower test NLL and the higher test accuracy. By chance, half would.",
         markdown_table([HEAD, *lines, *_lines("all", by_task.values())], labels=2),
         "![Evidence and test NLL, a panel a data set](evidence.png)",

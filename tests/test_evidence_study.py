@@ -7,7 +7,19 @@ from result_factory import make_config, make_result
 
 from ellarepro.errors import UserError
 from scripts import evidence_study
-from scripts.evidence_study import FIT_SIZES, LAYERS, SEEDS, SETTINGS, SIZES, draw, kind, main, page, same_order
+from scripts.evidence_study import (
+    FIT_SIZES,
+    LAYERS,
+    SEEDS,
+    SETTING,
+    SETTINGS,
+    SIZES,
+    draw,
+    kind,
+    main,
+    page,
+    same_order,
+)
 
 
 def run(evidence: float = 1.0, nll: float = 1.0, accuracy: float = 0.5, train_size: int = 4000, **config):
@@ -28,9 +40,9 @@ def run(evidence: float = 1.0, nll: float = 1.0, accuracy: float = 0.5, train_si
         ({"layer": {"name": "s_fc"}, "prior": {"name": "u", "anchors": "learned"}}, LAYERS),
         ({"layer": {"name": "gconv"}, "group": "c4", "alpha": 1}, LAYERS),
         ({"layer": {"name": "conv"}, "objective": {"fit_size": 4000}}, FIT_SIZES),
-        ({"objective": {"fit_size": 4000}}, SETTINGS),
-        ({"relaxation": 1.0}, SETTINGS),
-        ({"alpha": 1}, SETTINGS),
+        ({"objective": {"fit_size": 4000}}, SETTING),
+        ({"relaxation": 1.0}, SETTING),
+        ({"alpha": 1}, SETTING),
         ({"alpha": 1, "epochs": 3}, SETTINGS),
         ({"train_size": 1000}, SIZES),
         ({}, None),
@@ -40,7 +52,7 @@ def run(evidence: float = 1.0, nll: float = 1.0, accuracy: float = 0.5, train_si
         ({"output_dir": "elsewhere"}, None),
     ],
 )
-def test_two_runs_are_a_pair_if_they_differ_in_one_thing(own, wanted):
+def test_two_runs_are_a_pair_by_what_they_differ_in(own, wanted):
     assert kind(run(), run(**own)) == kind(run(**own), run()) == wanted
 
 
