@@ -9,7 +9,7 @@ from helpers import assert_close, relative_error, small_data, small_network
 from torch import nn
 
 from ellarepro.curvature import EllaGGN
-from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
+from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns, UnitColumns
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.ggn import GGN
@@ -100,6 +100,22 @@ def test_as_many_sampled_passes_as_columns_are_exact(case):
         root = SignedColumns(logits, passes, drawn())
         assert root.passes == most
         assert (sum_of_squares(root, most) - softmax_hessian(logits)).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda logits: LambdaSquareRoot(logits, 0.01),
+        lambda logits: SignedColumns(logits, 2, drawn()),
+        lambda logits: UnitColumns(logits, 2, drawn()),
+    ],
+)
+def test_the_columns_of_some_samples_are_those_of_all(make):
+    root, kept = make(LOGITS["random"]), torch.arange(len(LOGITS["random"])) % 3 == 1
+    part = root.subset(kept)
+    assert part.passes_needed.equal(root.passes_needed[kept])
+    for index in range(int(part.passes_needed.max())):
+        assert part.column(index).equal(root.column(index)[kept])
 
 
 def spread(estimates, wanted):

@@ -133,6 +133,10 @@ class SignedColumns(LambdaSquareRoot):
         signs = torch.randint(2, (len(logits), most), generator=generator, device=logits.device)
         self.signs = (2 * signs - 1).to(self.mass.dtype)
 
+    def keep(self, kept: Tensor) -> None:
+        super().keep(kept)
+        self.signs = self.signs[kept]
+
     def column(self, index: int) -> Tensor:
         """`(B, K)`: pass `index` of each sample; sums to zero over classes."""
         rest = self.mass[:, 1:].clamp_min(_SMALLEST)
