@@ -276,3 +276,11 @@ def test_pairs_without_a_meaning_are_refused_with_the_reason(layer, prior):
 def test_impossible_anchors_are_named(changes, said):
     with pytest.raises(ValueError, match=said):
         AnchorSettings(**changes)
+
+
+def test_a_posterior_mean_that_rounding_decides_is_refused():
+    for omega in (0.1, 1.0):
+        SparseDense(2, 3, (8, 8), (8, 8), anchors=AnchorSettings(basis="posterior_mean", omega=omega, noise=0))
+    with pytest.raises(ValueError, match=r"anchors.omega=0.01 is too small for anchors.noise=0 on a grid of 8 x 8"):
+        SparseDense(2, 3, (8, 8), (8, 8), anchors=AnchorSettings(basis="posterior_mean", omega=0.01, noise=0))
+    SparseDense(2, 3, (8, 8), (8, 8), anchors=AnchorSettings(basis="posterior_mean", omega=0.01))

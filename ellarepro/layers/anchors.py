@@ -13,6 +13,9 @@ from ellarepro.curvature.rule import CurvatureRule
 from ellarepro.layers.spatial import Shape, zero_bias
 from ellarepro.settings import AnchorSettings
 
+READ_OFF = 1e-2
+"""How far, without noise, a filter of the posterior mean may be from its values where these are given."""
+
 
 def rbf(anchors: Tensor, grid: Shape, omega: Tensor, noise: float) -> Tensor:
     """Psi[p, x] = exp(-omega^2 |x - z_p|^2), `(P, X)`, of anchors `(P, 2)` and the pixels of `grid`; without `noise`.
@@ -86,6 +89,7 @@ class Anchored(nn.Module):
         self.register_buffer("anchors", positions[drawn])
         omega = torch.full((1,), settings.omega)
         psi = self._psi(omega)
+        self._check_values_are_read_off(psi)
         self.weight = nn.Parameter(torch.randn(*channels, count) * std / self._amplification(psi))
         if bias:
             self.bias = zero_bias(channels[0])
@@ -122,6 +126,17 @@ class Anchored(nn.Module):
 
     def _psi(self, omega: Tensor) -> Tensor:
         return BASES[self.settings.basis](self.anchors, self.grid, omega, self.settings.noise)
+
+    def _check_values_are_read_off(self, psi: Tensor) -> None:
+        if self.settings.basis != "posterior_mean" or self.settings.noise or psi.is_meta:
+            return
+        width = self.grid[1]
+        at_anchors = psi[:, (self.anchors[:, 0] * width + self.anchors[:, 1]).long()]
+        if not (at_anchors - torch.eye(len(psi))).abs().max() < READ_OFF:
+            raise ValueError(
+                f"anchors.omega={self.settings.omega:g} is too small for anchors.noise=0 on a grid of "
+                f"{self.grid[0]} x {width}: rounding decides what posterior_mean is; give a larger omega, or some noise"
+            )
 
     def extra_repr(self) -> str:
         out_channels, in_channels, count = self.weight.shape
