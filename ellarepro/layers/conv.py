@@ -15,7 +15,7 @@ SMALL_MAP = 16
 
 
 class Conv(SpatialLayer):
-    """y(d, y) = sum over (c, x) of x(c, x) weight[d, c, y - x], 3 x 3 filters, plus a bias for each d (eq. 3).
+    """y(d, y) = sum over (c, x) of x(c, x) weight[d, c, x - y], 3 x 3 filters, plus a bias for each d (eq. 3).
 
     With an output map of half the size, the full-resolution convolution is followed by adaptive polyphase
     subsampling, so the layer commutes with translations at any size (with circular padding).

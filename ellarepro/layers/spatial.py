@@ -76,8 +76,9 @@ class SpatialLayer(nn.Module):
     def unit_variance(self, features: Tensor) -> Tensor:
         """Variance of the output for `features (B, C, H, W)` where weights are standard normal and biases zero.
 
-        The mean over samples, channels and positions (before any subsampling), a scalar. The prior variance is this
-        over the product of the weight tensors' precisions. Layers that do not say it by a formula get it from draws.
+        The mean over samples, channels and positions, a scalar. The prior variance is this over the product of the
+        weight tensors' precisions. Layers say it by a formula, for the positions before any subsampling; one that does
+        not gets it from draws of what it puts out, after it.
         """
         drawn, generator = deepcopy(self), torch.Generator(features.device).manual_seed(0)
         tensors = {name: p for name, p in drawn.named_parameters() if self.parts[name][1] in (WEIGHT, BIAS)}
