@@ -119,6 +119,9 @@ class Fit:
 
     The loss is taken in the same pass over the data. The model is in evaluation mode meanwhile, whatever its mode is.
 
+    Of the model it asks that each weight acts in its own layer, once a forward pass: `curvature.calls.check_gradients`
+    tells, and `LayerwiseLaplace` and the laplace-torch backend ask it first.
+
     Args:
         data: the whole training set, without augmentation: tensors, or a loader, which has batches of its own.
         settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
@@ -219,9 +222,16 @@ def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: in
 
 @torch.no_grad()
 def total_loss(model: nn.Module, data: Data, batch_size: int, likelihood: Likelihood | None = None) -> float:
-    """The likelihood's loss of `data`, summed in float64; of `Classification`, if none is given, in nats."""
+    """The likelihood's loss of `data`, summed in float64; of `Classification`, if none is given, in nats.
+
+    Raises:
+        ValueError: data or outputs that the likelihood does not take.
+    """
     likelihood, losses = likelihood or Classification(), []
     with evaluation_mode(model):
         for inputs, targets in batches_of(data, batch_size, next(model.parameters()).device):
-            losses.append(likelihood.losses(model(inputs), targets).double().sum())
+            outputs = model(inputs)
+            likelihood.check_outputs(outputs, len(inputs))
+            likelihood.check_targets(targets, outputs)
+            losses.append(likelihood.losses(outputs, targets).double().sum())
     return torch.stack(losses).sum().item()

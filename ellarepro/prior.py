@@ -1,5 +1,6 @@
 """The prior: one Gaussian N(0, 1/delta) a parameter tensor (Section 3.2), delta kept as its logarithm."""
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import product
 from typing import cast
@@ -24,8 +25,8 @@ class LayerwisePrior:
         log_precision: `(L,)`, float64, on the CPU: there are few, and their optimiser should not wait for a GPU.
 
     Raises:
-        ValueError: a precision that is not positive; a name in `fixed` or `tied` that is no trainable tensor's; a name
-            in two groups; a group of which only a part is fixed.
+        ValueError: a precision that is not positive and finite; a name in `fixed` or `tied` that is no trainable
+            tensor's; a name in two groups; a group of which only a part is fixed.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class LayerwisePrior:
         fixed: Collection[str] = (),
         tied: Collection[Collection[str]] = (),
     ):
-        if not precision > 0:
-            raise ValueError(f"precision must be positive, got {precision}")
+        if not 0 < precision < math.inf:
+            raise ValueError(f"precision must be positive and finite, got {precision}")
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import assert_close, relative_error
 
-from ellarepro.curvature import eigen
+from ellarepro.curvature import eigen, spectra
 from ellarepro.curvature.eigen import CurvatureError, counted, counts, symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
@@ -228,3 +228,33 @@ def test_small_curvature_beside_a_large_precision_keeps_its_digits():
     assert found == pytest.approx(wanted, rel=1e-14, abs=0)
     plain = (1 + spectrum / precision).log().sum().item()
     assert plain != pytest.approx(wanted, rel=1e-11, abs=0), "the control: no log1p"
+
+
+SHAPES = [[(1, 3), (1, 5)], [(2, 7), (1, 2)], [(1, 2), (4, 3)], [(3, 4), (3, 9)], [(1, 30)], [(2, 11)]]
+
+
+@pytest.mark.parametrize("together", [1, 4, 8, 2**18])
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_large_blocks_are_summed_in_parts_that_leave_nothing_out(shapes, together, monkeypatch):
+    monkeypatch.setattr(spectra, "_PART", together)
+    generator = torch.Generator().manual_seed(0)
+    factors = [torch.rand(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    delta = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    found = SpectralCurvature([factors]).log_det_ratio(delta)
+    groups = max(len(factor) for factor in factors)
+    each = [[factor[g if len(factor) > 1 else 0] for factor in factors] for g in range(groups)]
+    products = torch.cat([torch.kron(*pair) if len(pair) == 2 else pair[0] for pair in each])
+    wanted = (products / delta).log1p().sum()
+    assert_close(found, wanted, 1e-13)
+    assert_close(torch.autograd.grad(found, delta)[0], torch.autograd.grad(wanted, delta)[0], 1e-13)
+
+
+def test_a_full_matrix_that_rounding_has_made_indefinite_is_refused():
+    matrix = torch.diag(torch.tensor([4.0, -1e-3, -1e-3], dtype=torch.float64))
+    curvature = FullCurvature(matrix, [1, 2])
+    for delta in (1e-2, 1.0):
+        wanted = (1 + matrix.diagonal() / delta).log().sum()
+        assert_close(curvature.log_det_ratio(torch.full((2,), delta, dtype=torch.float64)), wanted, 1e-12)
+    # Two eigenvalues below zero: their signs cancel in the determinant.
+    with pytest.raises(CurvatureError, match=r"precisions \(1e-05 and more\) is not positive definite; take larger"):
+        curvature.log_det_ratio(torch.full((2,), 1e-5, dtype=torch.float64))

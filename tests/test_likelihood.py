@@ -10,7 +10,7 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.kron import BlockKron
 from ellarepro.curvature.likelihood import Classification, Regression
 from ellarepro.layerwise import LayerwiseLaplace
-from ellarepro.marglik import fit
+from ellarepro.marglik import fit, total_loss
 from ellarepro.prior import LayerwisePrior
 from ellarepro.settings import FitSettings
 
@@ -202,11 +202,29 @@ def test_targets_that_are_not_of_the_outputs_are_refused(targets, said):
     targets = targets.double() if targets.is_floating_point() else targets
     with pytest.raises(ValueError, match=said):
         LayerwiseLaplace(model, "regression").fit((inputs, targets))
+    with pytest.raises(ValueError, match=said):
+        total_loss(model, (inputs, targets), 7, Regression())
+
+
+def test_the_full_matrix_of_a_network_in_float32_is_that_in_float64():
+    """Of 200 data and 601 weights, most directions have no curvature: rounding decides them where it is squared."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 10, generator=generator)
+    targets = (inputs @ torch.randn(10, 1, generator=generator)).sin()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 50), nn.Tanh(), nn.Linear(50, 1))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        door = LayerwiseLaplace(model.to(dtype), Regression(1e4), prior_precision=1e-2, settings=FitSettings("full"))
+        door.fit((inputs.to(dtype), targets.to(dtype)))
+        found.append(torch.tensor(list(door.effective_numbers().values()), dtype=torch.float64))
+    assert_close(*found, 1e-3)
+    assert found[1].sum() < 200.5, "no more numbers than data determine"
 
 
 def test_noise_must_be_positive_and_asdl_is_for_classification():
-    for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="noise_precision must be positive"):
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="noise_precision must be positive and finite"):
             Regression(wrong)
     model, inputs = small_regression()
     settings = FitSettings("kron", tolerance=0.0, engine="asdl")

@@ -188,14 +188,16 @@ class Counted(nn.Module):
 @pytest.mark.parametrize("fit_size", [None, 5, 12, 50])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_each_datum_passes_forward_once_and_the_loss_is_that_of_all(model, data, structure, fit_size):
-    spy = Counted(model)
+    spy = Counted(nn.Sequential(model, nn.Dropout())).train()
     settings = {"structure": structure, "tolerance": 0, "batch_size": 5, "fit_size": fit_size}
     objective = fit(spy, LayerwisePrior(spy), data, **settings)
     assert spy.samples == 12
-    losses = nn.functional.cross_entropy(spy(data.images), data.labels, reduction="none").detach()
+    losses = nn.functional.cross_entropy(model(data.images), data.labels, reduction="none").detach()
     assert objective.loss == pytest.approx(losses.sum().item(), rel=1e-12)
-    assert marglik.total_loss(model, data, 5) == pytest.approx(losses.sum().item(), rel=1e-12)
-    assert spy.samples == 24, "the control: counted"
+    assert marglik.total_loss(spy, data, 5) == pytest.approx(losses.sum().item(), rel=1e-12)
+    assert spy.samples == 24 and spy.training, "the control: counted"
+    noisy = nn.functional.cross_entropy(spy(data.images), data.labels, reduction="sum").item()
+    assert noisy != pytest.approx(losses.sum().item(), rel=1e-3), "the control: it drops out"
     assert losses[:5].sum() < 0.9 * losses.sum()
 
 
@@ -253,8 +255,8 @@ def test_prior(model):
     for p, gradient in zip(model.parameters(), wanted, strict=True):
         assert_close(p.grad - 1, gradient)
         p.grad = None
-    for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="precision must be positive"):
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="precision must be positive and finite"):
             LayerwisePrior(model, wrong)
 
 

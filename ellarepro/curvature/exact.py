@@ -48,7 +48,7 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = None) -> Tensor:
-    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, in the order of `model.parameters()` (Section 5).
+    """H = sum over n of J_n^T Lambda_n J_n, `(P, P)`, float64, in the order of `model.parameters()` (Section 5).
 
     Lambda is that of softmax cross-entropy, or of another `likelihood`, with noise of precision one.
     """
@@ -56,7 +56,9 @@ def exact_ggn(model: nn.Module, inputs: Tensor, likelihood: Likelihood | None = 
 
 
 def _product(jacobian: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
-    return torch.einsum("nkp,nkl,nlq->pq", jacobian, likelihood.hessian(outputs), jacobian)
+    # In float32 the product has eigenvalues below zero, which small precisions do not outweigh.
+    precise = jacobian.double()
+    return torch.einsum("nkp,nkl,nlq->pq", precise, likelihood.hessian(outputs.double()), precise)
 
 
 class FullGatherer:
@@ -81,7 +83,7 @@ class FullGatherer:
         """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
         jacobian, outputs = (found.detach() for found in jacobians(self.model, inputs))
         self.likelihood.check_outputs(outputs, len(inputs))
-        part = _product(jacobian, outputs, self.likelihood).double()
+        part = _product(jacobian, outputs, self.likelihood)
         self.matrix = part if self.matrix is None else self.matrix.add_(part)
         self.gathered += len(inputs)
         return outputs

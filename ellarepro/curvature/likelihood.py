@@ -114,12 +114,12 @@ class Regression(Likelihood):
         log_noise_precision: log beta, float64, on the CPU.
 
     Raises:
-        ValueError: a noise precision that is not positive.
+        ValueError: a noise precision that is not positive, or not finite.
     """
 
     def __init__(self, noise_precision: float = 1.0, learned: bool = True):
-        if not noise_precision > 0:
-            raise ValueError(f"noise_precision must be positive, got {noise_precision}")
+        if not 0 < noise_precision < math.inf:
+            raise ValueError(f"noise_precision must be positive and finite, got {noise_precision}")
         noise = torch.tensor(noise_precision, dtype=torch.float64, device="cpu")
         self.log_noise_precision = noise.log().requires_grad_(learned)
 

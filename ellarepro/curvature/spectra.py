@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ellarepro.curvature.eigen import symmetric_eigenvalues
+from ellarepro.curvature.eigen import CurvatureError, symmetric_eigenvalues
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.structures import Block
 
@@ -125,11 +125,21 @@ class FullCurvature:
         return precisions.repeat_interleave(self.sizes.to(precisions.device))
 
     def log_det_ratio(self, precisions: Tensor) -> Tensor:
-        """log |I + D^-1/2 H D^-1/2| with D = diag(delta)."""
+        """log |I + D^-1/2 H D^-1/2| with D = diag(delta).
+
+        Raises:
+            CurvatureError: H is not finite, or so large beside delta that rounding makes H + D indefinite.
+        """
         root = self.each_entry(precisions).to(self.matrix).rsqrt()
         scaled = self.matrix * root[:, None] * root[None, :]
         identity = torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
-        return torch.linalg.slogdet(scaled + identity)[1].to(precisions)
+        root, failed = torch.linalg.cholesky_ex(scaled + identity)
+        if failed:
+            raise CurvatureError(
+                f"the full curvature plus the prior's precisions ({precisions.min():.3g} and more) is not positive "
+                "definite; take larger precisions, or structure=kron"
+            )
+        return 2 * root.diagonal().log().sum().to(precisions)
 
 
 def eigenvalue_grid(values: list[Tensor]) -> Tensor:
