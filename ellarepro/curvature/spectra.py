@@ -133,13 +133,14 @@ class FullCurvature:
         root = self.each_entry(precisions).to(self.matrix).rsqrt()
         scaled = self.matrix * root[:, None] * root[None, :]
         identity = torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
-        root, failed = torch.linalg.cholesky_ex(scaled + identity)
-        if failed:
+        try:
+            cholesky = torch.linalg.cholesky(scaled + identity)
+        except torch.linalg.LinAlgError as error:
             raise CurvatureError(
                 f"the full curvature plus the prior's precisions ({precisions.min():.3g} and more) is not positive "
                 "definite; take larger precisions, or structure=kron"
-            )
-        return 2 * root.diagonal().log().sum().to(precisions)
+            ) from error
+        return 2 * cholesky.diagonal().log().sum().to(precisions)
 
 
 def eigenvalue_grid(values: list[Tensor]) -> Tensor:
