@@ -49,7 +49,7 @@ class ReplayedStep:
         self.images.copy_(images)
         self.labels.copy_(labels)
         rates = [group["lr"] for group in self.optimiser.param_groups]
-        numbers = torch.tensor([*rates, *pulls], dtype=self.numbers.dtype)
+        numbers = torch.tensor([*rates, *pulls], dtype=torch.float32)
         self.numbers.copy_(numbers.pin_memory() if images.is_cuda else numbers, non_blocking=True)
         self.replay()
         return self.loss, self.logits
@@ -57,7 +57,8 @@ class ReplayedStep:
     def _captured(self, images: Tensor, labels: Tensor, pulls: int) -> Body:
         groups = self.optimiser.param_groups
         self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
-        self.numbers = torch.zeros(len(groups) + pulls, dtype=images.dtype, device=images.device)
+        # In float32 whatever the weights are: it is as what the fused optimisers' CUDA kernels read a rate.
+        self.numbers = torch.zeros(len(groups) + pulls, dtype=torch.float32, device=images.device)
         rates, standing = self.numbers[: len(groups)].unbind(), self.numbers[len(groups) :].unbind()
 
         def body() -> None:

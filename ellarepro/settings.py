@@ -76,7 +76,9 @@ class FitSettings:
     tolerance: float = setting(
         "probability mass of a sample that class passes may leave out; 0 is exact", DEFAULT_TOLERANCE, least=0, below=1
     )
-    batch_size: int = setting("images a pass; changes the result by rounding only", 150, least=1, most=LARGEST_BATCH)
+    batch_size: int = setting(
+        "images a batch of a fit; with exact passes it changes rounding only", 150, least=1, most=LARGEST_BATCH
+    )
     fit_size: int | None = setting(
         "images it is taken from, scaled up to the training set; null takes all", None, least=1
     )

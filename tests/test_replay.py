@@ -42,8 +42,9 @@ def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu", mo
 
 
 def same(one: Trainer, other: Trainer) -> bool:
+    """But for the rounding of learning rates and pulls to float32."""
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
-    return max(relative_error(p.detach(), q.detach()) for p, q in pairs) < 1e-12
+    return max(relative_error(p.detach(), q.detach()) for p, q in pairs) < 1e-6
 
 
 @pytest.mark.parametrize("rule", [SGD, ADAM])
@@ -51,7 +52,7 @@ def test_replayed_steps_are_plain_ones(rule, captures):
     plain, replayed = trainer(False, rule), trainer(True, rule)
     plain.run(), replayed.run()
     assert len(captures) == 1 and same(plain, replayed)
-    assert replayed.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-9)
+    assert replayed.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-6)
     assert replayed.state_dict()["optimiser"]["param_groups"] == plain.state_dict()["optimiser"]["param_groups"]
 
 
@@ -65,6 +66,15 @@ def test_what_changes_from_step_to_step_is_read_anew(what, captures, monkeypatch
         monkeypatch.setattr(replayed.prior, "pulls", lambda size: [1.0] * len(replayed.prior.names))
     plain.run(), replayed.run()
     assert captures and not same(plain, replayed)
+
+
+@pytest.mark.parametrize("rule", [SGD, ADAM])
+def test_the_rates_lie_in_float32_whatever_the_weights_are(rule, captures):
+    """The fused optimisers' CUDA kernels refuse a rate of another type; those for the CPU take any."""
+    replayed = trainer(True, rule, epochs=1)
+    assert next(replayed.model.parameters()).dtype == torch.float64, "the control"
+    replayed.run()
+    assert captures and replayed._step.numbers.dtype == torch.float32
 
 
 def test_a_continued_run_captures_anew(captures):

@@ -112,7 +112,7 @@ class Laplace:
     frequency: int = same_as(LaplaceSettings, "frequency", "${budget.frequency}")
     steps: int = same_as(LaplaceSettings, "steps", "${budget.steps}")
     lr: float = same_as(LaplaceSettings, "lr")
-    batch_size: int = same_as(FitSettings, "batch_size")
+    batch_size: int = same_as(FitSettings, "batch_size", "${budget.fit_batch_size}")
     fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.${layer.fit}}")
     structure: str = same_as(FitSettings, "structure")
     tolerance: float = same_as(FitSettings, "tolerance")
@@ -144,6 +144,7 @@ class Budget:
         "${budget.fit_size}",
         least=1,
     )
+    fit_batch_size: int = same_as(FitSettings, "batch_size")
     passes: int | str = same_as(FitSettings, "passes")
     tied: bool = same_as(LaplaceSettings, "tied")
     plateau: float | None = same_as(WeightSettings, "plateau")

@@ -22,6 +22,7 @@ NOT_IN_RUN_ID = (
     "layer.fit",
     "dataset.start",
     "budget.dense_fit_size",
+    "budget.fit_batch_size",
     "budget.passes",
     "budget.tied",
     "budget.plateau",

@@ -11,7 +11,7 @@ from ellarepro.network import build_network
 from scripts.bench.tables import LOWER, Measure, Table
 from scripts.bench.timing import matrix_rate, measured, seconds, summary, training_step
 
-BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 10, 3, 10, 50_000
+BATCH, FIT_BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 1000, 10, 3, 10, 50_000
 
 
 def main(rounds: int) -> Iterator[Table]:
@@ -20,18 +20,19 @@ def main(rounds: int) -> Iterator[Table]:
         yield device_table("cuda", ALPHA, rounds)
 
 
-def device_table(device: str, alpha: int, rounds: int, width: int = 4096) -> Table:
+def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_batch: int = FIT_BATCH) -> Table:
     """An epoch of steps and the batches of a full exact fit, both extrapolated from a batch, on `device`.
 
     The matrix rate is that of square matrices of `width`.
     """
     network = build_network("f_fc_conv", in_channels=CHANNELS, num_classes=CLASSES, alpha=alpha).to(device)
-    images = torch.randn(BATCH, CHANNELS, 32, 32, device=device)
-    labels = torch.randint(CLASSES, (BATCH,), device=device)
+    fitted = torch.randn(fit_batch, CHANNELS, 32, 32, device=device)
+    images, labels = fitted[:BATCH], torch.randint(CLASSES, (BATCH,), device=device)
     ggn = GGN(network, tolerance=0.0)
-    calls = {"epoch of steps": training_step(network, images, labels), "exact fit": lambda: ggn.update(images)}
+    calls = {"epoch of steps": training_step(network, images, labels), "exact fit": lambda: ggn.update(fitted)}
     if images.is_cuda:
         calls["epoch of replayed steps"] = training_step(deepcopy(network), images, labels, replay=True)
+    batches = {name: DATA_SIZE / len(fitted if name == "exact fit" else images) for name in calls}
     rate = 2 * matrix_rate(width, device=device)
     found = measured(calls, rounds)
     rows = {}
@@ -41,8 +42,9 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096) -> Tab
             calls[name.replace("replayed ", "")]()
         shares = [100 * counter.get_total_flops() / time / rate for time in found[name]]
         rows[name] = {
-            f"{DATA_SIZE:,} images": seconds([time * DATA_SIZE / BATCH for time in found[name]]),
+            f"{DATA_SIZE:,} images": seconds([time * batches[name] for time in found[name]]),
             "share of the matrix rate": summary(shares, "%", LOWER),
         }
     rows["matrix rate"] = {"TFLOP/s": Measure(rate / 1e12)}
-    return Table(f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH}, {CLASSES} classes", rows)
+    title = f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH} (fit {fit_batch}), {CLASSES} classes"
+    return Table(title, rows)

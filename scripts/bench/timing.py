@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ellarepro.data import ImageSet, Task
 from ellarepro.prior import LayerwisePrior
+from ellarepro.replay import WARM_UP
 from ellarepro.settings import WeightSettings
 from ellarepro.training import Trainer
 from scripts.bench.tables import HIGHER, Measure
@@ -54,13 +55,15 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bo
     """A call that takes a run's step of SGD with momentum, with a learning rate so small that it changes nothing.
 
     Args:
-        replay: whether it is replayed as a CUDA graph.
+        replay: whether it is replayed as a CUDA graph, which has been captured by then.
     """
     data, size, channels = ImageSet(images, labels), images.shape[2], images.shape[1]
     task = Task("bench", data, data, int(labels.max()) + 1, channels, size, "", (0.0,), (1.0,), False, ())
     weights = WeightSettings(epochs=1, batch_size=len(labels), optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
     generator = torch.Generator(images.device)
     trainer = Trainer(network, LayerwisePrior(network), task, weights, None, generator, replay)
+    for _ in range(WARM_UP + 1 if replay else 0):
+        trainer.step(images, labels)
     return lambda: trainer.step(images, labels)
 
 
