@@ -21,7 +21,7 @@ def main(rounds: int) -> Iterator[Table]:
 
 
 def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_batch: int = FIT_BATCH) -> Table:
-    """An epoch of steps and the batches of a full exact fit, both extrapolated from a batch, on `device`.
+    """An epoch of steps and a full exact fit, both extrapolated from a batch, and its decomposition, on `device`.
 
     The matrix rate is that of square matrices of `width`.
     """
@@ -30,11 +30,12 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     images, labels = fitted[:BATCH], torch.randint(CLASSES, (BATCH,), device=device)
     ggn = GGN(network, tolerance=0.0)
     calls = {"epoch of steps": training_step(network, images, labels), "exact fit": lambda: ggn.update(fitted)}
+    times = {"epoch of steps": DATA_SIZE / BATCH, "exact fit": DATA_SIZE / fit_batch}
     if images.is_cuda:
         calls["epoch of replayed steps"] = training_step(deepcopy(network), images, labels, replay=True)
-    batches = {name: DATA_SIZE / len(fitted if name == "exact fit" else images) for name in calls}
+        times["epoch of replayed steps"] = DATA_SIZE / BATCH
     rate = 2 * matrix_rate(width, device=device)
-    found = measured(calls, rounds)
+    found = measured(calls | {"decomposition of a fit": lambda: ggn.curvature(DATA_SIZE)}, rounds)
     rows = {}
     for name in calls:
         with FlopCounterMode(display=False) as counter:
@@ -42,9 +43,10 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
             calls[name.replace("replayed ", "")]()
         shares = [100 * counter.get_total_flops() / time / rate for time in found[name]]
         rows[name] = {
-            f"{DATA_SIZE:,} images": seconds([time * batches[name] for time in found[name]]),
+            f"{DATA_SIZE:,} images": seconds([time * times[name] for time in found[name]]),
             "share of the matrix rate": summary(shares, "%", LOWER),
         }
+    rows["decomposition of a fit"] = {f"{DATA_SIZE:,} images": seconds(found["decomposition of a fit"])}
     rows["matrix rate"] = {"TFLOP/s": Measure(rate / 1e12)}
     title = f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH} (fit {fit_batch}), {CLASSES} classes"
     return Table(title, rows)
