@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ellarepro.launching.cells import Ended
+from ellarepro.launching.launch import failures
 from ellarepro.launching.local import LocalLauncher
 
 REPOSITORY = Path(__file__).parents[1]
@@ -91,3 +93,11 @@ def test_a_run_whose_process_is_killed_has_failed_and_the_others_go_on(tmp_path)
 def test_fewer_than_one_job_is_refused():
     with pytest.raises(ValueError, match="hydra.launcher.jobs must be at least 1, or null for one a core; got -3"):
         LocalLauncher(-3).launch([[]], 0)
+
+
+def test_what_fails_for_one_reason_is_one_message():
+    ended = [Ended("a", "failed: no data", 2), Ended("b", "accuracy 90.00%, 3 s", 0), Ended("c", "failed: no data", 2)]
+    assert failures(ended) == (["a and 1 other run failed: no data"], 2)
+    ended += [Ended("d", "failed: no data", 2), Ended("e", "failed: no memory", 1)]
+    assert failures(ended) == (["a and 2 others failed: no data", "e failed: no memory"], 2)
+    assert failures(ended[1:2]) == ([], 0)

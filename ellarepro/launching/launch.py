@@ -1,6 +1,8 @@
 """Carry out a sweep by the launcher that `hydra/launcher=` names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -42,8 +44,21 @@ def launch(
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=cells, config=hydra_config
             )
-        returns: Sequence[JobReturn] = launcher.launch([[]] * len(cells), initial_job_idx=0)
+        with _empty_folders_removed(Path(hydra_config.hydra.sweep.dir)):
+            returns: Sequence[JobReturn] = launcher.launch([[]] * len(cells), initial_job_idx=0)
     return [job.return_value for job in returns]
+
+
+@contextmanager
+def _empty_folders_removed(folder: Path) -> Iterator[None]:
+    """`folder`, which Hydra's launchers make and our runs leave empty, goes again, and those above it made with it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # The first that is not empty, or was not made, ends it.
+            for path in made:
+                path.rmdir()
 
 
 def _own_launcher(settings: DictConfig) -> Any:
@@ -54,6 +69,14 @@ def _own_launcher(settings: DictConfig) -> Any:
 
 
 def failures(ended: Sequence[Ended]) -> tuple[list[str], int]:
-    """One line for each run that did not end well, and the exit status: 2 if one was refused, else 1 if one failed."""
-    bad = [run for run in ended if run.status]
-    return [f"{run.label} {run.line}" for run in bad], max((run.status for run in bad), default=0)
+    """One line for each way in which runs did not end well, and the exit status: 2 if one was refused, else 1."""
+    alike: dict[str, list[Ended]] = {}
+    for run in ended:
+        if run.status:
+            alike.setdefault(run.line, []).append(run)
+    lines = [f"{runs[0].label}{_others(len(runs) - 1)} {line}" for line, runs in alike.items()]
+    return lines, max((run.status for run in ended), default=0)
+
+
+def _others(count: int) -> str:
+    return f" and {count} {'other run' if count == 1 else 'others'}" if count else ""
