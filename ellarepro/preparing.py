@@ -35,8 +35,7 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
         torch.set_num_threads(config["threads"])
     task = load_data(config).to(device)
     _seed(config["seed"])
-    torch.set_float32_matmul_precision("high" if config["tf32"] else "highest")
-    torch.backends.cudnn.allow_tf32 = config["tf32"]
+    choose_arithmetic(config["tf32"])
     model = _network(config, task).to(device)
     fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
     tied = model.factor_groups() if laplace is not None and laplace.tied else ()
@@ -137,9 +136,15 @@ def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
         raise UserError(f"objective.{error}") from error
 
 
+def choose_arithmetic(tf32: bool) -> None:
+    """From now on a CUDA device takes float32 products and convolutions as said, and by the same kernels each time."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from helpers import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from ellarepro.network import build_network
 from scripts.bench import __main__ as bench
 from scripts.bench import device, growth, plain
+from scripts.bench.flops import flops_of
 from scripts.bench.tables import HIGHER, LOWER, Measure, Table, as_json, became_worse, of_json
 from scripts.bench.timing import measured, ratio, summary
 
@@ -107,3 +109,20 @@ def test_the_device_table_counts_the_work():
     assert 0 < rows["epoch of steps"]["share of the matrix rate"].value < 150
     for name in ("exact fit", "decomposition of a fit"):
         assert rows[name]["50,000 images"].unit == "s" and rows[name]["50,000 images"].value > 0
+
+
+def test_products_that_are_added_in_place_and_complex_ones_are_counted():
+    rows, wide = torch.randn(4, 3), torch.randn(5, 4, 3)
+    total, totals, spectrum = torch.zeros(3, 3), torch.zeros(5, 3, 3), wide.to(torch.complex64)
+    assert flops_of(lambda: total.addmm_(rows.T, rows)) == 2 * 3 * 3 * 4
+    assert flops_of(lambda: totals.baddbmm_(wide.mT, wide)) == 5 * 2 * 3 * 3 * 4
+    assert flops_of(lambda: wide.mT @ wide) == 5 * 2 * 3 * 3 * 4
+    assert flops_of(lambda: spectrum.mT @ spectrum) == 4 * 5 * 2 * 3 * 3 * 4
+    with FlopCounterMode(display=False) as counter:
+        total.addmm_(rows.T, rows)
+    assert counter.get_total_flops() == 0, "the control: PyTorch's counter alone"
+
+
+def test_only_the_benchmark_of_the_device_is_said_to_run_on_it(monkeypatch):
+    monkeypatch.setattr(bench, "hardware", lambda where: where.type)
+    assert [bench._machine(name)["hardware"] for name in ("plain", "growth", "device")] == ["cpu", "cpu", "cuda"]

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n" + "\n".join(table.lines()), flush=True)
             tables.append(table)
         if tables:
-            found[name] = _machine() | {"tables": as_json(tables)}
+            found[name] = _machine(name) | {"tables": as_json(tables)}
             # After each: what was measured stays when the next one is stopped.
             _write(options.out, {name: (kept | found)[name] for name in BENCHMARKS if name in kept | found})
     print("\n" + "\n".join(compared(before, found)))
@@ -64,8 +64,9 @@ def compared(before: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return sorted(lines) or [f"nothing is worse than before beyond noise{beside}"]
 
 
-def _machine() -> dict[str, Any]:
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _machine(benchmark: str) -> dict[str, Any]:
+    """What a benchmark ran on: all are of the CPU but one."""
+    where = torch.device("cuda" if benchmark == "device" else "cpu")
     return {"commit": git_commit()[:12], "torch": versions()["torch"], "hardware": hardware(where)}
 
 

@@ -1,17 +1,20 @@
 """F-FC+CONV at alpha 10 on a CUDA device: absolute times, and their share of the matrix rate of the same run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.network import build_network
+from ellarepro.preparing import choose_arithmetic
+from scripts.bench.flops import flops_of
 from scripts.bench.tables import LOWER, Measure, Table
 from scripts.bench.timing import matrix_rate, measured, seconds, summary, training_step
 
 BATCH, FIT_BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 1000, 10, 3, 10, 50_000
+STEPS = 20
+"""Steps a measurement takes, as within an epoch the host does not wait for the device after each."""
 
 
 def main(rounds: int) -> Iterator[Table]:
@@ -23,25 +26,26 @@ def main(rounds: int) -> Iterator[Table]:
 def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_batch: int = FIT_BATCH) -> Table:
     """An epoch of steps and a full exact fit, both extrapolated from a batch, and its decomposition, on `device`.
 
-    The matrix rate is that of square matrices of `width`.
+    Arithmetic is that of a run, and the matrix rate that of square matrices of `width`.
     """
+    choose_arithmetic(tf32=False)
     network = build_network("f_fc_conv", in_channels=CHANNELS, num_classes=CLASSES, alpha=alpha).to(device)
     fitted = torch.randn(fit_batch, CHANNELS, 32, 32, device=device)
     images, labels = fitted[:BATCH], torch.randint(CLASSES, (BATCH,), device=device)
     ggn = GGN(network, tolerance=0.0)
-    calls = {"epoch of steps": training_step(network, images, labels), "exact fit": lambda: ggn.update(fitted)}
-    times = {"epoch of steps": DATA_SIZE / BATCH, "exact fit": DATA_SIZE / fit_batch}
+    step = training_step(network, images, labels)
+    calls = {"epoch of steps": several(step), "exact fit": lambda: ggn.update(fitted)}
+    times = {"epoch of steps": DATA_SIZE / BATCH / STEPS, "exact fit": DATA_SIZE / fit_batch}
+    work = {"epoch of steps": STEPS * flops_of(step), "exact fit": flops_of(calls["exact fit"])}
     if images.is_cuda:
-        calls["epoch of replayed steps"] = training_step(deepcopy(network), images, labels, replay=True)
-        times["epoch of replayed steps"] = DATA_SIZE / BATCH
+        calls["epoch of replayed steps"] = several(training_step(deepcopy(network), images, labels, replay=True))
+        times["epoch of replayed steps"] = times["epoch of steps"]
+        work["epoch of replayed steps"] = work["epoch of steps"]  # What a replay does is not seen from outside.
     rate = 2 * matrix_rate(width, device=device)
     found = measured(calls | {"decomposition of a fit": lambda: ggn.curvature(DATA_SIZE)}, rounds)
     rows = {}
     for name in calls:
-        with FlopCounterMode(display=False) as counter:
-            # What a replay does is not seen from outside.
-            calls[name.replace("replayed ", "")]()
-        shares = [100 * counter.get_total_flops() / time / rate for time in found[name]]
+        shares = [100 * work[name] / time / rate for time in found[name]]
         rows[name] = {
             f"{DATA_SIZE:,} images": seconds([time * times[name] for time in found[name]]),
             "share of the matrix rate": summary(shares, "%", LOWER),
@@ -50,3 +54,13 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     rows["matrix rate"] = {"TFLOP/s": Measure(rate / 1e12)}
     title = f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH} (fit {fit_batch}), {CLASSES} classes"
     return Table(title, rows)
+
+
+def several(step: Callable[[], object]) -> Callable[[], object]:
+    """A call that takes `STEPS` steps."""
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            step()
+
+    return steps
