@@ -150,11 +150,13 @@ def test_batches_augment_images_and_leave_labels():
         next(ordered_batches(images, -1))
 
 
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the host must not wait for it")
 def test_batches_do_not_wait_for_the_device():
     images, draws = numbered(1000, "cuda"), torch.Generator("cuda").manual_seed(0)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         batches = list(epoch_batches(images, 128, draws, flip_and_crop))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -28,11 +28,13 @@ class Valueless(TorchDispatchMode):
 
     Attributes:
         reads: how often the host has read values, by operation.
+        sends: how often it has sent some, for which it waits as well.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.reads: Counter[str] = Counter()
+        self.sends = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -43,6 +45,9 @@ class Valueless(TorchDispatchMode):
         if valueless and function in _MOVES and _target(function, args, kwargs) != DEVICE:
             read = self._read(function, valueless[0])
             return args[0].copy_(read) if function is torch.ops.aten.copy_.default else read
+        if function in _MOVES and _target(function, args, kwargs) == DEVICE:
+            sent = args[1 if function is torch.ops.aten.copy_.default else 0]
+            self.sends += sent.device != DEVICE and sent.ndim > 0
         if valueless and function is torch.ops.aten._linalg_check_errors.default:
             self.reads[str(function)] += 1  # Nothing is looked at there, on a device with values the outcome is.
         if function is torch.ops.aten.index.Tensor and valueless:

@@ -80,6 +80,7 @@ class LambdaSquareRoot(Columns):
 
     Attributes:
         passes_needed: `(B,)`, on the CPU: columns after which at most `tolerance` of each sample's mass is left.
+        needed: the same on the device of the logits.
     """
 
     def __init__(self, logits: Tensor, tolerance: float):
@@ -87,12 +88,14 @@ class LambdaSquareRoot(Columns):
         # mass[:, r] is what pass r and all later ones share; summed from the smallest so that tails keep precision.
         self.mass = self.probabilities.flip(1).cumsum(1).flip(1)
         most = logits.shape[1] - 1
-        exact = torch.full((len(logits),), most, device="cpu")
         # Of logits that are not finite all columns are taken, and the curvature is refused as they are.
-        self.passes_needed = (~(self.mass[:, :most] < tolerance)).sum(1).cpu() if tolerance else exact
+        needed = (~(self.mass[:, :most] < tolerance)).sum(1) if tolerance else None
+        self.needed = torch.full((len(logits),), most, device=logits.device) if needed is None else needed
+        self.passes_needed = torch.full((len(logits),), most, device="cpu") if needed is None else needed.cpu()
 
     def keep(self, kept: Tensor) -> None:
         self.probabilities, self.order, self.mass = self.probabilities[kept], self.order[kept], self.mass[kept]
+        self.needed = self.needed[kept]
 
     def column(self, index: int) -> Tensor:
         """`(B, K)`: class `index` of each sample's order against all later ones; sums to zero over classes.
@@ -105,10 +108,9 @@ class LambdaSquareRoot(Columns):
         ordered = -self.probabilities / rest[:, None] * pivot[:, None]
         ordered[:, :index] = 0
         ordered[:, index] = pivot
-        needed = self.passes_needed.to(ordered.device)
         left_out = self.mass[:, index + 1] - self.probabilities[:, index + 1 :].square().sum(1) / rest
         stretch = (1 + left_out / ordered.square().sum(1).clamp_min(_SMALLEST)).sqrt()
-        ordered *= torch.where(needed == index + 1, stretch, (needed > index).double())[:, None]
+        ordered *= torch.where(self.needed == index + 1, stretch, (self.needed > index).double())[:, None]
         return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
 
 

@@ -71,7 +71,9 @@ class Forecast:
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had on `device` now; on systems that do not tell, all that is built in."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What PyTorch holds and does not use, of runs before in this process, can be had as well.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     if _MEMINFO.exists():
         # Not the free pages: those leave out the file cache, which gives way when memory is asked for.
         fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
