@@ -7,9 +7,10 @@ import torch
 from helpers import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from ellarepro.data import ImageSet
 from ellarepro.network import build_network
 from scripts.bench import __main__ as bench
-from scripts.bench import device, growth, plain
+from scripts.bench import device, epoch, growth, plain
 from scripts.bench.flops import flops_of
 from scripts.bench.tables import HIGHER, LOWER, Measure, Table, as_json, became_worse, of_json
 from scripts.bench.timing import measured, ratio, summary
@@ -126,3 +127,12 @@ def test_products_that_are_added_in_place_and_complex_ones_are_counted():
 def test_only_the_benchmark_of_the_device_is_said_to_run_on_it(monkeypatch):
     monkeypatch.setattr(bench, "hardware", lambda where: where.type)
     assert [bench._machine(name)["hardware"] for name in ("plain", "growth", "device")] == ["cpu", "cpu", "cuda"]
+
+
+def test_an_epoch_is_its_steps_and_little_more(monkeypatch):
+    monkeypatch.setattr(epoch, "BATCH", 8)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    data = ImageSet(torch.randn(24, 3, 8, 8), torch.randint(4, (24,)))
+    for augment in (False, True):
+        whole, steps = epoch.epoch_seconds(network, data, augment)
+        assert 0 < steps < whole

@@ -11,11 +11,12 @@ import torch
 from ellarepro.figures.canvas import save
 from ellarepro.files import write_atomically
 from ellarepro.results import git_commit, hardware, versions
-from scripts.bench import curvature, device, factored, growth, layers, plain, tolerance
+from scripts.bench import curvature, device, epoch, factored, growth, layers, plain, tolerance
 from scripts.bench.tables import as_json, became_worse, of_json
 
 BENCHMARKS = {
     "plain": plain.main,
+    "epoch": epoch.main,
     "factored": factored.main,
     "curvature": curvature.main,
     "layers": layers.main,

@@ -51,17 +51,24 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
     return summary([a / b for a, b in zip(ours, theirs, strict=True)], "", HIGHER)
 
 
+def trainer_of(
+    network: nn.Module, data: ImageSet, batch_size: int, augment: bool = False, replay: bool = False
+) -> Trainer:
+    """A run of one epoch of SGD with momentum, with a learning rate so small that it changes nothing."""
+    channels, size = data.images.shape[1:3]
+    task = Task("bench", data, data, int(data.labels.max()) + 1, channels, size, "", (0.0,), (1.0,), augment, ())
+    weights = WeightSettings(epochs=1, batch_size=batch_size, optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
+    generator = torch.Generator(data.images.device)
+    return Trainer(network, LayerwisePrior(network), task, weights, None, generator, replay)
+
+
 def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False) -> Callable[[], object]:
-    """A call that takes a run's step of SGD with momentum, with a learning rate so small that it changes nothing.
+    """A call that takes a step of `trainer_of`.
 
     Args:
         replay: whether it is replayed as a CUDA graph, which has been captured by then.
     """
-    data, size, channels = ImageSet(images, labels), images.shape[2], images.shape[1]
-    task = Task("bench", data, data, int(labels.max()) + 1, channels, size, "", (0.0,), (1.0,), False, ())
-    weights = WeightSettings(epochs=1, batch_size=len(labels), optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
-    generator = torch.Generator(images.device)
-    trainer = Trainer(network, LayerwisePrior(network), task, weights, None, generator, replay)
+    trainer = trainer_of(network, ImageSet(images, labels), len(labels), replay=replay)
     for _ in range(WARM_UP + 1 if replay else 0):
         trainer.step(images, labels)
     return lambda: trainer.step(images, labels)
