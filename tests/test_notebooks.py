@@ -43,6 +43,12 @@ def test_the_notebook_of_the_study_runs_where_it_lies(monkeypatch, tmp_path):
     assert namespace["shown"]._repr_png_().startswith(b"\x89PNG")
 
 
+def test_the_notebook_of_the_study_shows_the_study_as_it_is():
+    (path,) = set(NOTEBOOKS) - set(TEACHING)
+    shown = "".join(cells(path)[-1]["outputs"][0]["data"]["text/markdown"])
+    assert shown == (path.parents[1] / "results" / "symmetry_study" / "study.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", TEACHING, ids=lambda path: path.stem)
 def test_outputs_are_those_of_a_whole_run_and_of_no_machine(path):
     assert [cell["execution_count"] for cell in cells(path)] == list(range(1, len(cells(path)) + 1))
