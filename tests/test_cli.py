@@ -61,6 +61,16 @@ def test_a_sweep_goes_on_after_a_run_that_fails(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_sweep_that_is_refused_is_one_message_and_leaves_nothing(tmp_path):
+    nowhere = [f"dataset.root={tmp_path}/none", "dataset.source=torchvision", "dataset.download=false"]
+    done = command("-m", "budget=smoke", *nowhere, "layer=conv,f_fc", f"output_dir={tmp_path}/runs")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "and 1 other run failed: dataset.root" in done.stderr and not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    assert command("-m", "budget=smoke", *nowhere, "layer=conv,f_fc", f"output_dir={tmp_path}/mine").returncode == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"], "a folder that was there stays"
+
+
 def test_a_killed_run_continues_to_the_same_bits(tmp_path):
     options = [*SMOKE, "layer=conv", "epochs=15", "checkpoint_seconds=0", "objective.frequency=3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
