@@ -108,9 +108,11 @@ class Trainer:
         return evidence
 
     def _evidence(self) -> MarginalLikelihood:
+        # Continued between hyper-steps, the fit is taken apart again; what happened then has been counted.
+        again = self._place is not None and self._place.hyper_steps > 0
         while True:
             try:
-                with counted(self.fallbacks):
+                with counted(Counter() if again else self.fallbacks):
                     return self._fitted()
             except CurvatureError as error:
                 raise RunFailure(f"epoch {self.epoch}: {error}") from error

@@ -127,6 +127,7 @@ def test_a_run_stopped_anywhere_continues_to_the_same_bits(tmp_path, optimiser, 
         assert whole.history == continued.history
         assert evidence == continued.fit_evidence().evidence(continued.prior.log_precision).negative_per_datum
         assert torch.equal(whole.generator.get_state(), continued.generator.get_state())
+        assert whole.fallbacks == continued.fallbacks
 
 
 def test_a_fit_longer_than_the_time_between_interruptions_gets_done(tmp_path):
