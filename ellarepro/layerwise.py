@@ -74,10 +74,7 @@ class LayerwiseLaplace:
             UnclaimedParameterError: a trainable parameter without a rule.
             ValueError: data, outputs or layers that are not covered; it says what to change.
         """
-        trainable = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        if trainable != self.prior.names:
-            changed = sorted(set(trainable) ^ set(self.prior.names))
-            raise ValueError(f"{changed} were frozen, or no longer are, since this object was made: make a new one")
+        self._check_parameters()
         if not self._checked:
             inputs, _ = next(batches_of(data, CHECKED, self._device))
             check_gradients(self.model, inputs[:CHECKED], self.likelihood)
@@ -127,6 +124,7 @@ class LayerwiseLaplace:
             raise ValueError(
                 f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}"
             )
+        self._check_parameters()
         fit_data = data if fit_data is None else fit_data
         size, generator = size_of(data), torch.Generator().manual_seed(0)
         optimiser = optimiser or torch.optim.Adam(self.prior.parameters)
@@ -185,10 +183,12 @@ class LayerwiseLaplace:
             samples: functions drawn for classification, always the same, at least two; a regression is exact.
 
         Raises:
-            ValueError: fewer samples.
+            ValueError: fewer samples; no inputs.
         """
         if samples < 2:
             raise ValueError(f"samples must be at least 2, for there to be a spread; got {samples}")
+        if not len(inputs):
+            raise ValueError("inputs must hold at least one sample, got none")
         posterior, inputs = self.posterior(), inputs.to(self._device)
         with evaluation_mode(self.model):
             if isinstance(self.likelihood, Classification):
@@ -202,6 +202,17 @@ class LayerwiseLaplace:
         if self._posterior is None or self._posterior[0] != place:
             self._posterior = place, posterior_precision(self._fit_done.curvature, deltas, self._factor)
         return self._posterior[1]
+
+    def _check_parameters(self) -> None:
+        """Refuse a model of other trainable tensors than those that the prior is of."""
+        known = dict(zip(self.prior.names, self.prior.parameters, strict=True))
+        there = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        changed = sorted(name for name in known.keys() | there.keys() if known.get(name) is not there.get(name))
+        if changed or list(known) != list(there):
+            raise ValueError(
+                f"{changed or list(there)} were frozen, no longer are, or are others than when this object was made: "
+                "make a new one"
+            )
 
     @property
     def _fit_done(self) -> MarginalLikelihood:

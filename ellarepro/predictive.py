@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ellarepro.curvature.exact import jacobians, trainable
 from ellarepro.curvature.posterior import PosteriorPrecision
@@ -62,7 +63,8 @@ def sampled_outputs(model: nn.Module, deviations: list[dict[str, Tensor]], input
     def outputs_of(values: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(model, values, (inputs,))
 
-    return torch.stack([sum(torch.func.jvp(outputs_of, (parameters,), (deviation,))) for deviation in deviations])
+    with sdpa_kernel(SDPBackend.MATH):  # PyTorch's fused attention has no forward-mode products.
+        return torch.stack([sum(torch.func.jvp(outputs_of, (parameters,), (deviation,))) for deviation in deviations])
 
 
 def predict(model: nn.Module, deviations: list[dict[str, Tensor]], images: Tensor) -> Tensor:

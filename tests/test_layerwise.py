@@ -1,5 +1,6 @@
 """The door for networks of one's own: what it takes, what it learns, what it predicts, and what it refuses."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import assert_close, relative_error
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
+from ellarepro.data.loading import shuffled_batches
 from ellarepro.errors import RunFailure
 from scripts.library_networks import Transformer, curve, resnet, separable_network
 
@@ -362,3 +364,48 @@ def test_predictions_pass_many_inputs_through_the_network_in_parts():
         alone = laplace.predict(inputs[one : one + 1], samples=3)
         assert_close(all_at_once.mean[one], alone.mean[0])
         assert_close(all_at_once.std[one], alone.std[0])
+
+
+class Attention(nn.Module):
+    """One head of PyTorch's attention over four tokens of four features."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(4, 12), nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        query, key, value = self.qkv(images.flatten(1).unflatten(1, (4, 4))).chunk(3, dim=-1)
+        return self.head(nn.functional.scaled_dot_product_attention(query, key, value).flatten(1))
+
+
+def test_classes_are_predicted_through_fused_attention():
+    laplace = LayerwiseLaplace(Attention()).fit(stripes())
+    predicted = laplace.predict(stripes()[0], samples=5)
+    assert predicted.std.isfinite().all() and predicted.std.max() > 0
+    assert_close(predicted.mean.sum(1), torch.ones(len(predicted.mean)), 1e-6)
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(17, [8, 9]), (16, [8, 8]), (18, [8, 8, 2]), (1, [1])])
+def test_a_single_sample_left_over_joins_the_batch_before(samples, sizes):
+    inputs, targets = torch.arange(float(samples))[:, None], torch.arange(samples)
+    generator = torch.Generator().manual_seed(0)
+    batches = list(shuffled_batches((inputs, targets), 8, torch.device("cpu"), generator))
+    assert [len(batch) for batch, _ in batches] == sizes
+    assert torch.cat([batch[:, 0] for batch, _ in batches]).equal(torch.cat([own for _, own in batches]).float())
+    assert torch.cat([own for _, own in batches]).sort().values.equal(targets)
+
+
+def test_batch_normalisation_trains_whatever_is_left_over():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    inputs, labels = stripes(9)
+    laplace = LayerwiseLaplace(net).train((inputs, labels), epochs=2, batch_size=8, schedule=SOON)
+    assert math.isfinite(laplace.log_marginal_likelihood())
+
+
+@pytest.mark.parametrize("likelihood", ["classification", "regression"])
+def test_no_inputs_are_refused_before_they_are_predicted(likelihood):
+    inputs, labels = stripes()
+    targets = labels if likelihood == "classification" else nn.functional.one_hot(labels, 3).float()
+    laplace = LayerwiseLaplace(network(), likelihood).fit((inputs, targets))
+    with pytest.raises(ValueError, match="inputs must hold at least one sample, got none"):
+        laplace.predict(inputs[:0])

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,21 @@ def frozen_late(freeze: bool) -> None:
     laplace.fit((INPUTS, LABELS))
 
 
+def replaced(use: Callable[[LayerwiseLaplace], object]) -> None:
+    model = linear()
+    laplace = LayerwiseLaplace(model)
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    use(laplace)
+
+
+def centred(hidden: Tensor) -> Tensor:
+    return hidden - hidden.mean(0)
+
+
+def normalised(hidden: Tensor) -> Tensor:
+    return nn.functional.batch_norm(hidden, None, None, training=True)
+
+
 def last_layer() -> None:
     Laplace(linear(), "classification", backend=EllaGGN).fit(DataLoader(TensorDataset(INPUTS, LABELS), batch_size=3))
 
@@ -149,6 +165,14 @@ REFUSED = {
     "batch normalisation without running statistics": [
         lambda: fit(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)))
     ],
+    "samples that see their batch otherwise, as `h - h.mean(0)`": [
+        lambda: fit(Wired(lambda net, x: net.b(centred(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))),
+        lambda: fit(Wired(lambda net, x: net.b(normalised(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))),
+    ],
+    "an input that is changed in place, by a first `nn.ReLU(inplace=True)`, say": [
+        lambda: fit(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))),
+        lambda: fit(Wired(lambda net, x: net.a(x.sub_(x.mean(1, keepdim=True))), a=nn.Linear(4, 3))),
+    ],
     "`nn.Embedding` with `max_norm`": [
         lambda: fit(nn.Sequential(nn.Embedding(5, 3, max_norm=1.0)), (torch.zeros(6, dtype=torch.long), LABELS))
     ],
@@ -159,9 +183,11 @@ REFUSED = {
         lambda: fit(linear(), [({"a": INPUTS}, LABELS)]),
         lambda: fit(linear(), [((INPUTS, INPUTS), LABELS)]),
     ],
-    "a parameter frozen, or no longer, after the object was made": [
+    "a parameter frozen, no longer so, or replaced, after the object was made": [
         lambda: frozen_late(True),
         lambda: frozen_late(False),
+        lambda: replaced(lambda laplace: laplace.fit((INPUTS, LABELS))),
+        lambda: replaced(lambda laplace: laplace.train((INPUTS, LABELS), epochs=6)),
     ],
     "outputs that are no tensor, as a tuple with an auxiliary one": [
         lambda: fit(Wired(lambda net, x: (net.a(x), x), a=nn.Linear(4, 3)))

@@ -69,7 +69,7 @@ def check_gradients(model: nn.Module, inputs: Tensor, likelihood: Likelihood | N
 
     The gradient of each parameter by the whole network is set beside that of its layer's rows. They differ where a
     weight is also used outside of its layer's call (tied by hand), where a hook or an assigned forward changes what the
-    layer does, or where a rule is wrong.
+    layer does, or where a rule is wrong. And a sample's outputs must be its own, whatever else is in its batch.
 
     Args:
         inputs: a few samples `(B, ...)`.
@@ -79,13 +79,34 @@ def check_gradients(model: nn.Module, inputs: Tensor, likelihood: Likelihood | N
         UnclaimedParameterError: a trainable parameter that no rule claims.
         ValueError: as said; it names the parameter.
     """
-    GGN(model, likelihood=likelihood).update(inputs)  # what it refuses by itself, it says more clearly
+    ggn = GGN(model, likelihood=likelihood)
     with evaluation_mode(model):
+        _check_input_kept(model, inputs)
+        ggn.update(inputs)  # what it refuses by itself, it says more clearly
+        _check_independence(model, inputs)
         calls, function = _calls_and_function(model, inputs)
         for name, call in calls.items():
             for parameter, value in call.parameters().items():
                 (wanted,) = torch.autograd.grad(function, value, retain_graph=True)
                 _check_gradient(f"{name}.{parameter}" if name else parameter, call, parameter, wanted)
+
+
+@torch.no_grad()
+def _check_input_kept(model: nn.Module, inputs: Tensor) -> None:
+    given = inputs.clone()
+    model(given)
+    if not torch.equal(given, inputs):
+        raise ValueError("the network changes its input in place: let it work on a copy, inputs.clone()")
+
+
+@torch.no_grad()
+def _check_independence(model: nn.Module, inputs: Tensor) -> None:
+    among, beside_itself = model(inputs)[:1], model(inputs[:1].expand_as(inputs).clone())[:1]
+    if (among - beside_itself).norm() > _ALLOWED * among.norm():
+        raise ValueError(
+            "the outputs of a sample depend on the other samples of its batch: no rule covers this, as the curvature "
+            "is a sum over samples; normalise over a sample, or by running statistics"
+        )
 
 
 @torch.no_grad()

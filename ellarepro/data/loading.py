@@ -39,11 +39,17 @@ def batches_of(data: Data, batch_size: int, device: torch.device) -> Iterator[tu
 def shuffled_batches(
     data: Data, batch_size: int, device: torch.device, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `batches_of`, with tensors in a random order, drawn by `generator` on the CPU; a loader as it comes."""
+    """As `batches_of`, with tensors in a random order, drawn by `generator` on the CPU; a loader as it comes.
+
+    A single sample that would be left over joins the batch before it: batch normalisation takes no batch of one.
+    """
     if (pair := _tensors(data)) is not None:
         _check_lengths(*pair)
         order = torch.randperm(len(pair[0]), generator=generator, device="cpu").to(pair[0].device)
         data = (pair[0][order], pair[1][order])
+        if len(order) > batch_size > 1 and len(order) % batch_size == 1:
+            sizes = [batch_size] * (len(order) // batch_size - 1) + [batch_size + 1]
+            data = list(zip(*(part.split(sizes) for part in data), strict=True))
     return batches_of(data, batch_size, device)
 
 
