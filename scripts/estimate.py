@@ -16,10 +16,9 @@ from ellarepro.data.batches import ordered_batches
 from ellarepro.marglik import MarginalLikelihood
 from ellarepro.network import Network
 from ellarepro.preparing import check_fit_memory, prepare
-from ellarepro.replay import WARM_UP
 from ellarepro.shares import has_choice
 from ellarepro.training import Trainer
-from scripts.bench.timing import alternate
+from scripts.bench.timing import alternate, capture
 
 _STEPS = 3
 _DENSE = 512
@@ -60,8 +59,7 @@ def _step_seconds(trainer: Trainer) -> float:
         for images, labels in batches:
             trainer.step(images, labels)
 
-    for _ in range(WARM_UP + 1 if trainer.replay else 0):
-        trainer.step(*batches[0])  # Replayed steps are captured by then.
+    capture(trainer, *batches[0])
     return _seconds(steps) / len(batches)
 
 

@@ -80,7 +80,6 @@ class LambdaSquareRoot(Columns):
 
     Attributes:
         passes_needed: `(B,)`, on the CPU: columns after which at most `tolerance` of each sample's mass is left.
-        needed: the same on the device of the logits.
     """
 
     def __init__(self, logits: Tensor, tolerance: float):
@@ -89,13 +88,16 @@ class LambdaSquareRoot(Columns):
         self.mass = self.probabilities.flip(1).cumsum(1).flip(1)
         most = logits.shape[1] - 1
         # Of logits that are not finite all columns are taken, and the curvature is refused as they are.
-        needed = (~(self.mass[:, :most] < tolerance)).sum(1) if tolerance else None
-        self.needed = torch.full((len(logits),), most, device=logits.device) if needed is None else needed
-        self.passes_needed = torch.full((len(logits),), most, device="cpu") if needed is None else needed.cpu()
+        if tolerance:
+            self._needed = (~(self.mass[:, :most] < tolerance)).sum(1)
+            self.passes_needed = self._needed.cpu()
+        else:
+            self._needed = torch.full((len(logits),), most, device=logits.device)
+            self.passes_needed = torch.full((len(logits),), most, device="cpu")
 
     def keep(self, kept: Tensor) -> None:
         self.probabilities, self.order, self.mass = self.probabilities[kept], self.order[kept], self.mass[kept]
-        self.needed = self.needed[kept]
+        self._needed = self._needed[kept]
 
     def column(self, index: int) -> Tensor:
         """`(B, K)`: class `index` of each sample's order against all later ones; sums to zero over classes.
@@ -110,7 +112,7 @@ class LambdaSquareRoot(Columns):
         ordered[:, index] = pivot
         left_out = self.mass[:, index + 1] - self.probabilities[:, index + 1 :].square().sum(1) / rest
         stretch = (1 + left_out / ordered.square().sum(1).clamp_min(_SMALLEST)).sqrt()
-        ordered *= torch.where(self.needed == index + 1, stretch, (self.needed > index).double())[:, None]
+        ordered *= torch.where(self._needed == index + 1, stretch, (self._needed > index).double())[:, None]
         return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
 
 

@@ -69,9 +69,14 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bo
         replay: whether it is replayed as a CUDA graph, which has been captured by then.
     """
     trainer = trainer_of(network, ImageSet(images, labels), len(labels), replay=replay)
-    for _ in range(WARM_UP + 1 if replay else 0):
-        trainer.step(images, labels)
+    capture(trainer, images, labels)
     return lambda: trainer.step(images, labels)
+
+
+def capture(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
+    """Where a run's steps are replayed, take as many as it needs for the next one to be."""
+    for _ in range(WARM_UP + 1 if trainer.replay else 0):
+        trainer.step(images, labels)
 
 
 def matrix_rate(size: int = 1024, rounds: int = 20, device: str = "cpu") -> float:
