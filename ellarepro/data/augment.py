@@ -1,6 +1,7 @@
 """Training augmentation, a whole batch at a time on the device it lies on."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PADDING = 4
@@ -12,17 +13,10 @@ def flip_and_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     Every image has draws of its own. The padding is zero: on normalised images that is the mean colour, as in the
     published protocol. `generator` lies on the images' device; the host never waits for the device.
     """
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     device = images.device
-    flip = torch.rand((batch, 1), generator=generator, device=device) < 0.5
-    shift = torch.randint(-PADDING, PADDING + 1, (2, batch, 1), generator=generator, device=device)
-    rows = torch.arange(height, device=device) + shift[0]
-    columns = torch.arange(width, device=device) + shift[1]
-    columns = torch.where(flip, width - 1 - columns, columns)
-    inside_rows, inside_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    sample = torch.arange(batch, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    rows = rows.clamp(0, height - 1)[:, None, :, None]
-    columns = columns.clamp(0, width - 1)[:, None, None, :]
-    return torch.where(inside, images[sample, channel, rows, columns], 0.0)
+    flip = torch.rand((batch, 1, 1, 1), generator=generator, device=device) < 0.5
+    top, left = torch.randint(2 * PADDING + 1, (2, batch), generator=generator, device=device)
+    padded = F.pad(torch.where(flip, images.flip(3), images), [PADDING] * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(batch, device=device), :, top, left]

@@ -37,8 +37,8 @@ def batches_in_order(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The samples of `order`, or of what is left of it after whole batches, as `epoch_batches` gives them."""
     for chosen in order.split(batch_size) if len(order) else ():
-        batch = images.images[chosen]
-        yield batch if augment is None else augment(batch, generator), images.labels[chosen]
+        batch = images.images.index_select(0, chosen)
+        yield batch if augment is None else augment(batch, generator), images.labels.index_select(0, chosen)
 
 
 def ordered_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from scripts.bench.plain import ALPHA, BATCH, CHANNELS, CLASSES, LAYERS
 from scripts.bench.tables import HIGHER, Table
 from scripts.bench.timing import seconds, summary, trainer_of
 
-STEPS = 20
+STEPS = 100
 
 
 def main(rounds: int) -> Iterator[Table]:
