@@ -18,5 +18,6 @@ def flip_and_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.rand((batch, 1, 1, 1), generator=generator, device=device) < 0.5
     top, left = torch.randint(2 * PADDING + 1, (2, batch), generator=generator, device=device)
     padded = F.pad(torch.where(flip, images.flip(3), images), [PADDING] * 4)
+    # A view of all crops of all images, (B, C, 9, 9, H, W): only those drawn are copied, row by row.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(batch, device=device), :, top, left]
