@@ -9,9 +9,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LayerwiseLaplace": "layerwise",
-    "FitSettings": "settings",
-    "LaplaceSettings": "settings",
+    "LayerwiseLaplace": "evidence.layerwise",
+    "FitSettings": "settings.parts",
+    "LaplaceSettings": "settings.parts",
     "Classification": "curvature.likelihood",
     "Regression": "curvature.likelihood",
 }

@@ -8,10 +8,10 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 
-from ellarepro.config.explain import CONFIGS, help_text
-from ellarepro.config.schema import register
-from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError, command
+from ellarepro.settings.explain import CONFIGS, help_text
+from ellarepro.settings.schema import register
+from ellarepro.settings.sweep import Sweep, expand
 
 SHOWN_BY_HYDRA = ("hydra_help", "cfg", "info", "shell_completion")
 
@@ -72,8 +72,8 @@ def _run(config: Mapping[str, Any]) -> int:
 
 
 def _sweep(sweep: Sweep) -> int:
-    from ellarepro.config.resolve import check_combination
     from ellarepro.launching.launch import failures, launch
+    from ellarepro.settings.resolve import check_combination
 
     for config in sweep.configs:
         check_combination(config)

@@ -10,13 +10,13 @@ import torch
 from ellarepro.curvature.eigen import CurvatureError, counted
 from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
-from ellarepro.evaluation import Scores, evaluate
-from ellarepro.marglik import Fit, MarginalLikelihood
+from ellarepro.evidence.evaluation import Scores, evaluate
+from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.network import Network
 from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, peak_memory, versions
-from ellarepro.shares import effective_share, has_choice, relative_effective_parameters
-from ellarepro.training import Trainer
-from ellarepro.use import path_use
+from ellarepro.symmetry.ablation import path_use
+from ellarepro.symmetry.shares import effective_share, has_choice, relative_effective_parameters
+from ellarepro.training.loop import Trainer
 
 
 def parameter_count(trainer: Trainer) -> int:
@@ -112,7 +112,7 @@ def measured(
 
 def _linearised(trainer: Trainer, marglik: MarginalLikelihood, task: Task) -> Scores:
     from ellarepro.curvature.posterior import posterior_precision
-    from ellarepro.predictive import evaluate_linearised, weight_deviations
+    from ellarepro.evidence.predictive import evaluate_linearised, weight_deviations
 
     with counted(trainer.fallbacks):
         posterior = posterior_precision(marglik.curvature, trainer.prior.log_precision.detach().exp())

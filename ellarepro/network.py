@@ -18,8 +18,8 @@ from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
-from ellarepro.places import BIAS, HEAD, WEIGHT, Place, by_path
-from ellarepro.settings import DEFAULT_RELAXATION, AnchorSettings
+from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, Place, by_path
+from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""

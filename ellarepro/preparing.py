@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellarepro.config.resolve import (
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
+from ellarepro.data import Task, load_task
+from ellarepro.errors import UserError
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.network import Network, build_network
+from ellarepro.settings.resolve import (
     anchor_settings,
     check_combination,
     device_of,
     laplace_settings,
     weight_settings,
 )
-from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
-from ellarepro.data import Task, load_task
-from ellarepro.errors import UserError
-from ellarepro.network import Network, build_network
-from ellarepro.prior import LayerwisePrior
-from ellarepro.training import Trainer
+from ellarepro.training.loop import Trainer
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:

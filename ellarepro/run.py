@@ -13,17 +13,17 @@ from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
-from ellarepro.keeper import Keeper
-from ellarepro.lock import LOCK_FILE, only_writer
 from ellarepro.measuring import measured, note_untrained, parameter_count
 from ellarepro.network import Network
 from ellarepro.preparing import check_fit_memory, data_key, load_data, prepare
-from ellarepro.progress import Moment, Progress, free_share
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
-from ellarepro.shares import relative_effective_parameters
-from ellarepro.stopping import stopping
+from ellarepro.resume.folder import Keeper
+from ellarepro.resume.lock import LOCK_FILE, only_writer
+from ellarepro.resume.signals import stopping
+from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tracking import Tracker, contents, tracked
-from ellarepro.training import Trainer
+from ellarepro.training.loop import Trainer
+from ellarepro.training.progress import Moment, Progress, free_share
 
 
 @dataclass(frozen=True)

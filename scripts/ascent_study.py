@@ -20,20 +20,20 @@ from typing import Any
 
 import torch
 
-from ellarepro.config.compose import compose
 from ellarepro.curvature.exact import KernelCurvature, ggn_rows
 from ellarepro.data import ImageSet
 from ellarepro.errors import command
-from ellarepro.evaluation import evaluate
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.files import write_atomically
-from ellarepro.labels import layer_title
-from ellarepro.marglik import MarginalLikelihood, fit
-from ellarepro.markdown import markdown_table, mean_cell
 from ellarepro.preparing import prepare
-from ellarepro.prior import LayerwisePrior
 from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
-from ellarepro.training import Trainer
-from ellarepro.use import path_use
+from ellarepro.settings.compose import compose
+from ellarepro.symmetry.ablation import path_use
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.tables.markdown import markdown_table, mean_cell
+from ellarepro.training.loop import Trainer
 from scripts.ascent_variants import Ascent, Options
 
 FOLDER = Path(__file__).parents[1] / "results" / "ascent"

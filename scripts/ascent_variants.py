@@ -13,8 +13,8 @@ from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import Block, Factor
 from ellarepro.data import ImageSet
-from ellarepro.marglik import MarginalLikelihood, fit, total_loss
-from ellarepro.training import Trainer
+from ellarepro.evidence.marglik import MarginalLikelihood, fit, total_loss
+from ellarepro.training.loop import Trainer
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ellarepro.errors import UserError
-from ellarepro.labels import layer_title
-from ellarepro.markdown import markdown_table, mean_cell, sections
 from ellarepro.results import ADDED_LATER, RunResult, counted
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 from scripts.studies import made_of
 
 AS_IT_IS: tuple[str, ...] = ()

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.data import ImageSet, Task, load_task
+from ellarepro.evidence.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
-from ellarepro.marglik import MarginalLikelihood, fit
 from ellarepro.network import Network
-from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
-from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.shares import relative_effective_parameters
-from ellarepro.training import Trainer
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.symmetry.shares import relative_effective_parameters
+from ellarepro.training.loop import Trainer
 from scripts.studies import script
 
 STRUCTURES = ("full", "kron", "kron_blockwise", "diag")

@@ -13,9 +13,9 @@ from typing import Any
 
 from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
-from ellarepro.labels import path_colour, path_title
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import CHANNELS, PATHS
-from ellarepro.places import EVERYWHERE
+from ellarepro.symmetry.labels import path_colour, path_title
 
 NAME = "Learned layer-wise equivariances"
 COLUMNS = (

@@ -16,10 +16,10 @@ from torch.nn.functional import avg_pool2d
 
 from ellarepro.data import Task, load_task
 from ellarepro.errors import command
-from ellarepro.labels import layer_title
-from ellarepro.progress import free_share
 from ellarepro.results import RunResult, read_result, result_path
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import build_grids, plain, published, unique_runs
+from ellarepro.training.progress import free_share
 
 COMMITTED = Path(__file__).parents[1] / "results" / "table1"
 DIGIT, POSITION = "quadrant_digit", "quadrant_digit_and_position"

@@ -13,11 +13,11 @@ import torch
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import Network
 from ellarepro.preparing import check_fit_memory, prepare
-from ellarepro.shares import has_choice
-from ellarepro.training import Trainer
+from ellarepro.symmetry.shares import has_choice
+from ellarepro.training.loop import Trainer
 from scripts.bench.timing import alternate, capture
 
 _STEPS = 3

@@ -15,11 +15,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ellarepro.errors import UserError
-from ellarepro.labels import layer_title
-from ellarepro.markdown import markdown_table, sections
 from ellarepro.results import RunResult, counted
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import unique_runs
 from ellarepro.tables.guessing import only_guesses
+from ellarepro.tables.markdown import markdown_table, sections
 from scripts.studies import publish, reading_in, script
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ellarepro import FitSettings, LayerwiseLaplace
 from ellarepro.curvature.oracle import BlockReport, block_reports
 from ellarepro.data import load_task
-from ellarepro.evaluation import score
+from ellarepro.evidence.evaluation import score
 from ellarepro.results import git_commit
 from scripts.bench.timing import alternate
 from scripts.library_networks import Transformer, curve, resnet, separable_network

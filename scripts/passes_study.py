@@ -23,15 +23,15 @@ from ellarepro.curvature.likelihood import Classification
 from ellarepro.curvature.spectra import Curvature
 from ellarepro.data import ImageSet, Task, load_task
 from ellarepro.data.batches import ordered_batches
-from ellarepro.labels import layer_title
-from ellarepro.marglik import MarginalLikelihood, total_loss
-from ellarepro.markdown import markdown_table, mean_cell
+from ellarepro.evidence.marglik import MarginalLikelihood, total_loss
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
-from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
-from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.shares import relative_effective_parameters
-from ellarepro.training import Trainer
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.symmetry.shares import relative_effective_parameters
+from ellarepro.tables.markdown import markdown_table, mean_cell
+from ellarepro.training.loop import Trainer
 from scripts.studies import script
 
 EPOCHS, SEED, DRAWS, HYPER_STEPS = 16, 711, 3, 100

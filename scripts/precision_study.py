@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
-from ellarepro.config.sweep import expand
 from ellarepro.errors import command
-from ellarepro.evaluation import evaluate
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.marglik import fit
 from ellarepro.files import write_atomically
-from ellarepro.labels import layer_title
-from ellarepro.marglik import fit
-from ellarepro.markdown import markdown_table
 from ellarepro.preparing import prepare
 from ellarepro.results import git_commit
-from ellarepro.settings import FitSettings
+from ellarepro.settings.parts import FitSettings
+from ellarepro.settings.sweep import expand
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.tables.markdown import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 LAYERS = ("conv", "f_fc_conv")

@@ -12,13 +12,13 @@ from statistics import fmean
 
 from ellarepro.files import write_atomically
 from ellarepro.inspection.rendering import MISSING
-from ellarepro.labels import layer_title, path_order, path_title
-from ellarepro.markdown import markdown_table, sections
-from ellarepro.places import EVERYWHERE
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
-from ellarepro.shares import has_choice
+from ellarepro.symmetry.labels import layer_title, path_order, path_title
+from ellarepro.symmetry.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids
 from ellarepro.tables.guessing import only_guesses
+from ellarepro.tables.markdown import markdown_table, sections
 from scripts.studies import script
 
 RESULTS = Path(__file__).parents[1] / "results"

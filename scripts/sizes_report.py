@@ -6,9 +6,9 @@ from statistics import fmean
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ellarepro.labels import layer_title, path_colour
-from ellarepro.markdown import markdown_table, mean_cell, sections
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import layer_title, path_colour
+from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 from scripts.studies import made_of
 
 Measure = Callable[[RunResult], float | None]

@@ -16,19 +16,19 @@ import torch
 from torch import nn
 
 from ellarepro.data import Task, load_task
-from ellarepro.evaluation import evaluate
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
-from ellarepro.marglik import fit
-from ellarepro.markdown import markdown_table
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network, gains_of
-from ellarepro.places import EVERYWHERE
-from ellarepro.prior import LayerwisePrior
 from ellarepro.results import git_commit
-from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.training import Trainer
-from ellarepro.use import path_use
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.symmetry.ablation import path_use
+from ellarepro.tables.markdown import markdown_table
+from ellarepro.training.loop import Trainer
 from scripts.ascent_study import ascended
 from scripts.curvature_study import STRUCTURES, shrunk
 from scripts.studies import script

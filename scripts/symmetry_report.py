@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from ellarepro.data.moves import SYMMETRIES
 from ellarepro.inspection import untrained_shares
-from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
-from ellarepro.markdown import markdown_table, sections
-from ellarepro.places import EVERYWHERE
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
+from ellarepro.tables.markdown import markdown_table, sections
 from scripts.studies import made_of
 
 PATHS = ("f_fc", "conv", "gconv")

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ellarepro.config.compose import compose
 from ellarepro.errors import UserError, command
 from ellarepro.results import RunResult, flatten, read_result, result_file, run_id
 from ellarepro.results.identity import ADDED_LATER, RETIRED
+from ellarepro.settings.compose import compose
 
 TOLERANCES = {"test_accuracy": 0.02, "test_nll": 0.1, "neg_log_marglik_per_datum": 0.05}
 """Absolute: a fraction of 1, nats, nats a datum."""

@@ -4,10 +4,10 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from ellarepro.layers.tensors import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, Place
 from ellarepro.network import PATHS
-from ellarepro.places import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import RunResult, run_id
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 
 SIZES = {"fc": 9000, "f_fc": 4000, "s_fc": 2000, "conv": 360, "s_conv": 160, "gconv": 90}
 """Made-up entries of a path's first weight tensor in layer 1; a second factor has twice as many."""

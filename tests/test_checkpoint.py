@@ -7,8 +7,8 @@ import pytest
 import torch
 from smoke_runs import found, quiet, stopped
 
-from ellarepro.checkpoint import MAGIC, Checkpoints, DamagedCheckpoint, load_checkpoint, save_checkpoint
 from ellarepro.errors import UserError
+from ellarepro.resume.checkpoint import MAGIC, Checkpoints, DamagedCheckpoint, load_checkpoint, save_checkpoint
 
 STATE = {"weights": torch.arange(600.0), "epoch": 3}
 

@@ -8,16 +8,16 @@ from typing import get_args
 
 import pytest
 
-from ellarepro import settings
 from ellarepro.__main__ import main
-from ellarepro.config import schema
-from ellarepro.config.compose import compose
-from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, help_text
-from ellarepro.config.resolve import check_combination, laplace_settings, weight_settings
-from ellarepro.config.sweep import MOST_RUNS, expand
 from ellarepro.errors import UserError
-from ellarepro.ranges import problems, setting
 from ellarepro.results import flatten, read_results, run_id
+from ellarepro.settings import parts as settings
+from ellarepro.settings import schema
+from ellarepro.settings.compose import compose
+from ellarepro.settings.explain import CONFIGS, GROUPS, choices_of, help_text
+from ellarepro.settings.ranges import problems, setting
+from ellarepro.settings.resolve import check_combination, laplace_settings, weight_settings
+from ellarepro.settings.sweep import MOST_RUNS, expand
 
 REPOSITORY = Path(__file__).parents[1]
 SETTINGS = (settings.WeightSettings, settings.FitSettings, settings.LaplaceSettings, settings.AnchorSettings)

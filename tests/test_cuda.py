@@ -9,22 +9,22 @@ from helpers import assert_close, relative_error, small_data, small_network
 from test_replay import ADAM, SGD, trainer
 from test_training import LAPLACE
 
-from ellarepro import replay
-from ellarepro.config.compose import compose
 from ellarepro.curvature.eigen import symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.structures import STRUCTURES
 from ellarepro.data import ImageSet, Task
-from ellarepro.evaluation import evaluate
-from ellarepro.marglik import fit
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
-from ellarepro.prior import LayerwisePrior
 from ellarepro.run import run
-from ellarepro.settings import AnchorSettings, FitSettings, WeightSettings
-from ellarepro.training import Trainer
-from ellarepro.use import path_use
+from ellarepro.settings.compose import compose
+from ellarepro.settings.parts import AnchorSettings, FitSettings, WeightSettings
+from ellarepro.symmetry.ablation import path_use
+from ellarepro.training import replay
+from ellarepro.training.loop import Trainer
 
 
 def networks(layer: str, device: torch.device):

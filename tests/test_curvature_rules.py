@@ -13,7 +13,7 @@ from laplace.curvature import AsdlGGN
 from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.layers.conv import Conv, circular_patch_moment
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense

@@ -13,14 +13,14 @@ from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.structures import STRUCTURES, sums_of
 from ellarepro.data import ImageSet, Task
-from ellarepro.evaluation import evaluate
-from ellarepro.marglik import fit
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.predictive import evaluate_linearised, weight_deviations
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS, build_network
-from ellarepro.predictive import evaluate_linearised, weight_deviations
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.training import Trainer
-from ellarepro.use import path_use
+from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.symmetry.ablation import path_use
+from ellarepro.training.loop import Trainer
 
 SPARSE = ("s_fc", "s_conv", "s_fc_s_conv")
 

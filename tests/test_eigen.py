@@ -10,9 +10,9 @@ from helpers import assert_close, relative_error
 from ellarepro.curvature import eigen, spectra
 from ellarepro.curvature.eigen import CurvatureError, counted, counts, symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.evidence.marglik import MarginalLikelihood
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from torch import nn
 
 from ellarepro.curvature.factors import MomentSum, add_second_moment_, second_moment
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.data import ImageSet
-from ellarepro.marglik import fit
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import FitSettings
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import FitSettings
 
 
 @pytest.mark.parametrize("width", [3, 511, 512, 1025])

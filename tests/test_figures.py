@@ -13,9 +13,9 @@ from ellarepro.figures import draw_run, draw_side_by_side, save
 from ellarepro.figures.__main__ import load, main
 from ellarepro.figures.one_run import FLOOR
 from ellarepro.figures.side_by_side import MOST_RUNS
-from ellarepro.labels import path_colour, path_order, path_title
 from ellarepro.network import PATHS
 from ellarepro.results import write_result
+from ellarepro.symmetry.labels import path_colour, path_order, path_title
 
 PALE, FULL = "F-FC 1", "F-FC 8"
 

@@ -13,10 +13,10 @@ from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns, UnitCol
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.likelihood import softmax_hessian
 from ellarepro.curvature.rule import UnclaimedParameterError
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings.parts import AnchorSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]
 

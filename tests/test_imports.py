@@ -11,42 +11,34 @@ REPOSITORY = Path(__file__).parents[1]
 RANKS = {
     "errors": 0,
     "files": 0,
-    "ranges": 1,
-    "settings": 2,
-    "markdown": 0,
-    "places": 0,
-    "shares": 1,
+    "tables.markdown": 0,
+    "layers.tensors": 0,
+    "settings.ranges": 1,
+    "settings.parts": 2,
+    "symmetry.shares": 1,
     "curvature.factors": 1,
     "curvature.rule": 2,
     "layers": 3,
     "network": 4,
     "data": 4,
     "curvature": 5,
-    "labels": 5,
     "results": 5,
-    "prior": 5,
-    "marglik": 6,
-    "evaluation": 6,
-    "checkpoint": 6,
-    "lock": 1,
-    "stopping": 1,
-    "place": 6,
-    "optimiser": 6,
-    "replay": 6,
-    "keeper": 8,
-    "measuring": 8,
-    "progress": 6,
+    "symmetry": 5,
+    "evidence": 6,
+    "resume.lock": 1,
+    "resume": 6,
     "inspection": 6,
     "tables": 6,
-    "figures": 7,
-    "tracking": 8,
-    "predictive": 7,
-    "report": 7,
+    "symmetry.ablation": 7,
     "training": 7,
-    "use": 7,
-    "layerwise": 8,
+    "figures": 7,
+    "report": 7,
+    "tracking": 8,
+    "evidence.layerwise": 8,
+    "resume.folder": 8,
+    "measuring": 8,
+    "settings": 8,
     "data.__main__": 8,
-    "config": 8,
     "preparing": 9,
     "run": 10,
     "launching": 11,
@@ -56,8 +48,8 @@ RANKS = {
     "scripts": 15,
 }
 ONLY_IN = {
-    "asdl": {"curvature.asdl_hooks", "scripts.bench"},
-    "laplace": {"curvature.backend", "curvature.kron", "scripts.bench", "scripts.library_study"},
+    "asdl": {"curvature.interop", "scripts.bench"},
+    "laplace": {"curvature.interop", "scripts.bench", "scripts.library_study"},
     "wandb": {"tracking"},
     "matplotlib": {
         "figures",
@@ -71,8 +63,8 @@ ONLY_IN = {
     "plotly": {"report"},
     "jinja2": {"report"},
     "rich": {"launching.board"},
-    "hydra": {"__main__", "config", "launching"},
-    "omegaconf": {"__main__", "config", "launching", "run", "tables"},
+    "hydra": {"__main__", "settings", "launching"},
+    "omegaconf": {"__main__", "settings", "launching", "run", "tables"},
 }
 
 
@@ -129,7 +121,7 @@ def test_each_outside_package_has_one_home(module):
 def test_an_import_that_points_up_is_seen():
     with pytest.raises(KeyError, match="new_module"):
         rank("new_module")
-    assert upward("layers.conv", "from ellarepro.training import Trainer") == ["training"]
+    assert upward("layers.conv", "from ellarepro.training.loop import Trainer") == ["training.loop"]
     assert upward("network", "def f():\n    import ellarepro.run") == ["run"]
     assert upward("run", "from scripts.estimate import run_seconds") == ["scripts.estimate"]
     assert upward("scripts.bench.layers", "import scripts.make_table") == ["scripts.make_table"]

@@ -9,8 +9,8 @@ from result_factory import make_learned_result, make_map_result, make_result, wi
 
 from ellarepro.inspection import comma_separated, markdown, path_rows, precision_curves, ratio_curves
 from ellarepro.inspection.__main__ import main
+from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE
 from ellarepro.network import LAYERS, build_network
-from ellarepro.places import EVERYWHERE, LENGTHSCALE
 from ellarepro.results import write_result
 
 FACTORS = [f"blocks.0.paths.f_fc.theta{i}.weight" for i in (1, 2)]

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from ellarepro.curvature import BlockKronLaplace, EllaGGN
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.spectra import SpectralCurvature
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import LAYERS, build_network
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings.parts import AnchorSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Laplace.*:UserWarning")
 

@@ -11,12 +11,13 @@ from helpers import assert_close, relative_error
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
 from ellarepro.data.loading import shuffled_batches
 from ellarepro.errors import RunFailure
+from ellarepro.evidence import layerwise
 from scripts.library_networks import Transformer, curve, resnet, separable_network
 
 SOON = LaplaceSettings(burn_in=1, frequency=1, steps=20)

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.likelihood import Classification, Regression
-from ellarepro.layerwise import LayerwiseLaplace
-from ellarepro.marglik import fit, total_loss
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import FitSettings
+from ellarepro.evidence.layerwise import LayerwiseLaplace
+from ellarepro.evidence.marglik import fit, total_loss
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import FitSettings
 
 EXACT = ["kron", "kron_blockwise", "full"]
 DELTA, BETA = 0.7, 25.0

@@ -8,15 +8,15 @@ import torch
 from helpers import assert_close, parameter_slices, relative_error, small_data, small_network
 from torch import nn
 
-from ellarepro import marglik
 from ellarepro.curvature import EllaGGN, exact
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
 from ellarepro.data.dataset import ImageSet
+from ellarepro.evidence import marglik
+from ellarepro.evidence.marglik import Evidence, MarginalLikelihood
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.factored import FactoredDense
-from ellarepro.marglik import Evidence, MarginalLikelihood
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import FitSettings
+from ellarepro.settings.parts import FitSettings
 
 STRUCTURES = ["kron", "kron_blockwise", "diag", "full"]
 

@@ -1,6 +1,6 @@
 """Pages as Markdown: tables that read well as text, means with their spread."""
 
-from ellarepro.markdown import markdown_table, mean_cell, sections
+from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 
 
 def test_a_table_is_padded_and_numbers_are_aligned_to_the_right():

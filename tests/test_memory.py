@@ -10,7 +10,7 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
 from ellarepro.network import LAYERS, build_network
-from ellarepro.settings import AnchorSettings, FitSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

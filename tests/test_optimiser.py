@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from ellarepro.optimiser import learning_rate
-from ellarepro.settings import WeightSettings
+from ellarepro.settings.parts import WeightSettings
+from ellarepro.training.optimisers import learning_rate
 
 
 def rates(steps_per_epoch: int = 10, **changes) -> list[float]:

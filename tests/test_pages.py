@@ -12,8 +12,8 @@ import pytest
 import yaml
 from test_library_page import code_of, run
 
-from ellarepro.config.sweep import expand
 from ellarepro.results import RunResult, read_results
+from ellarepro.settings.sweep import expand
 from scripts.budget_study import STUDY as BUDGETS
 from scripts.front_page import main as draw_front_page
 from scripts.sizes_study import STUDY as SIZES

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ellarepro.config.sweep import expand
-from ellarepro.evaluation import evaluate
+from ellarepro.evidence.evaluation import evaluate
 from ellarepro.preparing import prepare
+from ellarepro.settings.sweep import expand
 from scripts import precision_study
 from scripts.precision_study import KEYS, main, measured, page
 

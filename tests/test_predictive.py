@@ -5,10 +5,10 @@ from helpers import relative_error, small_data, small_network
 
 from ellarepro.curvature.exact import jacobians
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.data import ImageSet
-from ellarepro.evaluation import evaluate
-from ellarepro.predictive import evaluate_linearised, predict, weight_deviations
+from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.predictive import evaluate_linearised, predict, weight_deviations
 
 
 def posterior(model, images, delta: float):

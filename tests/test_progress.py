@@ -9,7 +9,7 @@ from result_factory import make_config
 from ellarepro.launching import board as boards
 from ellarepro.launching.board import Board
 from ellarepro.launching.cells import names
-from ellarepro.progress import Moment, Progress, clock, free_share
+from ellarepro.training.progress import Moment, Progress, clock, free_share
 
 FIRST = Moment(1, 3, 2.0, 0.5)
 LATER = Moment(2, 3, 1.0, 0.75, 1.25, ("F-FC", 12.4))

@@ -9,15 +9,15 @@ import torch
 from helpers import assert_close, relative_error, small_data, small_network
 from test_training import LAPLACE
 
-from ellarepro import replay
-from ellarepro.config.compose import compose
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import UserError
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.preparing import prepare
-from ellarepro.prior import LayerwisePrior
-from ellarepro.replay import WARM_UP, ReplayedStep
-from ellarepro.settings import WeightSettings
-from ellarepro.training import Trainer
+from ellarepro.settings.compose import compose
+from ellarepro.settings.parts import WeightSettings
+from ellarepro.training import replay
+from ellarepro.training.loop import Trainer
+from ellarepro.training.replay import WARM_UP, ReplayedStep
 
 SGD = {"optimiser": "sgd", "lr": 0.05, "momentum": 0.9}
 ADAM = {"optimiser": "adam", "lr": 0.01, "relative": True}

@@ -9,10 +9,10 @@ import torch
 from helpers import assert_close, relative_error, small_data, small_network
 
 from ellarepro.data import ImageSet
-from ellarepro.marglik import fit
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import AnchorSettings, FitSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings
 
 
 @pytest.mark.parametrize(

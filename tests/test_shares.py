@@ -10,12 +10,12 @@ import torch
 from result_factory import make_learned_result, make_map_result
 
 from ellarepro.layers.conv import Conv
+from ellarepro.layers.tensors import BIAS, LENGTHSCALE, WEIGHT, Place
 from ellarepro.network import LAYERS, build_network
-from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT, Place
 from ellarepro.results import read_result, read_results, write_result
 from ellarepro.results.mend import main, mended
-from ellarepro.settings import AnchorSettings
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.settings.parts import AnchorSettings
+from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMMITTED = sorted(RESULTS.glob("table*/*/result.json"))

@@ -13,7 +13,7 @@ import pytest
 from smoke_runs import REPOSITORY, SMOKE, found, quiet, stopped
 
 from ellarepro.errors import Interrupted
-from ellarepro.stopping import stopping
+from ellarepro.resume.signals import stopping
 
 
 @pytest.mark.parametrize("seed", range(6))

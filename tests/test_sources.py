@@ -18,7 +18,7 @@ from ellarepro.data import (
     sources,
 )
 from ellarepro.errors import UserError
-from ellarepro.lock import in_turn
+from ellarepro.resume.lock import in_turn
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))

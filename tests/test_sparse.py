@@ -7,23 +7,23 @@ import torch
 from helpers import Probe, assert_close, perturb_biases, relative_error, small_data
 from torch import nn
 
-from ellarepro.config.compose import compose
-from ellarepro.config.resolve import check_combination
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.oracle import assert_rule_matches_oracle
 from ellarepro.data import ImageSet
 from ellarepro.errors import UserError
+from ellarepro.evidence.marglik import fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers import anchors
 from ellarepro.layers.anchors import grid_positions
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
-from ellarepro.marglik import fit
 from ellarepro.network import PATHS, build_network, priors_of
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings.compose import compose
+from ellarepro.settings.parts import AnchorSettings
+from ellarepro.settings.resolve import check_combination
 
 SPARSE = {"s_fc": SparseDense, "s_conv": SparseConv}
 STANDS_FOR = {"s_fc": FactoredDense, "s_conv": Conv}

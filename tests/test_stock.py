@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.calls import check_gradients
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.structures import factor_bytes
 
 STRUCTURES = ["kron", "kron_blockwise", "diag"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from smoke_runs import REPOSITORY, config, found, quiet, stopped
 
-from ellarepro import checkpoint as checkpoint_module
-from ellarepro import keeper
-from ellarepro.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.errors import RunFailure, UserError
-from ellarepro.lock import LOCK_FILE, only_writer
+from ellarepro.resume import checkpoint as checkpoint_module
+from ellarepro.resume import folder as keeper
+from ellarepro.resume.checkpoint import load_checkpoint, save_checkpoint
+from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.run import run
 
 # Disks and folders
@@ -116,7 +116,7 @@ def hold(folder: Path, said: list[str]) -> None:
 
 def test_the_death_of_a_writer_frees_its_folder(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from ellarepro.lock import only_writer\n"
+        "import os, sys; from pathlib import Path; from ellarepro.resume.lock import only_writer\n"
         "with only_writer(Path(sys.argv[1])): os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY).returncode == 9

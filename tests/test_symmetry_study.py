@@ -23,7 +23,7 @@ from ellarepro.data.moves import (
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
 from ellarepro.inspection import markdown
-from ellarepro.places import EVERYWHERE
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import UNTRAINED, read_result
 from scripts import symmetry_report as report
 from scripts.symmetry_study import main

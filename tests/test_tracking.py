@@ -17,8 +17,8 @@ import pytest
 from result_factory import make_config, make_learned_result, make_result, with_use
 
 from ellarepro.errors import UserError
+from ellarepro.layers.tensors import LENGTHSCALE, WEIGHT, by_path
 from ellarepro.network import PATHS
-from ellarepro.places import LENGTHSCALE, WEIGHT, by_path
 from ellarepro.results import read_result, write_result
 from ellarepro.tables import table_of
 from ellarepro.tracking import NoTracker, contents, make_tracker

@@ -11,16 +11,16 @@ import torch
 from helpers import small_data
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ellarepro.checkpoint import Checkpoints
-from ellarepro.config.compose import compose
 from ellarepro.curvature.ggn import GGN
 from ellarepro.data import ImageSet, Task
 from ellarepro.errors import RunFailure
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
 from ellarepro.preparing import prepare
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.training import Trainer
+from ellarepro.resume.checkpoint import Checkpoints
+from ellarepro.settings.compose import compose
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.training.loop import Trainer
 
 LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
 

@@ -6,13 +6,13 @@ from helpers import small_data, small_network
 from torch import nn
 
 from ellarepro.data.dataset import ImageSet
-from ellarepro.evaluation import evaluate
+from ellarepro.evidence.evaluation import evaluate
 from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.spatial import SpatialLayer
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import PATHS
-from ellarepro.places import EVERYWHERE
-from ellarepro.use import path_use
+from ellarepro.symmetry.ablation import path_use
 
 TRAIN, TEST = ImageSet(*small_data(14, seed=1)), ImageSet(*small_data(11, seed=2))
 

@@ -6,7 +6,7 @@ laplace-torch by doing so.
 
 from importlib import import_module
 
-_HOMES = {"EllaGGN": "backend", "BlockKronLaplace": "backend"}
+_HOMES = {"EllaGGN": "interop.backend", "BlockKronLaplace": "interop.backend"}
 
 __all__ = ["BlockKronLaplace", "EllaGGN"]
 

@@ -7,7 +7,7 @@ from ellarepro.curvature.exact import FullGatherer
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Classification, Likelihood
-from ellarepro.settings import FitSettings
+from ellarepro.settings.parts import FitSettings
 
 
 def gatherer_of(
@@ -32,7 +32,7 @@ def gatherer_of(
     if settings.engine == "asdl":
         if likelihood is not None and not isinstance(likelihood, Classification):
             raise ValueError(f"engine must be native for {type(likelihood).__name__.lower()}, got 'asdl'")
-        from ellarepro.curvature.asdl_hooks import AsdlPasses  # asdl is imported only where it is asked for
+        from ellarepro.curvature.interop.asdl_hooks import AsdlPasses  # asdl is imported only where it is asked for
 
         return AsdlPasses(model, settings.structure)
     return GGN(model, settings.structure, settings.tolerance, settings.sampled, generator, likelihood)

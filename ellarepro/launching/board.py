@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ellarepro.progress import Moment
+from ellarepro.training.progress import Moment
 
 Event = str | Moment | None
 """What a run tells: a line, an epoch that is over, or None when it begins."""

@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, RunFailure, UserError
-from ellarepro.labels import layer_title
-from ellarepro.progress import Moment, clock
 from ellarepro.results import RunResult, read_result, result_path, run_id
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.training.progress import Moment, clock
 
 
 @dataclass(frozen=True)

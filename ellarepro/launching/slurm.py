@@ -25,8 +25,8 @@ from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Cells, Ended, label
 from ellarepro.launching.queue import Queued, follow, states
 from ellarepro.launching.snapshot import snapshot
-from ellarepro.ranges import refuse_out_of_range, setting
 from ellarepro.results import run_id
+from ellarepro.settings.ranges import refuse_out_of_range, setting
 
 JOBS_FILE = "jobs.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

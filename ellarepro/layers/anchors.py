@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.rule import CurvatureRule
 from ellarepro.layers.spatial import Shape, zero_bias
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings.parts import AnchorSettings
 
 READ_OFF = 1e-2
 """How far, without noise, a filter of the posterior mean may be from its values where these are given."""

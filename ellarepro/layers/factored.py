@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.rule import CurvatureRule, register
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer, normal_parameter, zero_bias
-from ellarepro.places import BIAS, WEIGHT
+from ellarepro.layers.tensors import BIAS, WEIGHT
 
 
 class SpatialSum(nn.Module):

@@ -10,8 +10,8 @@ from ellarepro.layers.anchors import Anchored, AnchoredRule
 from ellarepro.layers.conv import KERNEL, ConvRule, convolve, pad_circular
 from ellarepro.layers.factored import ChannelSumRule, SpatialSumRule, channel_sum, spatial_sum
 from ellarepro.layers.spatial import RELU_GAIN, Shape, SpatialLayer
-from ellarepro.places import BIAS, LENGTHSCALE, WEIGHT
-from ellarepro.settings import AnchorSettings
+from ellarepro.layers.tensors import BIAS, LENGTHSCALE, WEIGHT
+from ellarepro.settings.parts import AnchorSettings
 
 
 class SparseSpatialSum(Anchored):

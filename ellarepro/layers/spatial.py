@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ellarepro.places import BIAS, WEIGHT, Place
+from ellarepro.layers.tensors import BIAS, WEIGHT, Place
 
 Shape = tuple[int, int]
 

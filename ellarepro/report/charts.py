@@ -7,7 +7,9 @@ from plotly import graph_objects
 from plotly.basedatatypes import BaseTraceType
 
 from ellarepro.inspection import has_curvature, shown_curves, untrained_shares
-from ellarepro.labels import (
+from ellarepro.layers.tensors import EVERYWHERE
+from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import (
     EVIDENCE_COLOUR,
     TRAINING_COLOUR,
     UNTRAINED_COLOUR,
@@ -18,9 +20,7 @@ from ellarepro.labels import (
     path_shade,
     path_title,
 )
-from ellarepro.places import EVERYWHERE
-from ellarepro.results import RunResult
-from ellarepro.shares import ByPath, boundaries
+from ellarepro.symmetry.shares import ByPath, boundaries
 
 SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "p": "pentagon"}
 """Plotly's names of matplotlib's markers."""

@@ -8,9 +8,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ellarepro.inspection import heading, learned_lines, notes, use_lines
-from ellarepro.labels import layer_title
 from ellarepro.report.charts import Chart, run_charts
 from ellarepro.results import RunResult, flatten
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import SPECS, build_grids
 from ellarepro.tables.cells import Cell, Grid
 

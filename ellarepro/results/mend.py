@@ -20,11 +20,11 @@ import torch
 from ellarepro.data.tasks import RECIPES
 from ellarepro.errors import UserError, command
 from ellarepro.files import write_atomically
+from ellarepro.layers.tensors import Place
 from ellarepro.network import build_network
-from ellarepro.places import Place
 from ellarepro.results.record import as_json, places_from, read_result, result_files
-from ellarepro.settings import AnchorSettings
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.settings.parts import AnchorSettings
+from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 
 
 def mended(record: Mapping[str, Any]) -> dict[str, Any]:

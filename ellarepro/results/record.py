@@ -11,7 +11,7 @@ from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.files import write_atomically
-from ellarepro.places import Place
+from ellarepro.layers.tensors import Place
 from ellarepro.results.identity import run_id
 
 RESULT_FILE = "result.json"

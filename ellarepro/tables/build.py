@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ellarepro.labels import layer_title
 from ellarepro.results import RunResult, read_results, short_commit
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.guessing import GUESSING_SHARE, only_guesses

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ellarepro.markdown import markdown_table
 from ellarepro.tables.cells import Cell, Grid
+from ellarepro.tables.markdown import markdown_table
 from ellarepro.tables.spec import SPECS
 
 SIGMAS = 2

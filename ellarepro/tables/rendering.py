@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Collection, Sequence
 
-from ellarepro.markdown import markdown_table
 from ellarepro.tables.cells import Cell, Grid
+from ellarepro.tables.markdown import markdown_table
 
 CSV_COLUMNS = (
     *("table", "row", "column", "ours_mean", "ours_std", "seeds", "left_out"),

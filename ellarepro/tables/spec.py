@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from ellarepro.labels import layer_title, path_title
 from ellarepro.network import LAYERS
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import layer_title, path_title
 
 TOY = ("quadrant_digit", "quadrant_digit_and_position")
 CIFAR = ("cifar10", "cifar10_jpeg")

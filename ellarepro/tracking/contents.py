@@ -13,10 +13,10 @@ from math import prod
 from typing import Any
 
 from ellarepro.inspection import path_rows
-from ellarepro.labels import layer_title
-from ellarepro.places import EVERYWHERE, LENGTHSCALE, WEIGHT, Place, by_path
+from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE, WEIGHT, Place, by_path
 from ellarepro.results import RunResult
-from ellarepro.shares import effective_share, relative_effective_parameters
+from ellarepro.symmetry.labels import layer_title
+from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 from ellarepro.tables import table_of
 
 Numbers = dict[str, float]

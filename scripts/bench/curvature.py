@@ -14,9 +14,9 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.hooks import forward_hooks
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import factor_bytes
-from ellarepro.marglik import MarginalLikelihood
+from ellarepro.evidence.marglik import MarginalLikelihood
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import Network, build_network
-from ellarepro.prior import LayerwisePrior
 from scripts.bench.plain import LAYERS, plain_largest_phase
 from scripts.bench.tables import HIGHER, Measure, Table
 from scripts.bench.timing import matrix_rate, measured, ratio, seconds, summary, training_step

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
 from ellarepro.network import LAYERS, Network, build_network
-from ellarepro.settings import AnchorSettings
+from ellarepro.settings.parts import AnchorSettings
 from scripts.bench.tables import HIGHER, Measure, Table
 from scripts.bench.timing import measured, ratio, seconds, training_step
 

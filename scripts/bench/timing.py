@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.data import ImageSet, Task
-from ellarepro.prior import LayerwisePrior
-from ellarepro.replay import WARM_UP
-from ellarepro.settings import WeightSettings
-from ellarepro.training import Trainer
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import WeightSettings
+from ellarepro.training.loop import Trainer
+from ellarepro.training.replay import WARM_UP
 from scripts.bench.tables import HIGHER, Measure
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 
 from ellarepro.data import load_task
-from ellarepro.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import DEFAULT_TOLERANCE, FitSettings, LaplaceSettings, WeightSettings
-from ellarepro.training import Trainer
+from ellarepro.settings.parts import DEFAULT_TOLERANCE, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.training.loop import Trainer
 from scripts.bench.tables import Measure, Table
 from scripts.bench.timing import measured, ratio, seconds
 

@@ -80,7 +80,7 @@ class Check:
         driver = self.start_on_the_cluster()
         source = self.checkout / "ellarepro" / "training.py"
         whole = source.read_text()
-        self.say("$ echo \"raise RuntimeError('edited')\" > ellarepro/training.py")
+        self.say("$ echo \"raise RuntimeError('edited')\" > ellarepro/training/loop.py")
         source.write_text("raise RuntimeError('edited')\n")
         self.wait_for("checkpoints of the first two runs", lambda: len(self.checkpoints()) >= 2)
         self.show("sbatch", "--partition=high", "--cpus-per-task=1", "--output=/dev/null", "--wrap=sleep 5")

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
-from ellarepro.evaluation import Scores, evaluate, score
-from ellarepro.labels import is_equivariant
+from ellarepro.evidence.evaluation import Scores, evaluate, score
 from ellarepro.layers.spatial import SpatialLayer
+from ellarepro.layers.tensors import EVERYWHERE, WEIGHT, by_path
 from ellarepro.network import Network
-from ellarepro.places import EVERYWHERE, WEIGHT, by_path
+from ellarepro.symmetry.labels import is_equivariant
 
 PathUse = dict[str, dict[str, dict[str, Any]]]
 """{layer: {path: {measure: number}}}"""

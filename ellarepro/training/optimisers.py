@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ellarepro.settings import WeightSettings
+from ellarepro.settings.parts import WeightSettings
 
 
 def optimiser_of(model: nn.Module, settings: WeightSettings) -> torch.optim.Optimizer:

@@ -18,10 +18,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ellarepro.config.explain import CONFIGS, GROUPS, explained, no_key, possible
-from ellarepro.config.schema import Config, classes_below, register
 from ellarepro.errors import UserError
-from ellarepro.ranges import problems
+from ellarepro.settings.explain import CONFIGS, GROUPS, explained, no_key, possible
+from ellarepro.settings.ranges import problems
+from ellarepro.settings.schema import Config, classes_below, register
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Nothing heavy is imported here, so that a configuration can be checked before Py
 from dataclasses import dataclass
 from math import prod
 
-from ellarepro.ranges import refuse_out_of_range, setting
+from ellarepro.settings.ranges import refuse_out_of_range, setting
 
 OPTIMISERS = ("sgd", "adam")
 BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")

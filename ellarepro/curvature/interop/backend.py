@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ellarepro.curvature.calls import CHECKED, check_gradients
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import BlockGatherer
-from ellarepro.curvature.kron import BlockKron
+from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.likelihood import LIKELIHOODS
-from ellarepro.settings import BLOCK_STRUCTURES, FitSettings
+from ellarepro.settings.parts import BLOCK_STRUCTURES, FitSettings
 
 
 class EllaGGN(GGNInterface):

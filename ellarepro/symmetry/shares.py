@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from ellarepro.places import HEAD, WEIGHT, Place, by_path
+from ellarepro.layers.tensors import HEAD, WEIGHT, Place, by_path
 
 ByPath = dict[str, dict[str, float]]
 """{layer: {path: number}}"""

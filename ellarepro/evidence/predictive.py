@@ -14,7 +14,7 @@ from ellarepro.curvature.exact import jacobians, trainable
 from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.data.batches import ordered_batches
 from ellarepro.data.dataset import ImageSet
-from ellarepro.evaluation import Scores, score
+from ellarepro.evidence.evaluation import Scores, score
 
 _JACOBIAN_ENTRIES = 2**26
 """Entries of the Jacobians that are held at a time."""

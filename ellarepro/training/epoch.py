@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.errors import RunFailure
-from ellarepro.settings import WeightSettings
+from ellarepro.settings.parts import WeightSettings
 
 
 @dataclass

@@ -12,7 +12,7 @@ from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import LAYERS, options_of, priors_of
-from ellarepro.settings import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
 
 
 def check_combination(config: Mapping[str, Any]) -> None:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ellarepro.checkpoint import Checkpoints
 from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
 from ellarepro.files import write_atomically
-from ellarepro.lock import Lock
 from ellarepro.results import RESULT_FILE, run_id
-from ellarepro.stopping import Stop
-from ellarepro.training import Trainer
+from ellarepro.resume.checkpoint import Checkpoints
+from ellarepro.resume.lock import Lock
+from ellarepro.resume.signals import Stop
+from ellarepro.training.loop import Trainer
 
 QUIET_SECONDS = 60.0
 

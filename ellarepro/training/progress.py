@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TextIO
 
-from ellarepro.labels import is_equivariant, path_title
-from ellarepro.shares import ByPath
+from ellarepro.symmetry.labels import is_equivariant, path_title
+from ellarepro.symmetry.shares import ByPath
 
 
 @dataclass(frozen=True)

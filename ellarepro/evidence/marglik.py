@@ -23,8 +23,8 @@ from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
 from ellarepro.data.loading import Data, batches_of
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import DEFAULT_FIT, FitSettings
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import DEFAULT_FIT, FitSettings
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.batches import batches_in_order, epoch_order
 from ellarepro.data.dataset import Task
 from ellarepro.errors import RunFailure, UserError
-from ellarepro.marglik import Fit, MarginalLikelihood
-from ellarepro.optimiser import learning_rate, optimiser_of
-from ellarepro.place import EpochPlace
-from ellarepro.prior import LayerwisePrior
-from ellarepro.replay import ReplayedStep
-from ellarepro.settings import LaplaceSettings, WeightSettings
+from ellarepro.evidence.marglik import Fit, MarginalLikelihood
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import LaplaceSettings, WeightSettings
+from ellarepro.training.epoch import EpochPlace
+from ellarepro.training.optimisers import learning_rate, optimiser_of
+from ellarepro.training.replay import ReplayedStep
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import Any, get_args
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from ellarepro.ranges import same_as, setting
-from ellarepro.settings import DEFAULT_RELAXATION, AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.ranges import same_as, setting
 
 LARGEST_SEED = 2**32 - 1
 

@@ -17,10 +17,10 @@ from ellarepro.curvature.likelihood import LIKELIHOODS, Classification, Likeliho
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.data.loading import Data, batches_of, shuffled_batches, size_of
 from ellarepro.errors import RunFailure
-from ellarepro.marglik import Evidence, MarginalLikelihood, fit
-from ellarepro.predictive import Prediction, predict_classes, predict_outputs
-from ellarepro.prior import LayerwisePrior
-from ellarepro.settings import DEFAULT_FIT, FitSettings, LaplaceSettings
+from ellarepro.evidence.marglik import Evidence, MarginalLikelihood, fit
+from ellarepro.evidence.predictive import Prediction, predict_classes, predict_outputs
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings
 
 DEFAULT_SCHEDULE = LaplaceSettings(burn_in=5, frequency=5, steps=20)
 

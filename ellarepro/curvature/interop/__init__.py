@@ -1,0 +1,1 @@
+"""The curvature as other libraries take it: laplace-torch and asdl."""

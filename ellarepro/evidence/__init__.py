@@ -1,0 +1,1 @@
+"""The prior, the marginal likelihood, predictions, and the library's face."""

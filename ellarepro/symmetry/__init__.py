@@ -1,0 +1,1 @@
+"""What each path of a layer learned: shares, ablation, and how paths are called."""

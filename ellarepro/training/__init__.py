@@ -1,0 +1,1 @@
+"""The loop over epochs, its optimisers, and the steps within an epoch."""
