@@ -9,7 +9,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LayerwiseLaplace": "evidence.layerwise",
+    "LayerwiseLaplace": "layerwise",
     "FitSettings": "settings.parts",
     "LaplaceSettings": "settings.parts",
     "Classification": "curvature.likelihood",

@@ -64,7 +64,7 @@ def _run(config: Mapping[str, Any]) -> int:
     result = outcome.result
     evidence = result.neg_log_marglik_per_datum
     print(
-        f"test accuracy {100 * result.test_accuracy:.2f}%, test NLL {result.test_nll:.4f} nats"
+        f"test {result.measured(2)}, test NLL {result.test_nll:.4f} nats"
         + ("" if evidence is None else f", -log marginal likelihood {evidence:.4f} nats a datum")
         + f"\n{outcome.folder / 'result.json'}"
     )

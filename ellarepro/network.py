@@ -146,9 +146,9 @@ def build_network(
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size must be one of {IMAGE_SIZES}, got {image_size}")
-    if min(in_channels, alpha) < 1 or num_classes < 2:
+    if min(in_channels, alpha) < 1 or num_classes < 1:
         raise ValueError(
-            f"need in_channels >= 1, alpha >= 1, num_classes >= 2; got {in_channels}, {alpha}, {num_classes}"
+            f"need in_channels >= 1, alpha >= 1, num_classes >= 1; got {in_channels}, {alpha}, {num_classes}"
         )
     if not 0 < relaxation < float("inf"):
         raise ValueError(f"relaxation must be positive and finite, got {relaxation}")

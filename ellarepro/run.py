@@ -13,13 +13,13 @@ from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
-from ellarepro.measuring import measured, note_untrained, parameter_count
 from ellarepro.network import Network
-from ellarepro.preparing import check_fit_memory, data_key, load_data, prepare
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
-from ellarepro.resume.folder import Keeper
 from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.resume.signals import stopping
+from ellarepro.runs.folder import Keeper
+from ellarepro.runs.measuring import measured, note_untrained, parameter_count
+from ellarepro.runs.preparing import data_key, load_data, prepare
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tracking import Tracker, contents, tracked
 from ellarepro.training.loop import Trainer
@@ -57,12 +57,12 @@ def run(
         return outcome
     with _memory_or_failure(lambda: "before the first epoch"):
         trainer, task = prepare(config)
-        memory = check_fit_memory(trainer, task)
+        memory = trainer.objective.check_memory()
     _make_folder(folder)
     with only_writer(folder, config["wait"], say) as lock:
         if (outcome := _finished_before(config, folder, say)) is not None:
             return outcome
-        machine = hardware(task.train.labels.device)
+        machine = hardware(task.train.targets.device)
         say(f"{identity}: {parameter_count(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
         if memory:
             say(f"{identity}: {memory}")
@@ -80,7 +80,7 @@ def run(
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         if trainer.only_guesses:
-            share = trainer.weights.plateau
+            share = config["optimiser"]["plateau"]
             say(f"{identity}: no epoch had a loss below {share:g} of that of guessing: the prior never had a part")
     return Outcome(result, folder, was_finished=False)
 
@@ -143,9 +143,9 @@ def _train(
         if "effective_parameters" in metrics:
             free = free_share(relative_effective_parameters(metrics["effective_parameters"], places))
         if watch:
-            loss, accuracy = metrics["loss"], metrics["train_accuracy"]
             evidence = [None, *trainer.history["neg_log_marglik_per_datum"]][-1]
-            watch(Moment(epoch, config["epochs"], loss, accuracy, evidence, free))
+            measure, value = trainer.objective.likelihood.measure, metrics[trainer.measure]
+            watch(Moment(epoch, trainer.epochs, metrics["loss"], value, evidence, free, measure))
         tracker.log(contents.of_epoch(metrics, places), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, keeper.pause

@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from ellarepro.curvature.exact import KernelCurvature, ggn_rows
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.errors import command
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import MarginalLikelihood, fit
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.files import write_atomically
-from ellarepro.preparing import prepare
 from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
+from ellarepro.resume.files import write_atomically
+from ellarepro.runs.preparing import prepare
 from ellarepro.settings.compose import compose
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.symmetry.labels import layer_title
@@ -200,9 +200,9 @@ def kernels(trainer: Trainer, few: int = FEW, sampled: int | None = None) -> dic
     deltas, sizes = prior.log_precision.detach().exp(), [p.numel() for p in prior.parameters]
     found: dict[str, Any] = {}
     for rows, count in (("all", few), ("sampled", sampled or len(train))):
-        part = ImageSet(train.images[:count], train.labels[:count])
+        part = Samples(train.inputs[:count], train.targets[:count])
         generator = torch.Generator().manual_seed(0) if rows == "sampled" else None
-        exact = KernelCurvature(ggn_rows(model, part.images, generator), sizes)
+        exact = KernelCurvature(ggn_rows(model, part.inputs, generator), sizes)
         kron = fit(model, prior, part)
         curvatures = {"kron": kron, "exact": exact}
         log_dets = {name: curvature.log_det_ratio(deltas).item() for name, curvature in curvatures.items()}

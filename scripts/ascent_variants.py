@@ -12,7 +12,7 @@ from ellarepro.curvature.eigen import symmetric_eigenvectors
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.spectra import SpectralCurvature
 from ellarepro.curvature.structures import Block, Factor
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.evidence.marglik import MarginalLikelihood, fit, total_loss
 from ellarepro.training.loop import Trainer
 
@@ -86,7 +86,7 @@ class Ascent(Trainer):
         data, used, settings = self.task.train, self.task.train, self.laplace.fit
         if self.options.fresh:
             chosen = torch.randperm(len(data), generator=self.generator)[: self.options.fresh]
-            used = ImageSet(data.images[chosen], data.labels[chosen])
+            used = Samples(data.inputs[chosen], data.targets[chosen])
             settings = replace(settings, fit_size=None)
         found = fit(self.model, self.prior, used, settings, self.generator)
         scale, temperature = len(data) / len(used), self.temperature()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.data import ImageSet, Task, load_task
+from ellarepro.data import Samples, Task, load_task
 from ellarepro.evidence.marglik import MarginalLikelihood, fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.conv import Conv
@@ -59,8 +59,8 @@ def main() -> None:
 def shrunk(task: Task, factor: int) -> Task:
     """The task with images of `factor` times fewer pixels a side, means of what they were."""
 
-    def shrink(data: ImageSet) -> ImageSet:
-        return ImageSet(F.avg_pool2d(data.images, factor), data.labels)
+    def shrink(data: Samples) -> Samples:
+        return Samples(F.avg_pool2d(data.inputs, factor), data.targets)
 
     return replace(task, train=shrink(task.train), test=shrink(task.test), image_size=task.image_size // factor)
 
@@ -139,7 +139,7 @@ def _by_layer(trainer: Trainer, task: Task) -> Iterator[str]:
 
 def _block_rows(model: nn.Module, task: Task, prefix: str) -> Iterator[str]:
     model = model.double()
-    images = task.train.images.double()
+    images = task.train.inputs.double()
     exact = sum(exact_ggn(model, batch) for batch in images.split(100))
     matrices = {}
     for structure in STRUCTURES[1:]:

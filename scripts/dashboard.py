@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ellarepro.errors import UserError, command
-from ellarepro.files import write_atomically
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import CHANNELS, PATHS
+from ellarepro.resume.files import write_atomically
 from ellarepro.symmetry.labels import path_colour, path_title
 
 NAME = "Learned layer-wise equivariances"

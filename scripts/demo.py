@@ -59,7 +59,7 @@ def _pictures() -> str:
     pair = same_digit(*tasks)
     images = [_blocks(pixels_of(tasks[0], index)) for index in pair]
     rows = [f"  {left}  {right}" for left, right in zip(*images, strict=True)]
-    labels = [" and ".join(f"'{task.class_names[task.train.labels[index]]}'" for index in pair) for task in tasks]
+    labels = [" and ".join(f"'{task.class_names[task.train.targets[index]]}'" for index in pair) for task in tasks]
     learned, conv, fc = map(layer_title, ORDER)
     return "\n".join(
         [
@@ -80,7 +80,7 @@ def _pictures() -> str:
 
 def same_digit(digits: Task, positions: Task) -> tuple[int, int]:
     """Two images of one digit, the second in another quadrant."""
-    digit, state = digits.train.labels, positions.train.labels
+    digit, state = digits.train.targets, positions.train.targets
     others = ((digit == digit[0]) & (state != state[0])).nonzero()
     return 0, int(others[0])
 
@@ -88,7 +88,7 @@ def same_digit(digits: Task, positions: Task) -> tuple[int, int]:
 def pixels_of(task: Task, index: int) -> Tensor:
     """Image `index` of the training set, (H, W) in 0 to 1."""
     mean, std = torch.tensor(task.mean), torch.tensor(task.std)
-    return (task.train.images[index] * std[:, None, None] + mean[:, None, None]).mean(0).clamp(0, 1)
+    return (task.train.inputs[index] * std[:, None, None] + mean[:, None, None]).mean(0).clamp(0, 1)
 
 
 def _blocks(pixels: Tensor) -> list[str]:

@@ -15,7 +15,7 @@ from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import Network
-from ellarepro.preparing import check_fit_memory, prepare
+from ellarepro.runs.preparing import prepare
 from ellarepro.symmetry.shares import has_choice
 from ellarepro.training.loop import Trainer
 from scripts.bench.timing import alternate, capture
@@ -34,26 +34,22 @@ def run_seconds(config: Mapping[str, Any]) -> float:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    trainer, task = prepare(config)
-    check_fit_memory(trainer, task)
+    trainer, _ = prepare(config)
+    trainer.objective.check_memory()
     loading = time.perf_counter() - started
-    weights, size = trainer.weights, len(task.train)
+    data, size = trainer.data, trainer.data.size
     step = _step_seconds(trainer)
-    seconds = loading + weights.epochs * math.ceil(size / weights.batch_size) * step
-    if trainer.laplace is not None:
-        fits = (
-            1
-            + has_choice(cast(Network, trainer.model).places())
-            + sum(trainer.laplace.due(epoch) for epoch in range(1, weights.epochs))
-        )
+    seconds = loading + trainer.epochs * data.steps * step
+    if fits := trainer.objective.fits(trainer.epochs):
+        fits += has_choice(cast(Network, trainer.model).places())
         # The loss of images that the curvature leaves out: forward passes, a third of steps.
-        others = size - min(trainer.laplace.fit.fit_size or size, size)
-        seconds += fits * (_fit_seconds(trainer) + others / weights.batch_size * step / 3)
+        others = size - min(trainer.objective.settings.fit.fit_size or size, size)
+        seconds += fits * (_fit_seconds(trainer) + others / data.batch_size * step / 3)
     return seconds
 
 
 def _step_seconds(trainer: Trainer) -> float:
-    batches = list(islice(ordered_batches(trainer.task.train, trainer.weights.batch_size), _STEPS))
+    batches = list(islice(ordered_batches(trainer.objective.data, trainer.data.batch_size), _STEPS))
 
     def steps() -> None:
         for images, labels in batches:
@@ -65,7 +61,7 @@ def _step_seconds(trainer: Trainer) -> float:
 
 def _fit_seconds(trainer: Trainer) -> float:
     """Seconds of a fit and its hyper-steps."""
-    settings, images = trainer.laplace, trainer.task.train.images
+    settings, images = trainer.objective.settings, trainer.objective.data.inputs
     used, batch = images[: settings.fit.fit_size], images[: settings.fit.batch_size][: settings.fit.fit_size]
     gatherers: list[Gatherer] = []
 
@@ -75,8 +71,8 @@ def _fit_seconds(trainer: Trainer) -> float:
 
     batches = math.ceil(len(used) / len(batch)) * _seconds(update)
     curvature = gatherers[-1].curvature(len(images))
-    evidence = MarginalLikelihood(curvature, 0.0, trainer.prior.squared_norms(), len(images))
-    step = _seconds(lambda: evidence.effective_parameters(trainer.prior.log_precision))
+    evidence = MarginalLikelihood(curvature, 0.0, trainer.objective.prior.squared_norms(), len(images))
+    step = _seconds(lambda: evidence.effective_parameters(trainer.objective.prior.log_precision))
     whole, one = gatherers[-1].forecast(used), gatherers[-1].forecast(batch)
     # Few images have few eigenvalues. Each takes its time, so for large networks this is that of a step.
     steps = settings.steps * step * max(whole.eigenvalues / max(one.eigenvalues, 1), 1)

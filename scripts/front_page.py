@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _label(task: Task, index: int) -> str:
-    return task.class_names[task.train.labels[index]]
+    return task.class_names[task.train.targets[index]]
 
 
 if __name__ == "__main__":

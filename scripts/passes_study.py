@@ -21,7 +21,7 @@ from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Classification
 from ellarepro.curvature.spectra import Curvature
-from ellarepro.data import ImageSet, Task, load_task
+from ellarepro.data import Samples, Task, load_task
 from ellarepro.data.batches import ordered_batches
 from ellarepro.evidence.marglik import MarginalLikelihood, total_loss
 from ellarepro.evidence.prior import LayerwisePrior
@@ -149,7 +149,7 @@ def _measured(trainer: Trainer, kind: str, passes: int | None, size: int, genera
 def _fit(trainer: Trainer, kind: str, passes: int | None, size: int, generator: torch.Generator) -> Curvature:
     data = trainer.task.train
     chosen = torch.randperm(len(data), generator=generator)[:size]
-    used = ImageSet(data.images[chosen], data.labels[chosen])
+    used = Samples(data.inputs[chosen], data.targets[chosen])
     ggn = GGN(trainer.model, "kron", 0.0, passes, generator, DrawnLabels() if kind == "labels" else None)
     for images, _ in ordered_batches(used, 150):
         ggn.update(images)

@@ -20,9 +20,9 @@ import torch
 from ellarepro.errors import command
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
-from ellarepro.files import write_atomically
-from ellarepro.preparing import prepare
 from ellarepro.results import git_commit
+from ellarepro.resume.files import write_atomically
+from ellarepro.runs.preparing import prepare
 from ellarepro.settings.parts import FitSettings
 from ellarepro.settings.sweep import expand
 from ellarepro.symmetry.labels import layer_title

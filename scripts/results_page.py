@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ellarepro.files import write_atomically
 from ellarepro.inspection.rendering import MISSING
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
+from ellarepro.resume.files import write_atomically
 from ellarepro.symmetry.labels import layer_title, path_order, path_title
 from ellarepro.symmetry.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids

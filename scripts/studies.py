@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from ellarepro.errors import UserError, command
 from ellarepro.figures import save
-from ellarepro.files import write_atomically
 from ellarepro.launching.launch import failures, launch
 from ellarepro.results import RunResult, read_result, result_path, short_commit
+from ellarepro.resume.files import write_atomically
 from ellarepro.settings.explain import choices_of
 from ellarepro.settings.resolve import check_combination
 from ellarepro.settings.sweep import Sweep, expand

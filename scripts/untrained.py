@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ellarepro.errors import UserError, command
-from ellarepro.files import write_atomically
-from ellarepro.measuring import note_untrained
-from ellarepro.preparing import prepare
 from ellarepro.results import UNTRAINED, read_result, result_file
 from ellarepro.results.record import as_json
+from ellarepro.resume.files import write_atomically
+from ellarepro.runs.measuring import note_untrained
+from ellarepro.runs.preparing import prepare
 from scripts.verify import asked_again
 
 

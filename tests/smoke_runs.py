@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ellarepro.errors import Interrupted
-from ellarepro.resume import folder as keeper
 from ellarepro.run import run
+from ellarepro.runs import folder as keeper
 from ellarepro.settings.compose import compose
 
 REPOSITORY = Path(__file__).parents[1]

@@ -143,7 +143,7 @@ def test_the_exact_log_determinant_is_that_of_the_rows_and_not_that_of_blocks():
     run.run()
     found, train = ascent_study.kernels(run, few=2, sampled=6), run.task.train
     deltas = run.prior.log_precision.detach().exp().double()
-    rows = ggn_rows(run.model, train.images[:2]).double()
+    rows = ggn_rows(run.model, train.inputs[:2]).double()
     pairs = zip(deltas, run.prior.parameters, strict=True)
     scaled = rows * torch.cat([delta.expand(p.numel()) for delta, p in pairs]).rsqrt()
     wanted = torch.linalg.slogdet(torch.eye(len(rows)) + scaled @ scaled.mT).logabsdet.item()

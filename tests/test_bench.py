@@ -7,7 +7,7 @@ import torch
 from helpers import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.network import build_network
 from scripts.bench import __main__ as bench
 from scripts.bench import device, epoch, growth, plain
@@ -132,7 +132,7 @@ def test_only_the_benchmark_of_the_device_is_said_to_run_on_it(monkeypatch):
 def test_an_epoch_is_its_steps_and_little_more(monkeypatch):
     monkeypatch.setattr(epoch, "BATCH", 8)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
-    data = ImageSet(torch.randn(24, 3, 8, 8), torch.randint(4, (24,)))
+    data = Samples(torch.randn(24, 3, 8, 8), torch.randint(4, (24,)))
     for augment in (False, True):
         whole, steps = epoch.epoch_seconds(network, data, augment)
         assert 0 < steps < whole

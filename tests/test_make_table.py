@@ -2,7 +2,7 @@
 
 import pytest
 
-from ellarepro.preparing import prepare
+from ellarepro.runs.preparing import prepare
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
 

@@ -11,7 +11,7 @@ from torch import nn
 from ellarepro.curvature import EllaGGN, exact
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.spectra import FullCurvature, SpectralCurvature
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.dataset import Samples
 from ellarepro.evidence import marglik
 from ellarepro.evidence.marglik import Evidence, MarginalLikelihood
 from ellarepro.evidence.prior import LayerwisePrior
@@ -46,14 +46,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def data():
-    return ImageSet(*small_data(12, side=4))
+    return Samples(*small_data(12, side=4))
 
 
 def dense_curvature(model, data, structure):
     """H as one dense matrix, for which only the factors of laplace-torch's interface or autograd are used."""
     if structure == "full":
-        return exact_ggn(model, data.images)
-    kron = EllaGGN(model, structure=structure).kron(data.images, data.labels, len(data))[1]
+        return exact_ggn(model, data.inputs)
+    kron = EllaGGN(model, structure=structure).kron(data.inputs, data.targets, len(data))[1]
     return kron.diag().diag() if structure == "diag" else kron.to_matrix()
 
 
@@ -62,7 +62,7 @@ def dense_evidence(model, data, matrix, eta):
     sizes = torch.tensor([p.numel() for p in model.parameters()])
     delta = eta.exp().repeat_interleave(sizes)
     theta = nn.utils.parameters_to_vector(model.parameters()).detach()
-    likelihood = -nn.functional.cross_entropy(model(data.images), data.labels, reduction="sum").detach()
+    likelihood = -nn.functional.cross_entropy(model(data.inputs), data.targets, reduction="sum").detach()
     prior = -(delta * theta * theta).sum() / 2 + delta.log().sum() / 2
     return likelihood + prior - torch.linalg.slogdet(matrix + delta.diag())[1] / 2
 
@@ -162,7 +162,7 @@ def test_ascend_finds_the_fixed_point():
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_fit_on_half_of_duplicated_data_is_the_whole_fit(model, data, structure):
-    twice = ImageSet(data.images.repeat(2, 1, 1, 1), data.labels.repeat(2))
+    twice = Samples(data.inputs.repeat(2, 1, 1, 1), data.targets.repeat(2))
     prior, eta = LayerwisePrior(model), log_precisions(model)
     whole = fit(model, prior, twice, structure=structure, tolerance=0).evidence(eta)
     half = fit(model, prior, twice, structure=structure, tolerance=0, fit_size=12).evidence(eta)
@@ -192,11 +192,11 @@ def test_each_datum_passes_forward_once_and_the_loss_is_that_of_all(model, data,
     settings = {"structure": structure, "tolerance": 0, "batch_size": 5, "fit_size": fit_size}
     objective = fit(spy, LayerwisePrior(spy), data, **settings)
     assert spy.samples == 12
-    losses = nn.functional.cross_entropy(model(data.images), data.labels, reduction="none").detach()
+    losses = nn.functional.cross_entropy(model(data.inputs), data.targets, reduction="none").detach()
     assert objective.loss == pytest.approx(losses.sum().item(), rel=1e-12)
     assert marglik.total_loss(spy, data, 5) == pytest.approx(losses.sum().item(), rel=1e-12)
     assert spy.samples == 24 and spy.training, "the control: counted"
-    noisy = nn.functional.cross_entropy(spy(data.images), data.labels, reduction="sum").item()
+    noisy = nn.functional.cross_entropy(spy(data.inputs), data.targets, reduction="sum").item()
     assert noisy != pytest.approx(losses.sum().item(), rel=1e-3), "the control: it drops out"
     assert losses[:5].sum() < 0.9 * losses.sum()
 
@@ -214,7 +214,7 @@ def test_batch_size_plays_no_part(model, data, structure):
 
 def test_full_is_refused_for_large_networks(model, data, monkeypatch):
     with pytest.raises(ValueError, match=r"structure=full .* up to 6000 parameters, got \d+; take kron"):
-        fit(small_network("conv", alpha=4), LayerwisePrior(model), ImageSet(*small_data()), structure="full")
+        fit(small_network("conv", alpha=4), LayerwisePrior(model), Samples(*small_data()), structure="full")
     monkeypatch.setattr(exact, "FULL_LIMIT", 10)
     with pytest.raises(ValueError, match=r"up to 10 parameters, got \d+"):
         fit(model, LayerwisePrior(model), data, structure="full")
@@ -227,7 +227,7 @@ def test_full_agrees_with_kron_where_it_is_exact():
     several = torch.randn(3, 4, dtype=torch.float64)
     eta = torch.tensor([0.4], dtype=torch.float64)
     for images, equal in ((one, True), (several, False)):
-        data = ImageSet(images, torch.zeros(len(images), dtype=torch.long))
+        data = Samples(images, torch.zeros(len(images), dtype=torch.long))
         kron, full = (fit(model, LayerwisePrior(model), data, structure=s, tolerance=0) for s in ("kron", "full"))
         assert isinstance(kron.curvature, SpectralCurvature) and isinstance(full.curvature, FullCurvature)
         error = relative_error(kron.evidence(eta).log_det, full.evidence(eta).log_det)
@@ -322,7 +322,7 @@ def test_the_evidence_loses_nothing_by_a_tie(model, data, structure):
     assert apart[FACTORS[0]] != middle
     twin = rescaled(model, math.exp((apart[FACTORS[0]] - middle) / 2))
     tied = torch.tensor([middle if name in FACTORS else value for name, value in apart.items()], dtype=torch.float64)
-    assert_close(twin(data.images), model(data.images))
+    assert_close(twin(data.inputs), model(data.inputs))
     assert relative_error(twin.layer.theta1.weight, model.layer.theta1.weight) > 0.05
     before, after = (fit(m, LayerwisePrior(m), data, structure=structure, tolerance=0) for m in (model, twin))
     for part in ("data_fit", "log_prior", "log_det"):

@@ -42,9 +42,9 @@ def write(folder, name="own.npz", **content):
 @pytest.mark.parametrize(("channels", "wanted"), [(None, 1), (1, 1), (3, 3)])
 def test_a_file_becomes_a_task(channels, wanted, tmp_path):
     task = load_task("npz", root=write(tmp_path, **arrays(channels), note=np.array("mine")))
-    assert task.train.images.shape == (120, wanted, 32, 32) and task.test.images.shape == (30, wanted, 32, 32)
-    assert task.num_classes == 3 and task.class_names == ("0", "1", "2") and task.in_channels == wanted
-    assert torch.bincount(task.test.labels).tolist() == [10, 10, 10]
+    assert task.train.inputs.shape == (120, wanted, 32, 32) and task.test.inputs.shape == (30, wanted, 32, 32)
+    assert task.outputs == 3 and task.class_names == ("0", "1", "2") and task.in_channels == wanted
+    assert torch.bincount(task.test.targets).tolist() == [10, 10, 10]
 
 
 def test_pixels_keep_their_places_and_are_normalised_by_the_training_set(tmp_path):
@@ -52,10 +52,10 @@ def test_pixels_keep_their_places_and_are_normalised_by_the_training_set(tmp_pat
     task = load_task("npz", root=write(tmp_path, **content))
     mean, std = torch.tensor(task.mean)[:, None, None], torch.tensor(task.std)[:, None, None]
     pixels = {tuple(image.flatten().tolist()) for image in content["train_images"].transpose(0, 3, 1, 2)}
-    found = ((task.train.images * std + mean) * 255).round().int()
+    found = ((task.train.inputs * std + mean) * 255).round().int()
     assert {tuple(image.flatten().tolist()) for image in found} == pixels
-    assert task.train.images.mean((0, 2, 3)).abs().max() < 1e-4
-    assert (task.train.images.std((0, 2, 3)) - 1).abs().max() < 1e-4
+    assert task.train.inputs.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (task.train.inputs.std((0, 2, 3)) - 1).abs().max() < 1e-4
 
 
 def test_labels_may_have_an_axis_of_their_own_as_in_medmnist(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ellarepro.evidence.evaluation import evaluate
-from ellarepro.preparing import prepare
+from ellarepro.runs.preparing import prepare
 from ellarepro.settings.sweep import expand
 from scripts import precision_study
 from scripts.precision_study import KEYS, main, measured, page

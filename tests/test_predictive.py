@@ -6,7 +6,7 @@ from helpers import relative_error, small_data, small_network
 from ellarepro.curvature.exact import jacobians
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.predictive import evaluate_linearised, predict, weight_deviations
 
@@ -45,7 +45,7 @@ def test_deviations_have_the_posterior_covariance():
 
 def test_a_sharp_posterior_is_the_plug_in_prediction():
     model, (images, labels) = small_network(), small_data(8)
-    data = ImageSet(images, labels)
+    data = Samples(images, labels)
     plug_in = evaluate(model, data)
 
     def linearised(delta: float):

@@ -9,10 +9,10 @@ import torch
 from helpers import assert_close, relative_error, small_data, small_network
 from test_training import LAPLACE
 
-from ellarepro.data import ImageSet, Task
+from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.preparing import prepare
+from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import WeightSettings
 from ellarepro.training import replay
@@ -33,12 +33,12 @@ def captures(monkeypatch) -> list:
 
 def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu", model=None) -> Trainer:
     """23 images in batches of 5: the last one of an epoch is smaller."""
-    data = ImageSet(*small_data(23)).to(device)
+    data = Samples(*small_data(23)).to(device)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
     weights = WeightSettings(epochs=epochs, batch_size=5, **rule)
     model = deepcopy(model or small_network("f_fc_conv")).to(device)
     generator = torch.Generator(device).manual_seed(0)
-    return Trainer(model, LayerwisePrior(model), task, weights, LAPLACE, generator, replay=replayed)
+    return trainer_of(LayerwisePrior(model), task, weights, ("laplace", LAPLACE), generator, replay=replayed)
 
 
 def same(one: Trainer, other: Trainer) -> bool:
@@ -61,9 +61,9 @@ def test_what_changes_from_step_to_step_is_read_anew(what, captures, monkeypatch
     """Control: frozen at the capture, as in a graph that a number has gone into, they give other weights."""
     plain, replayed = trainer(False, SGD), trainer(True, SGD)
     if what == "rates":
-        monkeypatch.setattr(replayed, "_set_lr", lambda lr: None)
+        monkeypatch.setattr(replayed.rates, "set", lambda step, steps: None)
     else:
-        monkeypatch.setattr(replayed.prior, "pulls", lambda size: [1.0] * len(replayed.prior.names))
+        monkeypatch.setattr(replayed.objective.prior, "pulls", lambda size: [1.0] * len(replayed.objective.prior.names))
     plain.run(), replayed.run()
     assert captures and not same(plain, replayed)
 

@@ -11,9 +11,7 @@ import sys
 import pytest
 from result_factory import make_config, make_result
 
-from ellarepro import files
 from ellarepro.errors import UserError
-from ellarepro.files import write_atomically
 from ellarepro.results import (
     RunResult,
     git_commit,
@@ -24,6 +22,8 @@ from ellarepro.results import (
     versions,
     write_result,
 )
+from ellarepro.resume import files
+from ellarepro.resume.files import write_atomically
 
 
 def test_run_id_reads_well_and_does_not_depend_on_key_order():

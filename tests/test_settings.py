@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_close, relative_error, small_data, small_network
 
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
@@ -36,7 +36,7 @@ def test_impossible_settings_are_refused_by_name(settings, message):
 
 def learned(model, settings: FitSettings) -> torch.Tensor:
     """Log precisions after ten hyper-steps on a fit."""
-    prior, data = LayerwisePrior(model), ImageSet(*small_data(5))
+    prior, data = LayerwisePrior(model), Samples(*small_data(5))
     optimiser = torch.optim.Adam([prior.log_precision], lr=0.1)
     fit(model, prior, data, settings).ascend(prior.log_precision, optimiser, 10)
     return prior.log_precision.detach()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from ellarepro.data import (
     QUADRANTS,
-    ImageSet,
+    Samples,
     epoch_batches,
     flip_and_crop,
     ordered_batches,
@@ -117,10 +117,10 @@ def test_augmentation_flips_and_crops_each_image_by_itself():
     assert not torch.equal(augmented, flip_and_crop(image.expand(400, -1, -1, -1), generator(1)))
 
 
-def numbered(count: int, device: str = "cpu") -> ImageSet:
+def numbered(count: int, device: str = "cpu") -> Samples:
     """Images whose pixels, and labels, are their number."""
     numbers = torch.arange(count, device=device)
-    return ImageSet(numbers.float()[:, None, None, None].expand(-1, 1, 32, 32).contiguous(), numbers)
+    return Samples(numbers.float()[:, None, None, None].expand(-1, 1, 32, 32).contiguous(), numbers)
 
 
 def test_batches_cover_every_sample_once_in_an_order_of_their_own():
@@ -131,13 +131,13 @@ def test_batches_cover_every_sample_once_in_an_order_of_their_own():
         assert [len(labels) for _, labels in batches] == [25, 25, 25, 25, 3]
         assert all(torch.equal(batch[:, 0, 3, 4].long(), labels) for batch, labels in batches)
         epochs.append(torch.cat([labels for _, labels in batches]))
-        assert torch.equal(epochs[-1].sort().values, images.labels)
+        assert torch.equal(epochs[-1].sort().values, images.targets)
     assert not torch.equal(epochs[0], epochs[1])
     again = torch.cat([labels for _, labels in epoch_batches(images, 25, generator())])
     assert torch.equal(again, epochs[0])
     ordered = list(ordered_batches(images, 25))
-    assert torch.equal(torch.cat([labels for _, labels in ordered]), images.labels)
-    assert torch.equal(torch.cat([batch for batch, _ in ordered]), images.images)
+    assert torch.equal(torch.cat([labels for _, labels in ordered]), images.targets)
+    assert torch.equal(torch.cat([batch for batch, _ in ordered]), images.inputs)
 
 
 def test_batches_augment_images_and_leave_labels():
@@ -160,4 +160,4 @@ def test_batches_do_not_wait_for_the_device():
         batches = list(epoch_batches(images, 128, draws, flip_and_crop))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(torch.cat([labels for _, labels in batches]).sort().values, images.labels)
+    assert torch.equal(torch.cat([labels for _, labels in batches]).sort().values, images.targets)

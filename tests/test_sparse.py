@@ -10,7 +10,7 @@ from torch import nn
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.oracle import assert_rule_matches_oracle
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.errors import UserError
 from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.prior import LayerwisePrior
@@ -236,7 +236,7 @@ def test_prior_omega_learns_every_precision_but_those_of_anchor_values():
     model = build_network("s_fc_s_conv", **options)
     prior = LayerwisePrior(model, 2.0, fixed=model.anchor_values())
     images_, labels = small_data(12)
-    marglik = fit(model, prior, ImageSet(images_.float(), labels))
+    marglik = fit(model, prior, Samples(images_.float(), labels))
     optimiser = torch.optim.Adam([prior.log_precision], lr=0.1)
     before = marglik.evidence(prior.log_precision).value.item()
     marglik.ascend(prior.log_precision, optimiser, 5)

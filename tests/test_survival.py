@@ -15,17 +15,17 @@ from smoke_runs import REPOSITORY, config, found, quiet, stopped
 
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.resume import checkpoint as checkpoint_module
-from ellarepro.resume import folder as keeper
 from ellarepro.resume.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.run import run
+from ellarepro.runs import folder as keeper
 
 # Disks and folders
 
 
 def full(*names: str):
     """`write_atomically`, but no space is left for files of these names."""
-    from ellarepro.files import write_atomically
+    from ellarepro.resume.files import write_atomically
 
     def write(path, data):
         if Path(path).name in names:
@@ -223,7 +223,7 @@ def test_a_damaged_result_is_named_and_force_makes_it_anew(tmp_path, wanted):
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
 def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, overrides, said):
-    monkeypatch.setattr("ellarepro.preparing.free_bytes", lambda device: 1e9)
+    monkeypatch.setattr("ellarepro.runs.preparing.free_bytes", lambda device: 1e9)
     with pytest.raises(UserError, match=said):
         quiet(tmp_path, *overrides)
     assert not list(tmp_path.iterdir())

@@ -113,7 +113,7 @@ def test_all_labels_have_the_same_classes_equally_often(symmetry):
     every = torch.cat([moved_class(symmetry, state(turn, place)) for turn in range(TURNS) for place in range(PLACES)])
     assert every.bincount().tolist() == [TURNS * PLACES] * len(DIGITS)
     for strength in (1.0,) if symmetry == "rotation" else (0.5, 1.0):
-        labels = load_task(f"moved_digits_{symmetry}", strength=strength).train.labels
+        labels = load_task(f"moved_digits_{symmetry}", strength=strength).train.targets
         assert (labels.bincount() - 1200).abs().max() < 4 * (4800 * 3 / 16) ** 0.5, "four standard deviations"
 
 
@@ -121,21 +121,21 @@ def test_tasks_of_a_strength_differ_in_labels_only():
     tasks = {name: load_task(f"moved_digits_{name}", train_size=48, test_size=24) for name in SYMMETRIES}
     both = tasks["both"]
     for task in tasks.values():
-        assert torch.equal(task.train.images, both.train.images) and torch.equal(task.test.images, both.test.images)
-        assert task.train.images.shape == (48, 1, MOVED_SIZE, MOVED_SIZE)
-        assert task.num_classes == len(task.class_names) == len(DIGITS) and task.image_size == MOVED_SIZE
+        assert torch.equal(task.train.inputs, both.train.inputs) and torch.equal(task.test.inputs, both.test.inputs)
+        assert task.train.inputs.shape == (48, 1, MOVED_SIZE, MOVED_SIZE)
+        assert task.outputs == len(task.class_names) == len(DIGITS) and task.image_size == MOVED_SIZE
     assert len({task.fingerprint for task in tasks.values()}) == len(tasks)
     other = load_task("moved_digits_both", strength=0.5, train_size=48, test_size=24)
-    assert not torch.equal(other.train.images, both.train.images)
+    assert not torch.equal(other.train.inputs, both.train.inputs)
 
 
 def test_images_are_normalised():
-    pixels = load_task("moved_digits_both").train.images
+    pixels = load_task("moved_digits_both").train.inputs
     assert abs(pixels.mean().item()) < 1e-3 and abs(pixels.std().item() - 1) < 1e-3
 
 
 def test_each_digit_is_used_three_times_moved_anew():
-    images = load_task("moved_digits_both").train.images
+    images = load_task("moved_digits_both").train.inputs
     assert len(images) == 4800 and images.sum((1, 2, 3)).mul(100).round().unique().numel() < 1700
     assert images.flatten(1).unique(dim=0).shape[0] > 4700
     assert fixed_generator("shift", "train").initial_seed() != fixed_generator("shift", "test").initial_seed()

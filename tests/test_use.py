@@ -5,7 +5,7 @@ import torch
 from helpers import small_data, small_network
 from torch import nn
 
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.dataset import Samples
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.layers.conv import Conv
@@ -14,7 +14,7 @@ from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import PATHS
 from ellarepro.symmetry.ablation import path_use
 
-TRAIN, TEST = ImageSet(*small_data(14, seed=1)), ImageSet(*small_data(11, seed=2))
+TRAIN, TEST = Samples(*small_data(14, seed=1)), Samples(*small_data(11, seed=2))
 
 
 def use_of(network, precision=None, train=TRAIN, batch_size=4):
@@ -73,7 +73,7 @@ def test_a_path_that_says_the_same_of_every_image_is_not_missed_and_the_only_oth
 
 def test_the_mean_is_that_of_the_training_data():
     network = small_network("f_fc_conv")
-    moved = ImageSet(TRAIN.images + 1, TRAIN.labels)
+    moved = Samples(TRAIN.inputs + 1, TRAIN.targets)
     assert use_of(network)["1"]["conv"]["nll_change"] != pytest.approx(
         use_of(network, train=moved)["1"]["conv"]["nll_change"], rel=1e-3
     )

@@ -6,17 +6,24 @@ fitted once, at factor one, and the noise learned with the prior's precisions.
 """
 
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ellarepro.curvature.columns import Columns, LambdaSquareRoot, SignedColumns, UnitColumns
+from ellarepro.curvature.scores import Scores, class_scores, value_scores
 
 
 class Likelihood:
-    """p(targets | outputs). Subclasses: `Classification`, `Regression`."""
+    """p(targets | outputs). Subclasses: `Classification`, `Regression`.
+
+    Attributes:
+        measure: what is told of training beside the loss, `accuracy` or `rmse`: see `right`.
+    """
+
+    measure: ClassVar[str]
 
     def check_outputs(self, outputs: Tensor, samples: int) -> None:
         """ValueError unless `outputs` of a batch of `samples` are of the form that the likelihood takes."""
@@ -49,6 +56,29 @@ class Likelihood:
         """`(B,)`: the loss of each sample."""
         raise NotImplementedError
 
+    def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean of `losses` over a batch, which training descends."""
+        return self.losses(outputs, targets).mean()
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What `measure` is made of, summed over a batch."""
+        raise NotImplementedError
+
+    def measured(self, right: float, data_size: int) -> float:
+        """`measure` of `data_size` data, from the sum of `right`."""
+        raise NotImplementedError
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
+        """What plug-in predictions by `outputs (N, K)` are worth."""
+        raise NotImplementedError
+
+    def guessing_loss(self, targets: Tensor) -> float:
+        """The loss a datum that a constant prediction of `targets` can reach at best."""
+        raise NotImplementedError
+
+    def fit_noise(self, loss: float, width: int) -> None:
+        """Set what is learned beside the precisions to the maximum of the likelihood at this `loss` a datum."""
+
     def precision(self) -> Tensor | float:
         """The factor on losses and Lambda; differentiable where it is learned."""
         return 1.0
@@ -64,6 +94,8 @@ class Likelihood:
 
 class Classification(Likelihood):
     """Softmax over K logits, one class a sample: `targets (B,)` from 0 to K - 1. The loss is the cross-entropy."""
+
+    measure = "accuracy"
 
     def check_outputs(self, outputs: Tensor, samples: int) -> None:
         super().check_outputs(outputs, samples)
@@ -99,6 +131,25 @@ class Classification(Likelihood):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
 
+    def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """How many samples are classified rightly."""
+        return (outputs.argmax(1) == targets).sum()
+
+    def measured(self, right: float, data_size: int) -> float:
+        """The accuracy, 0 to 1."""
+        return right / data_size
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
+        return class_scores(outputs.log_softmax(1), targets)
+
+    def guessing_loss(self, targets: Tensor) -> float:
+        """The entropy of the classes, nats."""
+        shares = targets.bincount() / len(targets)
+        return torch.special.entr(shares.double()).sum().item()
+
     def log_likelihood(self, total_loss: Tensor | float, data_size: int, width: int) -> Tensor:
         return -torch.as_tensor(total_loss, dtype=torch.float64, device="cpu")
 
@@ -109,6 +160,7 @@ class Regression(Likelihood):
     Args:
         noise_precision: beta at the start, 1 / variance.
         learned: whether beta is learned.
+        unit: of each target, `(K,)`, where targets were divided by their spread: scores and evidence are in that unit.
 
     Attributes:
         log_noise_precision: log beta, float64, on the CPU.
@@ -117,11 +169,14 @@ class Regression(Likelihood):
         ValueError: a noise precision that is not positive, or not finite.
     """
 
-    def __init__(self, noise_precision: float = 1.0, learned: bool = True):
+    measure = "rmse"
+
+    def __init__(self, noise_precision: float = 1.0, learned: bool = True, unit: Tensor | None = None):
         if not 0 < noise_precision < math.inf:
             raise ValueError(f"noise_precision must be positive and finite, got {noise_precision}")
         noise = torch.tensor(noise_precision, dtype=torch.float64, device="cpu")
         self.log_noise_precision = noise.log().requires_grad_(learned)
+        self.unit = torch.ones(1, device="cpu") if unit is None else unit.detach().cpu().float()
 
     @property
     def noise_std(self) -> float:
@@ -151,11 +206,34 @@ class Regression(Likelihood):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().sum(1) / 2
 
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The squared error in the targets' unit, mean over outputs, summed over samples."""
+        return ((outputs - targets) * self.unit.to(outputs)).square().mean(1).double().sum()
+
+    def measured(self, right: float, data_size: int) -> float:
+        """The root of the mean squared error, in the targets' unit."""
+        return math.sqrt(right / data_size)
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Scores:
+        beta = float(self.precision().detach())
+        return value_scores(outputs, targets, beta, self.unit.to(outputs))
+
+    def guessing_loss(self, targets: Tensor) -> float:
+        """Half the variance, summed over outputs."""
+        return targets.double().var(0, correction=0).sum().item() / 2
+
+    @torch.no_grad()
+    def fit_noise(self, loss: float, width: int) -> None:
+        """Set beta to the maximum of the likelihood: K over twice the mean loss."""
+        if self.log_noise_precision.requires_grad and loss > 0:
+            self.log_noise_precision.fill_(math.log(width / (2 * loss)))
+
     def precision(self) -> Tensor:
         return self.log_noise_precision.exp()
 
     def log_likelihood(self, total_loss: Tensor | float, data_size: int, width: int) -> Tensor:
-        normaliser = data_size * width * (self.log_noise_precision - math.log(2 * math.pi)) / 2
+        units = self.unit.double().log().expand(width).sum()
+        normaliser = data_size * (width * (self.log_noise_precision - math.log(2 * math.pi)) / 2 - units)
         return normaliser - self.precision() * total_loss
 
     def hyperparameters(self) -> list[Tensor]:

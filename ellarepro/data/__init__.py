@@ -3,7 +3,7 @@
 from ellarepro.data.augment import flip_and_crop as flip_and_crop
 from ellarepro.data.batches import epoch_batches as epoch_batches
 from ellarepro.data.batches import ordered_batches as ordered_batches
-from ellarepro.data.dataset import ImageSet as ImageSet
+from ellarepro.data.dataset import Samples as Samples
 from ellarepro.data.dataset import Task as Task
 from ellarepro.data.dataset import fingerprint as fingerprint
 from ellarepro.data.shifts import QUADRANTS as QUADRANTS

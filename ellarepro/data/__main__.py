@@ -17,10 +17,11 @@ MOST_IMAGES = 400
 
 
 def _summary(task: Task) -> str:
-    channels, height, width = task.train.images.shape[1:]
+    channels, height, width = task.train.inputs.shape[1:]
+    told = f"{task.outputs} {'classes' if task.likelihood == 'classification' else 'values'}"
     return (
         f"{task.name}: {len(task.train)} training and {len(task.test)} test images, "
-        f"{channels} x {height} x {width}, {task.num_classes} classes, fingerprint {task.fingerprint}"
+        f"{channels} x {height} x {width}, {told}, fingerprint {task.fingerprint}"
     )
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.dataset import Samples
 from ellarepro.errors import UserError
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def epoch_batches(
-    images: ImageSet, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
+    images: Samples, batch_size: int, generator: torch.Generator, augment: Augmentation | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every sample once, in a fresh random order: pairs of images (B, C, H, W) and labels (B,).
 
@@ -23,13 +23,13 @@ def epoch_batches(
     yield from batches_in_order(images, epoch_order(images, generator), batch_size, generator, augment)
 
 
-def epoch_order(images: ImageSet, generator: torch.Generator) -> Tensor:
+def epoch_order(images: Samples, generator: torch.Generator) -> Tensor:
     """A fresh random order (N,) of the set."""
-    return torch.randperm(len(images), generator=generator, device=images.labels.device)
+    return torch.randperm(len(images), generator=generator, device=images.targets.device)
 
 
 def batches_in_order(
-    images: ImageSet,
+    images: Samples,
     order: Tensor,
     batch_size: int,
     generator: torch.Generator,
@@ -37,17 +37,17 @@ def batches_in_order(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The samples of `order`, or of what is left of it after whole batches, as `epoch_batches` gives them."""
     for chosen in order.split(batch_size) if len(order) else ():
-        batch = images.images.index_select(0, chosen)
-        yield batch if augment is None else augment(batch, generator), images.labels.index_select(0, chosen)
+        batch = images.inputs.index_select(0, chosen)
+        yield batch if augment is None else augment(batch, generator), images.targets.index_select(0, chosen)
 
 
-def ordered_batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def ordered_batches(images: Samples, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every sample once, in the order of the set: pairs of images (B, C, H, W) and labels (B,), which are views.
 
     The last batch may be smaller. UserError for a batch size below 1.
     """
     _check(batch_size)
-    yield from zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    yield from zip(images.inputs.split(batch_size), images.targets.split(batch_size), strict=True)
 
 
 def _check(batch_size: int) -> None:

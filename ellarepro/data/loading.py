@@ -1,4 +1,4 @@
-"""Batches of whatever holds data: an `ImageSet`, a pair of tensors, or a loader of pairs; checked as they come."""
+"""Batches of whatever holds data: an `Samples`, a pair of tensors, or a loader of pairs; checked as they come."""
 
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ellarepro.data.batches import ordered_batches
-from ellarepro.data.dataset import ImageSet
+from ellarepro.data.dataset import Samples
 
-Data = ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+Data = Samples | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Inputs (N, ...) and targets (N, ...), at once or, from a `DataLoader` say, in batches."""
 
 
@@ -28,7 +28,7 @@ def batches_of(data: Data, batch_size: int, device: torch.device) -> Iterator[tu
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"a batch must be a pair, inputs and targets; got {type(batch).__name__} of the loader")
         inputs, targets = batch
-        _check(inputs, targets)
+        check_pair(inputs, targets)
         if len(inputs):
             samples += len(inputs)
             yield inputs.to(device), targets.to(device)
@@ -36,41 +36,25 @@ def batches_of(data: Data, batch_size: int, device: torch.device) -> Iterator[tu
         raise ValueError("data must hold at least one sample, got none")
 
 
-def shuffled_batches(
-    data: Data, batch_size: int, device: torch.device, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `batches_of`, with tensors in a random order, drawn by `generator` on the CPU; a loader as it comes.
+def tensors_of(data: Data) -> tuple[Tensor, Tensor] | None:
+    """Inputs and targets, where `data` holds them at once and as many of the one as of the other; None for a loader.
 
-    A single sample that would be left over joins the batch before it: batch normalisation takes no batch of one.
+    Raises:
+        ValueError: they differ in length.
     """
-    if (pair := _tensors(data)) is not None:
-        _check_lengths(*pair)
-        order = torch.randperm(len(pair[0]), generator=generator, device="cpu").to(pair[0].device)
-        data = (pair[0][order], pair[1][order])
-        if len(order) > batch_size > 1 and len(order) % batch_size == 1:
-            sizes = [batch_size] * (len(order) // batch_size - 1) + [batch_size + 1]
-            data = list(zip(*(part.split(sizes) for part in data), strict=True))
-    return batches_of(data, batch_size, device)
-
-
-def size_of(data: Data) -> int:
-    """Samples of `data`; a loader is gone through once, and refused as by `batches_of`."""
-    if (pair := _tensors(data)) is not None:
-        return len(pair[0])
-    return sum(len(targets) for _, targets in batches_of(data, 1, torch.device("cpu")))
-
-
-def _tensors(data: Data) -> tuple[Tensor, Tensor] | None:
-    if isinstance(data, ImageSet):
-        return data.images, data.labels
+    if isinstance(data, Samples):
+        return data.inputs, data.targets
     is_pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
-    return cast(tuple[Tensor, Tensor], data) if is_pair else None
+    if not is_pair:
+        return None
+    inputs, targets = cast(tuple[Tensor, Tensor], data)
+    _check_lengths(inputs, targets)
+    return inputs, targets
 
 
 def _pairs(data: Data, batch_size: int) -> Iterator:
-    if (pair := _tensors(data)) is not None:
-        _check_lengths(*pair)
-        return ordered_batches(ImageSet(*pair), batch_size)
+    if (pair := tensors_of(data)) is not None:
+        return ordered_batches(Samples(*pair), batch_size)
     if not isinstance(data, Iterable) or isinstance(data, Tensor | dict | str):
         raise ValueError(f"data must be a pair of tensors, inputs and targets, or a loader; got {type(data).__name__}")
     if iter(data) is data:
@@ -78,7 +62,8 @@ def _pairs(data: Data, batch_size: int) -> Iterator:
     return iter(data)
 
 
-def _check(inputs: Tensor, targets: Tensor) -> None:
+def check_pair(inputs: Tensor, targets: Tensor) -> None:
+    """ValueError unless these are as many inputs, which are finite, as targets."""
     for what, value in (("inputs", inputs), ("targets", targets)):
         if not isinstance(value, Tensor):
             raise ValueError(f"{what} of a batch must be one tensor, got {type(value).__name__}")

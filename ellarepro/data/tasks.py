@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ellarepro.data.dataset import ImageSet, Task, fingerprint
+from ellarepro.data.dataset import Samples, Task, fingerprint
 from ellarepro.data.jpeg_folder import CIFAR10_CLASSES, read_cifar10_jpeg
 from ellarepro.data.moves import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
 from ellarepro.data.npz_file import read_npz
@@ -89,7 +90,7 @@ class Recipe:
     Attributes:
         family: its raw images.
         shift: how they are moved.
-        class_names: of its K classes.
+        class_names: of its K classes; none where the targets are values.
         tell: states (N,) to classes (N,), for tasks that do not tell all of them apart.
         image_size: S.
         has_strength: whether `shift` takes a strength.
@@ -160,14 +161,13 @@ def load_task(
         partial(recipe.shift, strength=1.0 if strength is None else strength) if recipe.has_strength else recipe.shift
     )
     train, test = read(root, download)
-    source = fingerprint(*(ImageSet(raw.pixels, raw.labels) for raw in (train, test)))
+    source = fingerprint(*(Samples(raw.pixels, raw.targets) for raw in (train, test)))
     train, test = _prepare(train, recipe, shift, "train", train_size), _prepare(test, recipe, shift, "test", test_size)
+    of_values = {} if recipe.class_names else standardised(train, test)
     return Task(
         name=name,
-        train=train,
-        test=test,
-        num_classes=len(recipe.class_names),
-        in_channels=train.images.shape[1],
+        outputs=len(recipe.class_names) or train.targets.shape[1],
+        in_channels=train.inputs.shape[1],
         image_size=recipe.image_size,
         fingerprint=fingerprint(train, test),
         mean=recipe.family.mean,
@@ -175,7 +175,17 @@ def load_task(
         augment=augment,
         class_names=recipe.class_names,
         source_fingerprint=source,
+        **({"train": train, "test": test} | of_values),
     )
+
+
+def standardised(train: Samples, test: Samples) -> dict[str, Any]:
+    """Fields of a regression's `Task`: both sets with their targets less the training mean, divided by its spread."""
+    values = train.targets.double()
+    mean, std = values.mean(0), values.std(0, correction=0)
+    sets = (Samples(part.inputs, ((part.targets.double() - mean) / std).float()) for part in (train, test))
+    units = {"target_mean": tuple(mean.tolist()), "target_std": tuple(std.tolist())}
+    return dict(zip(("train", "test"), sets, strict=True)) | units | {"likelihood": "regression"}
 
 
 def _own(path: str | Path) -> Recipe:
@@ -184,7 +194,8 @@ def _own(path: str | Path) -> Recipe:
     pixels = train.pixels.float().div_(255).transpose(0, 1).flatten(1)
     mean, std = pixels.mean(1), pixels.std(1).clamp_min(1 / 255)
     family = Family({"file": lambda root, download: (train, test)}, tuple(mean.tolist()), tuple(std.tolist()), True)
-    return Recipe(family, _as_it_is, tuple(str(label) for label in range(int(train.labels.max()) + 1)))
+    classes = 0 if train.targets.is_floating_point() else int(train.targets.max()) + 1
+    return Recipe(family, _as_it_is, tuple(str(label) for label in range(classes)))
 
 
 def _chosen(key: str, got: str, possible: dict, context: str = "", others: tuple[str, ...] = ()):
@@ -195,16 +206,20 @@ def _chosen(key: str, got: str, possible: dict, context: str = "", others: tuple
     return possible[got]
 
 
-def _prepare(raw: RawImages, recipe: Recipe, shift: Shift, split: str, size: int | None) -> ImageSet:
+def _prepare(raw: RawImages, recipe: Recipe, shift: Shift, split: str, size: int | None) -> Samples:
     """Move, choose and normalise: raw images to the set of a task."""
-    size = _checked_size(f"{split}_size", size, len(raw.labels))
-    images, states = shift(raw.pixels.float().div_(255), raw.labels, fixed_generator("shift", split))
-    # Balanced in digits first and in states within each digit, whatever of a state a task is to tell.
-    order = balanced_order(states, fixed_generator("order", split), groups=raw.labels)[:size]
+    size = _checked_size(f"{split}_size", size, len(raw.targets))
+    images, states = shift(raw.pixels.float().div_(255), raw.targets, fixed_generator("shift", split))
+    draw = fixed_generator("order", split)
+    if raw.targets.is_floating_point():
+        order = torch.randperm(len(states), generator=draw)[:size]
+    else:
+        # Balanced in digits first and in states within each digit, whatever of a state a task is to tell.
+        order = balanced_order(states, draw, groups=raw.targets)[:size]
     images = images[order]
     mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.family.mean, recipe.family.std))
     images.sub_(mean).div_(std)
-    return ImageSet(images, recipe.tell(states[order]))
+    return Samples(images, recipe.tell(states[order]))
 
 
 def _checked_size(key: str, size: int | None, available: int) -> int:

@@ -165,6 +165,16 @@ class Fit:
             self.size, self.width, self.done = self.size + len(inputs), outputs.shape[1], self.done + 1
             yield
 
+    def whole(self) -> MarginalLikelihood:
+        """Take all batches that are left, in one go, and what was fitted.
+
+        Raises:
+            ValueError, CurvatureError: as `batches` and `result`.
+        """
+        for _ in self.batches():
+            pass
+        return self.result()
+
     def result(self) -> MarginalLikelihood:
         """What was fitted, once all batches are taken.
 
@@ -204,10 +214,7 @@ def fit(
         CurvatureError: the network's outputs or the curvature are not finite.
         ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
-    whole = Fit(model, prior, data, settings, generator, likelihood)
-    for _ in whole.batches():
-        pass
-    return whole.result()
+    return Fit(model, prior, data, settings, generator, likelihood).whole()
 
 
 def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ellarepro.curvature.exact import jacobians, trainable
+from ellarepro.curvature.likelihood import Classification, Likelihood, Regression
 from ellarepro.curvature.posterior import PosteriorPrecision
+from ellarepro.curvature.scores import Scores, class_scores, value_scores
 from ellarepro.data.batches import ordered_batches
-from ellarepro.data.dataset import ImageSet
-from ellarepro.evidence.evaluation import Scores, score
+from ellarepro.data.dataset import Samples
 
 _JACOBIAN_ENTRIES = 2**26
 """Entries of the Jacobians that are held at a time."""
@@ -98,8 +99,29 @@ def predict_outputs(
 
 
 def evaluate_linearised(
-    model: nn.Module, deviations: list[dict[str, Tensor]], data: ImageSet, batch_size: int = _INPUTS
+    model: nn.Module, deviations: list[dict[str, Tensor]], data: Samples, batch_size: int = _INPUTS
 ) -> Scores:
     """Scores of the linearised predictive on `data`."""
     predictions = [predict(model, deviations, images) for images, _ in ordered_batches(data, batch_size)]
-    return score(torch.cat(predictions), data.labels)
+    return class_scores(torch.cat(predictions), data.targets)
+
+
+def linearised_scores(
+    model: nn.Module,
+    posterior: PosteriorPrecision,
+    data: Samples,
+    likelihood: Likelihood,
+    samples: int,
+    generator: torch.Generator,
+) -> Scores:
+    """Scores of the linearised predictive on `data`: by `samples` functions for classes, exact for values.
+
+    Raises:
+        ValueError: a likelihood without such a predictive.
+    """
+    if isinstance(likelihood, Classification):
+        return evaluate_linearised(model, weight_deviations(model, posterior, samples, generator), data)
+    if not isinstance(likelihood, Regression):
+        raise ValueError(f"there is no linearised predictive for {type(likelihood).__name__}")
+    predicted = predict_outputs(model, posterior, data.inputs, 1 / float(likelihood.precision().detach()))
+    return value_scores(predicted.mean, data.targets, predicted.std.double() ** -2, likelihood.unit.to(data.inputs))

@@ -22,6 +22,7 @@ class LayerwisePrior:
             gamma of each, and untied the two precisions drift apart for ever unless gamma1 = gamma2.
 
     Attributes:
+        model: as given.
         log_precision: `(L,)`, float64, on the CPU: there are few, and their optimiser should not wait for a GPU.
 
     Raises:
@@ -39,6 +40,7 @@ class LayerwisePrior:
         if not 0 < precision < math.inf:
             raise ValueError(f"precision must be positive and finite, got {precision}")
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.model = model
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
         if strays := set(fixed) - set(self.names):

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellarepro.files import write_atomically
+from ellarepro.resume.files import write_atomically
 
 NO_CURVATURE = "no curvature was fitted"
 ARBITRARY = "the scale of each ReLU layer is arbitrary"

@@ -121,8 +121,7 @@ def _legend(figure: Figure, results: Sequence[RunResult]) -> None:
 def _titles(results: Sequence[RunResult]) -> list[str]:
     """What was run and how well it did; with the end of the run's id where titles would be the same."""
     titles = [
-        f"{r.dataset}\n{layer_title(r.layer)}, prior {r.prior}\nbudget {r.budget}, seed {r.seed}\n"
-        f"test accuracy {100 * r.test_accuracy:.1f} %"
+        f"{r.dataset}\n{layer_title(r.layer)}, prior {r.prior}\nbudget {r.budget}, seed {r.seed}\ntest {r.measured()}"
         for r in results
     ]
     return [

@@ -31,8 +31,7 @@ def draw_two_tasks(
             axes.set_title(f"“{labels[task][column]}”", fontsize=11)
         axes = figure.add_subplot(grid[row, columns])
         draw_shares(axes, result.relative_effective_parameters, untrained_shares(result)[0])
-        accuracy = f"{100 * result.test_accuracy:.1f}% of the test images right"
-        axes.set_title(f"label: {task}. {layer_title(result.layer)}: {accuracy}", fontsize=11)
+        axes.set_title(f"label: {task}. {layer_title(result.layer)}: test {result.measured()}", fontsize=11)
         axes.set_ylabel("share of the layer (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure

@@ -63,14 +63,14 @@ def use_lines(result: RunResult) -> list[Sequence[str]]:
             row.layer,
             path_title(row.path),
             f"{row.nll_change:+.3f}",
-            f"{100 * (row.accuracy_change or 0):+.1f}",
+            _points(row.accuracy_change),
             _number(row.variance_ratio, 2),
         )
         for row in path_rows(result)
         if row.nll_change is not None
     ]
     lines += [
-        (EVERYWHERE, path_title(path), f"{own['nll_change']:+.3f}", f"{100 * own['accuracy_change']:+.1f}", MISSING)
+        (EVERYWHERE, path_title(path), f"{own['nll_change']:+.3f}", _points(own.get("accuracy_change")), MISSING)
         for path, own in result.path_use.get(EVERYWHERE, {}).items()
     ]
     return [USE_HEADERS, *lines] if lines else []
@@ -113,6 +113,11 @@ def _texts(row: PathRow) -> list[str]:
 
 def _scientific(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1e}"
+
+
+def _points(change: float | None) -> str:
+    """A change of accuracy, a fraction of 1, in points; a regression has none."""
+    return MISSING if change is None else f"{100 * change:+.1f}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -172,10 +172,10 @@ def references(result: RunResult) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def heading(result: RunResult) -> str:
-    """Return one line that names the run and its test accuracy."""
+    """Return one line that names the run and its test measure."""
     return (
         f"{result.dataset} · {layer_title(result.layer)} · prior {result.prior} · {result.objective} · "
-        f"budget {result.budget} · seed {result.seed} · test accuracy {100 * result.test_accuracy:.1f} %"
+        f"budget {result.budget} · seed {result.seed} · test {result.measured()}"
     )
 
 

@@ -117,7 +117,7 @@ def tell(run: Ended, done: int, total: int, seconds: float) -> None:
 def _line(result: RunResult, was_finished: bool) -> str:
     evidence = result.neg_log_marglik_per_datum
     return (
-        f"accuracy {100 * result.test_accuracy:.2f}%"
+        result.measured(2)
         + ("" if evidence is None else f", -log marginal likelihood {evidence:.3f} nats a datum")
         + (" (finished before)" if was_finished else f", {result.wall_seconds:.0f} s")
     )

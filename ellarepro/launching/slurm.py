@@ -21,11 +21,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import UserError
-from ellarepro.files import write_atomically
 from ellarepro.launching.cells import Cells, Ended, label
 from ellarepro.launching.queue import Queued, follow, states
 from ellarepro.launching.snapshot import snapshot
 from ellarepro.results import run_id
+from ellarepro.resume.files import write_atomically
 from ellarepro.settings.ranges import refuse_out_of_range, setting
 
 JOBS_FILE = "jobs.json"

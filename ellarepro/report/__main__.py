@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ellarepro.errors import command
-from ellarepro.files import write_atomically
 from ellarepro.report import render_page
+from ellarepro.resume.files import write_atomically
 from ellarepro.tables import unique_runs
 
 RESULTS = Path("results")

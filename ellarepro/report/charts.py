@@ -40,7 +40,7 @@ class Chart:
 def run_charts(result: RunResult) -> list[Chart]:
     """Return the charts of `result`: evidence and NLL, accuracy, precisions, shares, use."""
     by_path: tuple[Callable[[RunResult], Chart], ...] = (_precisions, _relative, _raw, _use)
-    return [_nats(result), _accuracy(result), *(draw(result) for draw in by_path)]
+    return [_nats(result), _measured(result), *(draw(result) for draw in by_path)]
 
 
 def _nats(result: RunResult) -> Chart:
@@ -55,7 +55,11 @@ def _nats(result: RunResult) -> Chart:
     return _chart("evidence and NLL", "", lines, xaxis={"title": "epoch"}, yaxis=_from_zero("nats a datum"))
 
 
-def _accuracy(result: RunResult) -> Chart:
+def _measured(result: RunResult) -> Chart:
+    if result.test_accuracy is None:
+        lines = [_training("training", result, result.series("train_rmse"))]
+        lines.append(graph_objects.Scatter(x=[result.epochs], y=[result.test_rmse], name="test", **TEST))
+        return _chart("RMSE", "", lines, xaxis={"title": "epoch"}, yaxis=_from_zero("unit of the targets"))
     lines = [_training("training", result, [100 * value for value in result.series("train_accuracy")])]
     lines.append(graph_objects.Scatter(x=[result.epochs], y=[100 * result.test_accuracy], name="test", **TEST))
     return _chart("accuracy", "", lines, xaxis={"title": "epoch"}, yaxis={"title": "%", "range": [0, 102]})

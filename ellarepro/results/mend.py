@@ -19,10 +19,10 @@ import torch
 
 from ellarepro.data.tasks import RECIPES
 from ellarepro.errors import UserError, command
-from ellarepro.files import write_atomically
 from ellarepro.layers.tensors import Place
 from ellarepro.network import build_network
 from ellarepro.results.record import as_json, places_from, read_result, result_files
+from ellarepro.resume.files import write_atomically
 from ellarepro.settings.parts import AnchorSettings
 from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 

@@ -10,9 +10,9 @@ from types import UnionType
 from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
-from ellarepro.files import write_atomically
 from ellarepro.layers.tensors import Place
 from ellarepro.results.identity import run_id
+from ellarepro.resume.files import write_atomically
 
 RESULT_FILE = "result.json"
 UNTRAINED = "untrained_effective_parameters"
@@ -25,7 +25,8 @@ COMPUTED = ("effective_share", "tensors")
 class RunResult:
     """What one run found and everything needed to run it again.
 
-    Units: `test_accuracy` is a fraction of 1; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
+    Units: `test_accuracy` is a fraction of 1, None for a regression; `test_rmse`, of a regression alone, is in the
+    targets' unit; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
     latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
     effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
@@ -50,7 +51,7 @@ class RunResult:
     n_params: int
     epochs: int
     train_size: int
-    test_accuracy: float
+    test_accuracy: float | None
     test_nll: float | None
     neg_log_marglik_per_datum: float | None
     prior_precision: dict[str, float]
@@ -65,6 +66,7 @@ class RunResult:
     data_fingerprint: str
     config: dict[str, Any]
     hardware: str = ""
+    test_rmse: float | None = None
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -73,6 +75,12 @@ class RunResult:
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
     code_changes: list[str] = field(default_factory=list)
+
+    def measured(self, digits: int = 1) -> str:
+        """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""
+        if self.test_accuracy is None:
+            return f"RMSE {self.test_rmse:.4g}"
+        return f"accuracy {100 * self.test_accuracy:.{digits}f}%"
 
     def series(self, name: str) -> list[float]:
         """Return the list `name` of `history`, empty where there is none."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ellarepro.errors import RunFailure, UserError
-from ellarepro.files import write_atomically
+from ellarepro.resume.files import write_atomically
 
 MAGIC = b"ellarepro checkpoint 2\n"
 _DIGITS = 64

@@ -4,15 +4,18 @@ Neither measure depends on how a path is parameterised, unlike effective numbers
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.scores import Scores
 from ellarepro.data.batches import ordered_batches
-from ellarepro.data.dataset import ImageSet
-from ellarepro.evidence.evaluation import Scores, evaluate, score
+from ellarepro.data.dataset import Samples
+from ellarepro.evidence.evaluation import evaluate
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.layers.tensors import EVERYWHERE, WEIGHT, by_path
 from ellarepro.network import Network
@@ -26,14 +29,19 @@ Key = tuple[str, str]
 
 @torch.no_grad()
 def path_use(
-    network: Network, precision: Mapping[str, float], train: ImageSet, test: ImageSet, batch_size: int = 500
+    network: Network,
+    precision: Mapping[str, float],
+    train: Samples,
+    test: Samples,
+    batch_size: int = 500,
+    likelihood: Likelihood | None = None,
 ) -> PathUse:
     """Return what each path of each layer is used for, as {layer: {path: {measure: number}}}.
 
-    - `nll_change` (nats a datum), `accuracy_change` (fraction of 1): of the plug-in predictions on `test`, when the
-      path's output is replaced by its mean over `train`, position by position: what the layers above no longer learn of
-      the image through this path, all else as it was. As layer "all": in all layers at once, as layers that tell the
-      same stand in for each other when one is taken away.
+    - `nll_change` (nats a datum), and `accuracy_change` (fraction of 1) or `rmse_change`: of the plug-in predictions on
+      `test`, when the path's output is replaced by its mean over `train`, position by position: what the layers above
+      no longer learn of the image through this path, all else as it was. As layer "all": in all layers at once, as
+      layers that tell the same stand in for each other when one is taken away.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
       and positions, over that of the layer's equivariant path, the first it has; None where it has none, and where the
       layers below are dead, so that no path sees anything.
@@ -41,10 +49,12 @@ def path_use(
     Args:
         precision: of the prior, by tensor.
         batch_size: images a pass; changes the result by rounding only.
+        likelihood: `Classification` if not given.
     """
     means, variances = _of_training_data(network, train, batch_size)
-    whole = evaluate(network, test, batch_size)
-    changes = _ablations(network, means, test, whole, batch_size)
+    likelihood = likelihood or Classification()
+    whole = _Whole(likelihood, test, evaluate(network, test, batch_size, likelihood))
+    changes = _ablations(network, means, whole, batch_size)
     places = network.places()
     for (layer, path), names in by_path(places, WEIGHT).items():
         if (layer, path) in variances:
@@ -55,10 +65,10 @@ def path_use(
         unit = variances[reference] if reference else 0.0
         ratio = variances[layer, path] / unit if unit else None
         found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
-    return found | {EVERYWHERE: _ablations_everywhere(network, means, test, whole, batch_size)}
+    return found | {EVERYWHERE: _ablations_everywhere(network, means, whole, batch_size)}
 
 
-def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
+def _of_training_data(network: Network, train: Samples, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
     """Mean output `(D, H', W')` of each path, and its variance if its weights were standard normal."""
     means: dict[Key, Tensor] = {}
     variances: dict[Key, float] = {}
@@ -76,27 +86,27 @@ def _of_training_data(network: Network, train: ImageSet, batch_size: int) -> tup
 
 
 def _ablations(
-    network: Network, means: Mapping[Key, Tensor], test: ImageSet, whole: Scores, batch_size: int
+    network: Network, means: Mapping[Key, Tensor], whole: "_Whole", batch_size: int
 ) -> dict[Key, dict[str, float]]:
     """What the test scores change by when one path's output is its mean; layers below it are computed once."""
     without: dict[Key, list[Tensor]] = {key: [] for key in means}
-    for features, _ in ordered_batches(test, batch_size):
+    for features, _ in ordered_batches(whole.test, batch_size):
         for index, block in enumerate(network.layers):
             outputs = block.outputs(features)
             for path, output in outputs.items():
                 key = str(index + 1), path
                 changed = block.mean(outputs | {path: means[key].expand_as(output)}).relu()
-                without[key].append(network.rest(changed, index + 1).log_softmax(1))
+                without[key].append(network.rest(changed, index + 1))
             features = block.mean(outputs).relu()
-    return {key: _change(own, test, whole) for key, own in without.items()}
+    return {key: whole.change(own) for key, own in without.items()}
 
 
 def _ablations_everywhere(
-    network: Network, means: Mapping[Key, Tensor], test: ImageSet, whole: Scores, batch_size: int
+    network: Network, means: Mapping[Key, Tensor], whole: "_Whole", batch_size: int
 ) -> dict[str, dict[str, float]]:
     """What the test scores change by when a path's output is its mean in every layer that has the path."""
     without: dict[str, list[Tensor]] = {path: [] for _, path in means}
-    for images, _ in ordered_batches(test, batch_size):
+    for images, _ in ordered_batches(whole.test, batch_size):
         for absent, own in without.items():
             features = images
             for index, block in enumerate(network.layers):
@@ -104,11 +114,20 @@ def _ablations_everywhere(
                 if absent in outputs:
                     outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
                 features = block.mean(outputs).relu()
-            own.append(network.rest(features, len(network.blocks)).log_softmax(1))
-    return {path: _change(own, test, whole) for path, own in without.items()}
+            own.append(network.rest(features, len(network.blocks)))
+    return {path: whole.change(own) for path, own in without.items()}
 
 
-def _change(log_probabilities: list[Tensor], test: ImageSet, whole: Scores) -> dict[str, float]:
-    """Scores of the batches' `log_probabilities`, less those of the `whole` network."""
-    own = score(torch.cat(log_probabilities), test.labels)
-    return {"nll_change": own.nll - whole.nll, "accuracy_change": own.accuracy - whole.accuracy}
+@dataclass(frozen=True)
+class _Whole:
+    """What the whole network scores on the test set."""
+
+    likelihood: Likelihood
+    test: Samples
+    scores: Scores
+
+    def change(self, outputs: list[Tensor]) -> dict[str, float]:
+        """Scores of the batches' `outputs`, less those of the whole network."""
+        own, measure = self.likelihood.scores(torch.cat(outputs), self.test.targets), self.likelihood.measure
+        change = getattr(own, measure) - getattr(self.scores, measure)
+        return {"nll_change": own.nll - self.scores.nll, f"{measure}_change": change}

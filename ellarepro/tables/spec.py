@@ -82,7 +82,8 @@ def _shares(path: str) -> Measure:
 
 
 MEASURES = {
-    "accuracy": Measure(lambda r: [100 * r.test_accuracy], 2, better=1),
+    "accuracy": Measure(lambda r: [100 * value for value in _known(r.test_accuracy)], 2, better=1),
+    "rmse": Measure(lambda r: _known(r.test_rmse), 4, better=-1),
     "nll": Measure(lambda r: _known(r.test_nll), 3, better=-1),
     "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3, better=-1),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),

@@ -23,6 +23,7 @@ Numbers = dict[str, float]
 _SUMMARY = {
     "test/accuracy": "test_accuracy",
     "test/nll": "test_nll",
+    "test/rmse": "test_rmse",
     "test/calibration_error": "expected_calibration_error",
     "marglik/neg_log_marglik_per_datum": "neg_log_marglik_per_datum",
     "parameters": "n_params",
@@ -54,11 +55,8 @@ def identity(run_id: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_epoch(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> Numbers:
     """Return the points of one epoch's curves; `metrics` as the trainer tells them, `places` of each tensor."""
-    found = {
-        "train/loss": metrics["objective"],
-        "train/nll": metrics["loss"],
-        "train/accuracy": metrics["train_accuracy"],
-    }
+    found = {"train/loss": metrics["objective"], "train/nll": metrics["loss"]}
+    found |= {f"train/{m}": metrics[f"train_{m}"] for m in ("accuracy", "rmse") if f"train_{m}" in metrics}
     if "neg_log_marglik_per_datum" not in metrics:
         return found
     effective = metrics["effective_parameters"]
@@ -105,8 +103,9 @@ def curves(result: RunResult) -> list[tuple[int, Numbers]]:
     for index, epoch in enumerate(history.get("fit_epoch", [])):
         precision = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
         fits[epoch] = of_fit(history["neg_log_marglik_per_datum"][index], precision, result.tensors)
-    columns = (history.get(name, []) for name in ("epoch", "loss", "train_accuracy"))
+    measure = "rmse" if "train_rmse" in history else "accuracy"
+    columns = (history.get(name, []) for name in ("epoch", "loss", f"train_{measure}"))
     return [
-        (epoch, {"train/nll": loss, "train/accuracy": accuracy} | fits.get(epoch, {}))
-        for epoch, loss, accuracy in zip(*columns, strict=True)
+        (epoch, {"train/nll": loss, f"train/{measure}": value} | fits.get(epoch, {}))
+        for epoch, loss, value in zip(*columns, strict=True)
     ]

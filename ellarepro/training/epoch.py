@@ -7,52 +7,49 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.errors import RunFailure
-from ellarepro.settings.parts import WeightSettings
 
 
 @dataclass
-class EpochPlace:
+class EpochProgress:
     """How far an epoch is.
 
     Attributes:
-        order: of the samples, `(N,)`.
-        loss_sum: nats, summed over the samples so far.
-        correct: samples so far that were classified rightly.
+        order: of the samples, as the training batches take it.
+        steps: of the whole epoch.
+        loss_sum: summed over the samples so far.
+        right: what the likelihood's measure is made of, summed over the samples so far.
         first_bad: the first step with a non-finite loss; `steps` where there is none.
         step: steps so far.
         metrics: of the training, once all steps are taken.
-        hyper_steps: steps on the precisions so far.
     """
 
     order: Tensor
     steps: int
     loss_sum: Tensor
-    correct: Tensor
+    right: Tensor
     first_bad: Tensor
     step: int = 0
     metrics: dict[str, float] | None = None
-    hyper_steps: int = 0
 
     @classmethod
-    def start(cls, order: Tensor, steps: int) -> "EpochPlace":
-        """The beginning of an epoch of `steps` steps."""
-        device = order.device
+    def start(cls, order: Tensor, steps: int, device: torch.device) -> "EpochProgress":
+        """The beginning of an epoch of `steps` steps on `device`."""
         zero = torch.zeros((), device=device)
-        correct = torch.zeros((), dtype=torch.long, device=device)
-        return cls(order, steps, zero, correct, torch.full((), steps, device=device))
+        right = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(order, steps, zero, right, torch.full((), steps, device=device))
 
-    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a step."""
-        self.loss_sum += loss * len(labels)
-        self.correct += (logits.argmax(1) == labels).sum()
+    def count(self, loss: Tensor, right: Tensor, samples: int) -> None:
+        """Count a step of so many samples, by their mean loss."""
+        self.loss_sum += loss * samples
+        self.right += right
         self.first_bad = torch.where(torch.isfinite(loss), self.first_bad, self.first_bad.clamp_max(self.step))
         self.step += 1
 
-    def check_finite(self, model: nn.Module, epoch: int, weights: WeightSettings) -> None:
+    def check_finite(self, model: nn.Module, epoch: int, remedy: str) -> None:
         """Nothing, if the losses so far and the weights of `model` are finite.
 
         Raises:
-            RunFailure: training diverged; it names the step and what to change.
+            RunFailure: training diverged; it names the step and what to change, the `remedy`.
         """
         first_bad = int(self.first_bad.item())
         bad_tensor = next((n for n, p in model.named_parameters() if not torch.isfinite(p).all()), None)
@@ -65,11 +62,11 @@ class EpochPlace:
             + (
                 "; it was so before any step was taken: look at the data and at the scales the network starts with"
                 if epoch == 0 and first_bad == 0
-                else f"; lower lr (now {weights.lr}) or raise batch_size (now {weights.batch_size})"
+                else f"; {remedy}"
             )
         )
 
-    def to(self, device: torch.device) -> "EpochPlace":
+    def to(self, device: torch.device) -> "EpochProgress":
         """The same place on another device."""
         moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
-        return EpochPlace(**moved)
+        return EpochProgress(**moved)

@@ -1,12 +1,61 @@
 """The rule of the steps on the weights, and their rate."""
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ellarepro.settings.parts import WeightSettings
+
+
+class Rates(Protocol):
+    """Sets the learning rates of an optimiser before each step."""
+
+    def set(self, step: int, steps_per_epoch: int) -> None:
+        """Before `step`, counted from 0 over all epochs."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs beside the number of the step."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+
+
+class CosineRates:
+    """The rates of a run: `learning_rate` times the scale of each group."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, settings: WeightSettings):
+        self.optimiser, self.settings = optimiser, settings
+
+    def set(self, step: int, steps_per_epoch: int) -> None:
+        lr = learning_rate(self.settings, step, steps_per_epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: the rate follows from the number of the step."""
+
+
+class SchedulerRates:
+    """The rates of a `torch.optim` scheduler, which steps after each epoch; none leaves them as they are."""
+
+    def __init__(self, scheduler: torch.optim.lr_scheduler.LRScheduler | None = None):
+        self.scheduler = scheduler
+
+    def set(self, step: int, steps_per_epoch: int) -> None:
+        if self.scheduler is not None and step and step % steps_per_epoch == 0:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state)
 
 
 def optimiser_of(model: nn.Module, settings: WeightSettings) -> torch.optim.Optimizer:

@@ -18,25 +18,28 @@ class Moment:
         epoch: from 1.
         epochs: how many there will be.
         loss: of the training, nats a datum.
-        accuracy: of the training, 0 to 1.
+        measured: of the training, the likelihood's measure: accuracy (0 to 1) or rmse.
         neg_log_marglik: of the last fit, nats a datum; None before the first.
         free: the paths that need not be equivariant, by their title, and what they have of the relative effective
             number of parameters, in percent, mean over layers; None before the first fit, and where nothing is shared.
+        measure: what `measured` is.
     """
 
     epoch: int
     epochs: int
     loss: float
-    accuracy: float
+    measured: float
     neg_log_marglik: float | None = None
     free: tuple[str, float] | None = None
+    measure: str = "accuracy"
 
     def parts(self) -> list[str]:
         """Return the moment as words: epoch, accuracy, evidence, share."""
         evidence = "-" if self.neg_log_marglik is None else f"{self.neg_log_marglik:.3f}"
+        measured = f"{100 * self.measured:.1f}%" if self.measure == "accuracy" else f"{self.measured:.4g}"
         return [
             f"epoch {self.epoch}/{self.epochs}",
-            f"accuracy {100 * self.accuracy:.1f}%",
+            f"{self.measure} {measured}",
             f"-marglik {evidence}",
             f"{self.free[0]} {self.free[1]:.0f}%" if self.free else "",
         ]

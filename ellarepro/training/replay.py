@@ -1,7 +1,7 @@
 """Steps of the weights replayed as one CUDA graph: a single launch in place of some hundred small ones.
 
 A replay reads and writes where the capture did. What changes from step to step – the batch, the learning rates, the
-pull of the prior – is therefore copied into tensors that stay, and loss and logits are read from tensors that stay.
+objective's numbers – is copied into tensors that stay. Loss and outputs are read from tensors that stay.
 Batches are drawn and augmented outside: the host, which never waits, is far ahead of the device by then.
 """
 
@@ -24,7 +24,7 @@ class ReplayedStep:
 
     Args:
         batch_size: of all batches but the last of an epoch, which a continued run may begin with.
-        step: of a batch of images and labels and the pulls of the prior, delta / N by tensor; returns loss and logits.
+        step: of a batch of inputs and targets and the objective's `step_numbers`; returns loss and outputs.
         optimiser: which `step` moves; its learning rates may change from step to step.
 
     Attributes:
@@ -37,35 +37,35 @@ class ReplayedStep:
         self._steps = 0
         self._stream: torch.cuda.Stream | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, pulls: Sequence[float]) -> Outcome:
-        """The loss and the logits of one step; the next call overwrites them."""
-        if len(images) != self.batch_size:
-            return self.step(images, labels, pulls)
+    def __call__(self, inputs: Tensor, targets: Tensor, numbers: Sequence[float]) -> Outcome:
+        """The loss and the outputs of one step; the next call overwrites them."""
+        if len(inputs) != self.batch_size:
+            return self.step(inputs, targets, numbers)
         if self._steps < WARM_UP:
             self._steps += 1
-            with self._aside(images.device):
-                return self.step(images, labels, pulls)
-        self.replay = self.replay or self._captured(images, labels, len(pulls))
-        self.images.copy_(images)
-        self.labels.copy_(labels)
+            with self._aside(inputs.device):
+                return self.step(inputs, targets, numbers)
+        self.replay = self.replay or self._captured(inputs, targets, len(numbers))
+        self.inputs.copy_(inputs)
+        self.targets.copy_(targets)
         rates = [group["lr"] for group in self.optimiser.param_groups]
-        numbers = torch.tensor([*rates, *pulls], dtype=torch.float32)
-        self.numbers.copy_(numbers.pin_memory() if images.is_cuda else numbers, non_blocking=True)
+        current = torch.tensor([*rates, *numbers], dtype=torch.float32)
+        self.numbers.copy_(current.pin_memory() if inputs.is_cuda else current, non_blocking=True)
         self.replay()
-        return self.loss, self.logits
+        return self.loss, self.outputs
 
-    def _captured(self, images: Tensor, labels: Tensor, pulls: int) -> Body:
+    def _captured(self, inputs: Tensor, targets: Tensor, numbers: int) -> Body:
         groups = self.optimiser.param_groups
-        self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
+        self.inputs, self.targets = torch.empty_like(inputs), torch.empty_like(targets)
         # In float32 whatever the weights are: it is as what the fused optimisers' CUDA kernels read a rate.
-        self.numbers = torch.zeros(len(groups) + pulls, dtype=torch.float32, device=images.device)
+        self.numbers = torch.zeros(len(groups) + numbers, dtype=torch.float32, device=inputs.device)
         rates, standing = self.numbers[: len(groups)].unbind(), self.numbers[len(groups) :].unbind()
 
         def body() -> None:
-            self.loss, self.logits = self.step(self.images, self.labels, standing)
+            self.loss, self.outputs = self.step(self.inputs, self.targets, standing)
 
         with _read_from_device(groups, rates):
-            return graph_of(body, images.device)
+            return graph_of(body, inputs.device)
 
     @contextmanager
     def _aside(self, device: torch.device) -> Iterator[None]:

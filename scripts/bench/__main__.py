@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ellarepro.figures.canvas import save
-from ellarepro.files import write_atomically
 from ellarepro.results import git_commit, hardware, versions
+from ellarepro.resume.files import write_atomically
 from scripts.bench import curvature, device, epoch, factored, growth, layers, plain, tolerance
 from scripts.bench.tables import as_json, became_worse, of_json
 

@@ -7,7 +7,7 @@ import torch
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.network import build_network
-from ellarepro.preparing import choose_arithmetic
+from ellarepro.runs.preparing import choose_arithmetic
 from scripts.bench.flops import flops_of
 from scripts.bench.tables import LOWER, Measure, Table
 from scripts.bench.timing import matrix_rate, measured, seconds, summary, training_step

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ellarepro.data import ImageSet
+from ellarepro.data import Samples
 from ellarepro.network import build_network
 from scripts.bench.plain import ALPHA, BATCH, CHANNELS, CLASSES, LAYERS
 from scripts.bench.tables import HIGHER, Table
@@ -18,7 +18,7 @@ STEPS = 100
 def main(rounds: int) -> Iterator[Table]:
     """The table of this benchmark."""
     size = STEPS * BATCH
-    data = ImageSet(torch.randn(size, CHANNELS, 32, 32), torch.randint(CLASSES, (size,)))
+    data = Samples(torch.randn(size, CHANNELS, 32, 32), torch.randint(CLASSES, (size,)))
     rows = {}
     for layer in LAYERS:
         network = build_network(layer, in_channels=CHANNELS, num_classes=CLASSES, alpha=ALPHA)
@@ -31,7 +31,7 @@ def main(rounds: int) -> Iterator[Table]:
     yield Table(f"an epoch of {STEPS} steps, alpha {ALPHA}, batch {BATCH}", rows)
 
 
-def epoch_seconds(network: torch.nn.Module, data: ImageSet, augment: bool) -> tuple[float, float]:
+def epoch_seconds(network: torch.nn.Module, data: Samples, augment: bool) -> tuple[float, float]:
     """Seconds of an epoch on the CPU, and of the steps in it."""
     trainer = trainer_of(network, data, BATCH, augment)
     take, within = trainer.step, [0.0]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ellarepro.data import ImageSet, Task
+from ellarepro.data import Samples, Task
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.runs import preparing
 from ellarepro.settings.parts import WeightSettings
 from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP
@@ -52,14 +53,14 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
 
 
 def trainer_of(
-    network: nn.Module, data: ImageSet, batch_size: int, augment: bool = False, replay: bool = False
+    network: nn.Module, data: Samples, batch_size: int, augment: bool = False, replay: bool = False
 ) -> Trainer:
     """A run of one epoch of SGD with momentum, with a learning rate so small that it changes nothing."""
-    channels, size = data.images.shape[1:3]
-    task = Task("bench", data, data, int(data.labels.max()) + 1, channels, size, "", (0.0,), (1.0,), augment, ())
+    channels, size = data.inputs.shape[1:3]
+    task = Task("bench", data, data, int(data.targets.max()) + 1, channels, size, "", (0.0,), (1.0,), augment, ())
     weights = WeightSettings(epochs=1, batch_size=batch_size, optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
-    generator = torch.Generator(data.images.device)
-    return Trainer(network, LayerwisePrior(network), task, weights, None, generator, replay)
+    generator = torch.Generator(data.inputs.device)
+    return preparing.trainer_of(LayerwisePrior(network), task, weights, ("map", None), generator, replay)
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False) -> Callable[[], object]:
@@ -68,7 +69,7 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bo
     Args:
         replay: whether it is replayed as a CUDA graph, which has been captured by then.
     """
-    trainer = trainer_of(network, ImageSet(images, labels), len(labels), replay=replay)
+    trainer = trainer_of(network, Samples(images, labels), len(labels), replay=replay)
     capture(trainer, images, labels)
     return lambda: trainer.step(images, labels)
 

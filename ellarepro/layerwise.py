@@ -7,20 +7,25 @@ laplace.log_marginal_likelihood(), laplace.precisions(), laplace.effective_numbe
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.calls import CHECKED, check_gradients
-from ellarepro.curvature.hooks import evaluation_mode, training_mode
+from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import LIKELIHOODS, Classification, Likelihood
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
-from ellarepro.data.loading import Data, batches_of, shuffled_batches, size_of
-from ellarepro.errors import RunFailure
-from ellarepro.evidence.marglik import Evidence, MarginalLikelihood, fit
+from ellarepro.data.loading import Data, batches_of
+from ellarepro.data.training_batches import training_batches
+from ellarepro.evidence.marglik import Evidence, Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import Prediction, predict_classes, predict_outputs
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.objectives.laplace import Laplace
 from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings
+from ellarepro.training.loop import Trainer
+from ellarepro.training.optimisers import SchedulerRates
+from ellarepro.training.resumable import train
 
 DEFAULT_SCHEDULE = LaplaceSettings(burn_in=5, frequency=5, steps=20)
 
@@ -74,30 +79,36 @@ class LayerwiseLaplace:
             UnclaimedParameterError: a trainable parameter without a rule.
             ValueError: data, outputs or layers that are not covered; it says what to change.
         """
+        self._fitted, self._posterior = self._new_fit(data).whole(), None
+        return self
+
+    def _new_fit(self, data: Data) -> Fit:
+        """A fit that has still to begin, of a model that was checked."""
         self._check_parameters()
         if not self._checked:
             inputs, _ = next(batches_of(data, CHECKED, self._device))
             check_gradients(self.model, inputs[:CHECKED], self.likelihood)
             self._checked = True
         generator = torch.Generator(self._device).manual_seed(0)
-        self._posterior = None
-        self._fitted = fit(self.model, self.prior, data, self.settings, generator, self.likelihood)
-        return self
+        return Fit(self.model, self.prior, data, self.settings, generator, self.likelihood)
 
     def learn(self, steps: int = 200, lr: float = 0.1) -> "LayerwiseLaplace":
         """Take `steps` Adam steps on the log precisions, and the noise's, up the evidence of the last fit."""
         self._fit_done.ascend(self.prior.log_precision, self._hyper_optimiser(lr), steps)
         return self
 
-    def train(
+    def train(  # noqa: PLR0913 (each is what somebody's training needs, and has a default)
         self,
         data: Data,
         *,
         epochs: int,
         optimiser: torch.optim.Optimizer | None = None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         schedule: LaplaceSettings = DEFAULT_SCHEDULE,
         batch_size: int = 128,
         fit_data: Data | None = None,
+        progress: bool = False,
+        checkpoint: str | Path | None = None,
     ) -> "LayerwiseLaplace":
         """Train the weights and, every so often, learn the precisions; ends with a fit at the last weights.
 
@@ -106,12 +117,17 @@ class LayerwiseLaplace:
         Args:
             data: as for `fit`; a pair of tensors is shuffled, a loader taken as it comes.
             optimiser: of the weights; Adam at its default rate if not given.
+            scheduler: of the optimiser's rate; steps after each epoch.
             schedule: after which epochs the precisions move, and how far. How they are fitted is `settings`.
             batch_size: of a pair of tensors.
             fit_data: the training set without augmentation, where `data` has some.
+            progress: whether a line tells how far training is.
+            checkpoint: folder for a checkpoint, from which the same call continues after a stop; with a loader as data
+                from the last whole epoch. It is removed at the end.
 
         Raises:
             RunFailure: a loss that is not finite.
+            UserError: a checkpoint that cannot be read, or of another training.
             ValueError: as for `fit`; no epoch after which the precisions would move; or a schedule that says more
                 than when and how far.
         """
@@ -126,22 +142,12 @@ class LayerwiseLaplace:
             )
         self._check_parameters()
         fit_data = data if fit_data is None else fit_data
-        size, generator = size_of(data), torch.Generator().manual_seed(0)
         optimiser = optimiser or torch.optim.Adam(self.prior.parameters)
-        hyper_optimiser = self._hyper_optimiser(schedule.lr)
-        for epoch in range(1, epochs + 1):
-            with training_mode(self.model), torch.enable_grad():
-                for inputs, targets in shuffled_batches(data, batch_size, self._device, generator):
-                    loss = self.loss(inputs, targets, size)
-                    if not torch.isfinite(loss):
-                        raise RunFailure(
-                            f"training diverged in epoch {epoch}: the loss is {loss.item()}; lower its rate"
-                        )
-                    optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
-            if schedule.due(epoch) and epoch < epochs:
-                self.fit(fit_data)._fit_done.ascend(self.prior.log_precision, hyper_optimiser, schedule.steps)
+        objective = _CheckedLaplace(self, fit_data, replace(schedule, fit=self.settings))
+        generator = torch.Generator().manual_seed(0)
+        batches = training_batches(data, batch_size, self._device)
+        trainer = Trainer(objective, batches, optimiser, SchedulerRates(scheduler), epochs, generator)
+        train(trainer, progress=progress, checkpoint=checkpoint)
         return self.fit(fit_data)
 
     def loss(self, inputs: Tensor, targets: Tensor, data_size: int) -> Tensor:
@@ -231,3 +237,21 @@ class LayerwiseLaplace:
 
     def _hyper_optimiser(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.Adam([self.prior.log_precision, *self.likelihood.hyperparameters()], lr=lr)
+
+
+class _CheckedLaplace(Laplace):
+    """The objective of `LayerwiseLaplace.train`: batches and the model are checked, and each fit draws afresh."""
+
+    def __init__(self, laplace: LayerwiseLaplace, data: Data, settings: LaplaceSettings):
+        generator = torch.Generator(laplace.prior.parameters[0].device)
+        super().__init__(laplace.prior, laplace.likelihood, data, settings=settings, generator=generator)
+        self.laplace = laplace
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.model(inputs)
+        self.likelihood.check_outputs(outputs, len(inputs))
+        self.likelihood.check_targets(targets, outputs)
+        return self.likelihood.mean_loss(outputs, targets), outputs
+
+    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
+        return self.laplace._new_fit(self.data)

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
+from ellarepro.curvature.likelihood import LIKELIHOODS, Likelihood, Regression
+from ellarepro.curvature.memory import free_bytes
 from ellarepro.data import Task, load_task
+from ellarepro.data.augment import flip_and_crop
+from ellarepro.data.training_batches import ShuffledBatches
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import Network, build_network
+from ellarepro.objectives import objective_named
+from ellarepro.settings.parts import WeightSettings
 from ellarepro.settings.resolve import (
     anchor_settings,
     check_combination,
@@ -21,6 +25,7 @@ from ellarepro.settings.resolve import (
     weight_settings,
 )
 from ellarepro.training.loop import Trainer
+from ellarepro.training.optimisers import CosineRates, optimiser_of
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
@@ -30,18 +35,51 @@ def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
         UserError: the configuration or the data is unusable.
     """
     check_combination(config)
-    device, weights, laplace = device_of(config), weight_settings(config), laplace_settings(config)
+    device, weights = device_of(config), weight_settings(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     task = load_data(config).to(device)
     _seed(config["seed"])
     choose_arithmetic(config["tf32"])
-    model = _network(config, task).to(device)
+    model = _network(config, task).to(device).eval()
+    settings = laplace_settings(config)
     fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
-    tied = model.factor_groups() if laplace is not None and laplace.tied else ()
+    tied = model.factor_groups() if settings is not None and settings.tied else ()
     prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
     generator = torch.Generator(device).manual_seed(config["seed"])
-    return Trainer(model, prior, task, weights, laplace, generator, config["replay"]), task
+    objective = (config["objective"]["name"], settings)
+    return trainer_of(prior, task, weights, objective, generator, config["replay"]), task
+
+
+def trainer_of(
+    prior: LayerwisePrior,
+    task: Task,
+    weights: WeightSettings,
+    objective: tuple[str, Any],
+    generator: torch.Generator,
+    replay: bool = False,
+) -> Trainer:
+    """The loop of a run.
+
+    Args:
+        prior: of the network.
+        objective: its name and its settings.
+        generator: of the batches and of what the objective draws, on the device of the data.
+    """
+    name, settings = objective
+    options = {"settings": settings, "generator": generator, "plateau": weights.plateau}
+    ascended = objective_named(name)(prior, likelihood_of(task), task.train, **options)
+    batches = ShuffledBatches(task.train, weights.batch_size, flip_and_crop if task.augment else None)
+    optimiser = optimiser_of(prior.model, weights)
+    rates = CosineRates(optimiser, weights)
+    return Trainer(ascended, batches, optimiser, rates, weights.epochs, generator, replay)
+
+
+def likelihood_of(task: Task) -> Likelihood:
+    """What the targets of `task` are; the values of a regression are divided by their spread."""
+    if task.likelihood == "regression":
+        return Regression(unit=torch.tensor(task.target_std))
+    return LIKELIHOODS[task.likelihood]()
 
 
 def data_key(dataset: Mapping[str, Any]) -> str:
@@ -69,7 +107,7 @@ def _network(config: Mapping[str, Any], task: Task) -> Network:
         return build_network(
             config["layer"]["name"],
             in_channels=task.in_channels,
-            num_classes=task.num_classes,
+            num_classes=task.outputs,
             alpha=config["alpha"],
             image_size=task.image_size,
             anchors=anchor_settings(config),
@@ -97,7 +135,7 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
     """
     states = {"sgd": 1, "adam": 2}[config["optimiser"]["name"]]
     count = sum(p.numel() for p in planned.parameters())
-    device = task.train.images.device
+    device = task.train.inputs.device
     free = free_bytes(device)
     if (needed := 4 * count * (2 + states)) > free:
         raise UserError(
@@ -107,7 +145,7 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
     outputs: list[int] = []
     leaves = [module for module in planned.modules() if not list(module.children())]
     hooks = [leaf.register_forward_hook(lambda *call: outputs.append(call[2].numel())) for leaf in leaves]
-    planned(torch.empty(1, *task.train.images.shape[1:], device="meta"))
+    planned(torch.empty(1, *task.train.inputs.shape[1:], device="meta"))
     for hook in hooks:
         hook.remove()
     batch = min(config["batch_size"], len(task.train))
@@ -116,24 +154,6 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
             f"batch_size={config['batch_size']}: what the layers put out for {batch:,} images needs "
             f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower batch_size or alpha"
         )
-
-
-def check_fit_memory(trainer: Trainer, task: Task) -> str | None:
-    """What the curvature factors will take, as a line; None where none are gathered.
-
-    Raises:
-        UserError: more than is free, or a network too large for the structure.
-    """
-    if trainer.laplace is None:
-        return None
-    settings, images = trainer.laplace.fit, task.train.images
-    try:
-        gatherer = gatherer_of(trainer.model, settings, trainer.generator)
-        return gatherer.forecast(images[: settings.fit_size]).check(images.device)
-    except FactorsTooLarge as error:
-        raise UserError(str(error)) from error
-    except ValueError as error:
-        raise UserError(f"objective.{error}") from error
 
 
 def choose_arithmetic(tf32: bool) -> None:

@@ -1,0 +1,165 @@
+"""objective=laplace: the differentiable Laplace approximation of the marginal likelihood (eq. 9)."""
+
+from collections import Counter
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from ellarepro.curvature.eigen import CurvatureError, counted
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.likelihood import Likelihood
+from ellarepro.curvature.memory import FactorsTooLarge, out_of_memory
+from ellarepro.curvature.posterior import posterior_precision
+from ellarepro.data.dataset import Samples
+from ellarepro.data.loading import Data
+from ellarepro.errors import RunFailure, UserError
+from ellarepro.evidence.marglik import Fit, MarginalLikelihood
+from ellarepro.evidence.predictive import linearised_scores
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.objectives.objective import Objective, Pause
+from ellarepro.settings.parts import LaplaceSettings
+
+
+class Laplace(Objective):
+    """Every so many epochs the curvature is fitted, and hyper-steps on the log precisions ascend the evidence.
+
+    Arguments as of `Objective`: the settings say when the precisions move, how far, and how the curvature is fitted.
+    """
+
+    settings: LaplaceSettings
+
+    def __init__(self, prior: LayerwisePrior, likelihood: Likelihood, data: Data, **options: Any):
+        super().__init__(prior, likelihood, data, **options)
+        learned = [prior.log_precision, *likelihood.hyperparameters()]
+        self.hyper_optimiser = torch.optim.Adam(learned, lr=self.settings.lr)
+        self._fit: Fit | None = None
+        self._fit_batch_size = self.settings.fit.batch_size
+        self._hyper_steps = 0
+
+    def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
+        if not (self.settings.due(epoch) and epoch < epochs and self.takes_part(loss)):
+            return {}
+        marglik = self.fit(pause, f"epoch {epoch}")
+        while self._hyper_steps < self.settings.steps:
+            marglik.ascend(self.prior.log_precision, self.hyper_optimiser, 1)
+            self._hyper_steps += 1
+            pause()
+        self._fit, self._hyper_steps = None, 0
+        told = self._told(marglik)
+        if self.likelihood.hyperparameters():
+            told["hyperparameters"] = {"noise_precision": self.factor}
+        return told | {"prior_precision": self.prior.precisions()}
+
+    def _told(self, marglik: MarginalLikelihood) -> dict[str, Any]:
+        log_precision = self.prior.log_precision.detach()
+        numbers = marglik.effective_parameters(log_precision).tolist()
+        return {
+            "neg_log_marglik_per_datum": marglik.evidence(log_precision).negative_per_datum,
+            "effective_parameters": dict(zip(self.prior.names, numbers, strict=True)),
+        }
+
+    def fit(self, pause: Pause = lambda: None, when: str = "fit") -> MarginalLikelihood:
+        """The marginal likelihood at the current weights, or what of it a stopped run has still to do.
+
+        A fit that runs out of memory starts again with half as many samples a batch.
+
+        Args:
+            when: begins what is said of a failure.
+
+        Raises:
+            RunFailure: the curvature is not finite, or memory does not suffice for one sample.
+        """
+        # Continued between hyper-steps, the fit is taken apart again; what happened then has been counted.
+        again = self._hyper_steps > 0
+        while True:
+            try:
+                with counted(Counter() if again else self.fallbacks):
+                    return self._fitted(pause)
+            except CurvatureError as error:
+                raise RunFailure(f"{when}: {error}") from error
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve_fit_batch(error, when)
+
+    def _fitted(self, pause: Pause) -> MarginalLikelihood:
+        self._fit = self._fit or self.new_fit()
+        for _ in self._fit.batches():
+            pause()
+        return self._fit.result()
+
+    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
+        """A fit that has still to begin; by draws of the objective's own generator if none is given."""
+        settings = replace(self.settings.fit, batch_size=self._fit_batch_size)
+        return Fit(self.model, self.prior, self.data, settings, generator or self.generator, self.likelihood)
+
+    def _halve_fit_batch(self, error: RuntimeError, when: str) -> None:
+        got, self._fit = self._fit_batch_size, None
+        if got == 1:
+            raise RunFailure(
+                f"{when}: a fit of the curvature ran out of memory with one sample a batch; "
+                "lower alpha, or take objective.structure=diag"
+            ) from error
+        self._fit_batch_size = got // 2
+        self.fallbacks["fit_batch_halved"] += 1
+
+    def fits(self, epochs: int) -> int:
+        return 1 + sum(self.settings.due(epoch) for epoch in range(1, epochs))
+
+    def check_memory(self) -> str | None:
+        if not isinstance(self.data, Samples):
+            return None
+        inputs = self.data.inputs
+        try:
+            gatherer = gatherer_of(self.model, self.settings.fit, self.generator, self.likelihood)
+            return gatherer.forecast(inputs[: self.settings.fit.fit_size]).check(inputs.device)
+        except FactorsTooLarge as error:
+            raise UserError(str(error)) from error
+        except ValueError as error:
+            raise UserError(f"objective.{error}") from error
+
+    def untrained(self, seed: int) -> dict[str, float]:
+        """What follows from a fit of its own; empty where it fails, as a run does without its reference."""
+        fit = self.new_fit(torch.Generator(self.prior.parameters[0].device).manual_seed(seed))
+        try:
+            return self._told(fit.whole())["effective_parameters"]
+        except (CurvatureError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            return {}
+
+    def report(self, test: Samples, generator: torch.Generator, pause: Pause) -> dict[str, Any]:
+        marglik = self.fit(pause, "after the last epoch")
+        self._fit = None
+        told = self._told(marglik)
+        if samples := self.settings.predictive_samples:
+            with counted(self.fallbacks):
+                deltas = self.prior.log_precision.detach().exp()
+                posterior = posterior_precision(marglik.curvature, deltas, self.factor)
+            scores = linearised_scores(self.model, posterior, test, self.likelihood, samples, generator)
+            told["linearised"] = {name: value for name, value in asdict(scores).items() if value is not None}
+        return told
+
+    @property
+    def doing(self) -> str | None:
+        if self._hyper_steps:
+            return f"step {self._hyper_steps} of {self.settings.steps} on the precisions"
+        return f"batch {self._fit.done} of the fit" if self._fit else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "hyper_optimiser": self.hyper_optimiser.state_dict(),
+            "hyper_steps": self._hyper_steps,
+            "fit": None if self._fit is None else self._fit.state_dict(),
+            "fit_batch_size": self._fit_batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
+        self._hyper_steps, self._fit_batch_size = state["hyper_steps"], state["fit_batch_size"]
+        self._fit = None
+        if state["fit"] is not None:
+            self._fit = self.new_fit()
+            self._fit.load_state_dict(state["fit"])
