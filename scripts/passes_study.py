@@ -27,7 +27,7 @@ from ellarepro.evidence.marglik import MarginalLikelihood, total_loss
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
 from ellarepro.results import git_commit
-from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, OptimiserSettings, WeightSettings
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tables.markdown import markdown_table, mean_cell
@@ -114,7 +114,7 @@ def _trained(layer: str, relaxation: float) -> Trainer:
     torch.manual_seed(SEED)
     model = build_network(layer, in_channels=1, num_classes=10, alpha=3, relaxation=relaxation)
     prior = LayerwisePrior(model, tied=model.factor_groups())
-    weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
+    weights = WeightSettings(EPOCHS, 100, OptimiserSettings("torch.optim.Adam", 0.03, 1e-6, relative=True))
     laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, tied=True, fit=FitSettings(fit_size=400))
     trainer = Trainer(model, prior, task, weights, laplace, torch.Generator().manual_seed(SEED))
     trainer.run()

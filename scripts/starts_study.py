@@ -25,7 +25,7 @@ from ellarepro.layers.paths import PathMean
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network, gains_of
 from ellarepro.results import git_commit
-from ellarepro.settings.parts import FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, OptimiserSettings, WeightSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.tables.markdown import markdown_table
 from ellarepro.training.loop import Trainer
@@ -85,7 +85,7 @@ def _network(start: float) -> Network:
 
 
 def _trained(network: Network, task: Task, seed: int, epochs: int) -> Trainer:
-    weights = WeightSettings(epochs, 50, "adam", 0.03, 0.0, 0.0, relative=True)
+    weights = WeightSettings(epochs, 50, OptimiserSettings("torch.optim.Adam", 0.03, 0.0, relative=True))
     laplace = LaplaceSettings(burn_in=2, frequency=2, steps=20, lr=0.1, tied=True, fit=FitSettings(tolerance=0.0))
     prior = LayerwisePrior(network, tied=network.factor_groups())
     trainer = Trainer(network, prior, task, weights, laplace, torch.Generator().manual_seed(seed))

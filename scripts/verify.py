@@ -15,13 +15,12 @@ Exit status 0: within; 1: not; 2: it cannot be run.
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ellarepro.errors import UserError, command
 from ellarepro.results import RunResult, flatten, read_result, result_file, run_id
-from ellarepro.results.identity import ADDED_LATER, RETIRED
+from ellarepro.results.identity import ADDED_LATER, MOVED, RETIRED, leaves
 from ellarepro.settings.compose import compose
 
 TOLERANCES = {"test_accuracy": 0.02, "test_nll": 0.1, "neg_log_marglik_per_datum": 0.05}
@@ -30,6 +29,7 @@ OTHER_KERNELS = (
     "kernels of another processor or package round otherwise, and that grows over a run; "
     "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 computes as a processor with AVX2 does"
 )
+TODAY = {before: now for now, before in MOVED.items()}
 _GROUPS = ("dataset", "layer", "prior", "optimiser", "objective", "budget")
 
 
@@ -41,10 +41,9 @@ def asked_again(result: RunResult) -> dict[str, Any]:
     """
     recorded = result.config
     today = compose([f"{group}={recorded[group]['name']}" for group in _GROUPS])
-    before = {key: value for key, value in ADDED_LATER.items() if _has(today, key)}
-    for key, value in before.items():
-        _set(today, key, value)
-    _take_over(today, recorded)
+    before = {key: value for key, value in ADDED_LATER.items() if key not in recorded}
+    for key, value in [*before.items(), *leaves(recorded)]:
+        _set(today, TODAY.get(key, key), value)
     if (got := run_id(recorded)) != result.run_id:
         raise UserError(f"{result.run_id}: its configuration is that of {got}; nothing to compare")
     retired = RETIRED.get(recorded["optimiser"]["name"], {})
@@ -94,23 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if agree else 1
 
 
-def _take_over(config: dict[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Set what was recorded of keys that there are today."""
-    for key, value in recorded.items():
-        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
-            _take_over(config[key], value)
-        elif key in config:
-            config[key] = value
-
-
-def _has(config: Mapping[str, Any], key: str) -> bool:
-    group, _, name = key.rpartition(".")
-    return name in (config[group] if group else config)
-
-
 def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key`, if there is one today."""
     group, _, name = key.rpartition(".")
-    (config[group] if group else config)[name] = value
+    place = config.get(group) if group else config
+    if isinstance(place, dict) and name in place:
+        place[name] = value
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.network import Network, build_network
+from ellarepro.settings.parts import OptimiserSettings, WeightSettings
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
@@ -33,6 +34,15 @@ def small_network(layer: str = "f_fc_conv", seed: int = 0, **changes) -> Network
     torch.manual_seed(seed)
     options = {"in_channels": 1, "num_classes": 3, "alpha": 1, "image_size": 8} | changes
     return perturb_biases(build_network(layer, **options)).double()
+
+
+def weight_settings(
+    epochs: int, batch_size: int, kind: str = "SGD", plateau: float | None = None, momentum: float = 0.0, **rate
+) -> WeightSettings:
+    """Training by the class `kind` of torch.optim; `rate` are keys of `OptimiserSettings`."""
+    arguments = {"fused": True} | ({"momentum": momentum} if momentum else {})
+    rule = OptimiserSettings(f"torch.optim.{kind}", **rate, arguments=arguments)
+    return WeightSettings(epochs, batch_size, rule, plateau)
 
 
 def small_data(size: int = 6, seed: int = 1, channels: int = 1, side: int = 8, classes: int = 3):

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import assert_close, relative_error, small_data, small_network
+from helpers import assert_close, relative_error, small_data, small_network, weight_settings
 from test_replay import ADAM, SGD, trainer
 from test_training import LAPLACE
 
@@ -22,7 +22,7 @@ from ellarepro.network import LAYERS
 from ellarepro.run import run
 from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.compose import compose
-from ellarepro.settings.parts import AnchorSettings, FitSettings, WeightSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
@@ -91,7 +91,7 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     def trained(where: str, lr: float = 0.05) -> Trainer:
         data = Samples(*small_data(24)).to(where)
         task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
-        weights = WeightSettings(epochs=4, batch_size=24, optimiser="sgd", lr=lr, momentum=0.9)
+        weights = weight_settings(4, 24, lr=lr, momentum=0.9)
         model = small_network("f_fc_conv").to(where)
         generator = torch.Generator(where).manual_seed(0)
         made = trainer_of(LayerwisePrior(model), task, weights, ("laplace", LAPLACE), generator)

@@ -5,7 +5,7 @@ Checked without an accelerator, on a device without values; `pytest -m cuda` com
 
 import pytest
 import torch
-from helpers import small_data
+from helpers import small_data, weight_settings
 from torch import nn
 from valueless import DEVICE, MixedDevices, Valueless
 
@@ -19,7 +19,7 @@ from ellarepro.evidence.predictive import evaluate_linearised, weight_deviations
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS, build_network
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.training.loop import Trainer
 
@@ -39,9 +39,7 @@ def images(size: int = 12) -> Samples:
 def trainer(layer: str, anchors: dict | None = None, **changes) -> Trainer:
     data, model = images(), network(layer, **(anchors or {}))
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), True, ("a", "b", "c"))
-    weights = WeightSettings(
-        **({"epochs": 3, "batch_size": 6, "optimiser": "sgd", "lr": 0.1, "momentum": 0.9} | changes)
-    )
+    weights = weight_settings(**({"epochs": 3, "batch_size": 6, "kind": "SGD", "lr": 0.1, "momentum": 0.9} | changes))
     laplace = LaplaceSettings(burn_in=1, frequency=1, steps=2, lr=0.1, fit=FitSettings(batch_size=5))
     # The meta device has no generators: None stands for the default one.
     run = trainer_of(LayerwisePrior(model), task, weights, ("laplace", laplace), generator=None)
@@ -76,10 +74,10 @@ def test_a_buffer_left_on_the_host_is_found():
         run.run()
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
 @pytest.mark.parametrize(("layer", "basis"), [*((n, "rbf") for n in LAYERS), *((n, "posterior_mean") for n in SPARSE)])
-def test_the_host_reads_nothing_within_an_epoch(layer, basis, optimiser):
-    run = trainer(layer, {"basis": basis}, optimiser=optimiser, momentum=0.0)
+def test_the_host_reads_nothing_within_an_epoch(layer, basis, kind):
+    run = trainer(layer, {"basis": basis}, kind=kind, momentum=0.0)
     with Valueless() as device:
         read_before = []
         run.pause = lambda state: read_before.append(device.reads.total())

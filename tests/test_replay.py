@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers import assert_close, relative_error, small_data, small_network
+from helpers import assert_close, relative_error, small_data, small_network, weight_settings
 from test_training import LAPLACE
 
 from ellarepro.data import Samples, Task
@@ -14,13 +14,12 @@ from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.compose import compose
-from ellarepro.settings.parts import WeightSettings
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP, ReplayedStep
 
-SGD = {"optimiser": "sgd", "lr": 0.05, "momentum": 0.9}
-ADAM = {"optimiser": "adam", "lr": 0.01, "relative": True}
+SGD = {"kind": "SGD", "lr": 0.05, "momentum": 0.9}
+ADAM = {"kind": "Adam", "lr": 0.01, "relative": True}
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu", mo
     """23 images in batches of 5: the last one of an epoch is smaller."""
     data = Samples(*small_data(23)).to(device)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
-    weights = WeightSettings(epochs=epochs, batch_size=5, **rule)
+    weights = weight_settings(epochs=epochs, batch_size=5, **rule)
     model = deepcopy(model or small_network("f_fc_conv")).to(device)
     generator = torch.Generator(device).manual_seed(0)
     return trainer_of(LayerwisePrior(model), task, weights, ("laplace", LAPLACE), generator, replay=replayed)

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Where a run writes, where its data lie and what it shows on the way do not change what it finds; what the budget says
-# of a key is counted as that key.
+# Where a run writes, where its data lie and what it shows on the way do not change what it finds; what budget and
+# recipe say of a key is counted as that key.
 NOT_IN_RUN_ID = (
     "checkpoint_seconds",
     "output_dir",
@@ -20,15 +20,21 @@ NOT_IN_RUN_ID = (
     "dataset.download",
     "layer.width",
     "layer.fit",
-    "dataset.start",
+    "dataset.relaxation",
     "budget.dense_fit_size",
     "budget.fit_batch_size",
     "budget.passes",
+    "recipe",
+    "optimiser._target_",
+    # No more keys: what a run took of them is counted where it is told.
+    "dataset.start",
     "budget.tied",
     "budget.plateau",
     "budget.relaxation",
     "budget.toy_relaxation",
 )
+MOVED = {"prior.plateau": "optimiser.plateau"}
+"""Keys that were called otherwise, as ids count them."""
 
 ADDED_LATER = {
     "anchors": None,
@@ -38,6 +44,7 @@ ADDED_LATER = {
     "objective.engine": "native",
     "objective.passes": "exact",
     "objective.tied": False,
+    "optimiser.fused": True,
     "optimiser.plateau": None,
     "optimiser.warmup": 0.0,
     "prior.anchors": "fixed",
@@ -50,15 +57,21 @@ RETIRED = {"adam": {"optimiser.momentum": 0.0}}
 """Keys of an optimiser that are gone, at the value they had: ids still count them."""
 
 
-def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) for every leaf of `config` that can change a result (see `NOT_IN_RUN_ID`)."""
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf of `config`."""
     for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in NOT_IN_RUN_ID or (name in ADDED_LATER and value == ADDED_LATER[name]):
-            continue
         if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
+            yield f"{prefix}{key}", value
+
+
+def flatten(config: Mapping) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf that can change a result (see `NOT_IN_RUN_ID`)."""
+    for key, value in leaves(config):
+        name = MOVED.get(key, key)
+        left_out = name in NOT_IN_RUN_ID or name.partition(".")[0] in NOT_IN_RUN_ID
+        if not left_out and not (name in ADDED_LATER and value == ADDED_LATER[name]):
             yield name, value
 
 

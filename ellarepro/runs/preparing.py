@@ -25,7 +25,7 @@ from ellarepro.settings.resolve import (
     weight_settings,
 )
 from ellarepro.training.loop import Trainer
-from ellarepro.training.optimisers import CosineRates, optimiser_of
+from ellarepro.training.optimisers import CosineRates, optimiser_of, states_of
 
 
 def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
@@ -70,7 +70,7 @@ def trainer_of(
     options = {"settings": settings, "generator": generator, "plateau": weights.plateau}
     ascended = objective_named(name)(prior, likelihood_of(task), task.train, **options)
     batches = ShuffledBatches(task.train, weights.batch_size, flip_and_crop if task.augment else None)
-    optimiser = optimiser_of(prior.model, weights)
+    optimiser = optimiser_of(prior.model, weights.optimiser, ascended)
     rates = CosineRates(optimiser, weights)
     return Trainer(ascended, batches, optimiser, rates, weights.epochs, generator, replay)
 
@@ -133,7 +133,7 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
     Raises:
         UserError: its weights, or the outputs of its layers for one batch, exceed the memory that is free.
     """
-    states = {"sgd": 1, "adam": 2}[config["optimiser"]["name"]]
+    states = states_of(weight_settings(config).optimiser)
     count = sum(p.numel() for p in planned.parameters())
     device = task.train.inputs.device
     free = free_bytes(device)

@@ -115,15 +115,17 @@ def _checked(config: DictConfig) -> dict[str, Any]:
 def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for name in values.keys() - fields.keys():
+        if "arguments" in fields:  # the others are what its class takes
+            continue
         raise UserError(no_key(f"{prefix}{name}"))
-    for name in fields.keys() - values.keys():
+    for name in fields.keys() - values.keys() - {"arguments"}:
         yield f"{prefix}{name}", "is needed and was removed"
         return
     for name, value in values.items():
         if isinstance(value, dict):
             classes = classes_below(fields[name])
             yield from _problems(value, classes.get(value.get("name", ""), classes.get("", Config)), f"{name}.")
-    for name, problem in problems(values, fields.values()):
+    for name, problem in problems(values, [f for f in fields.values() if f.name in values]):
         yield f"{prefix}{name}", problem
 
 
@@ -132,7 +134,7 @@ def _refuse_wrong_choice(override: Override) -> None:
     group, _, rest = override.key_or_group.partition(".")
     if group.startswith("schema"):
         raise UserError(no_key(group))
-    if group in GROUPS and rest == "name":
+    if group in GROUPS and rest in ("name", "_target_"):
         raise UserError(f"{override.key_or_group} comes with {group}=…: {possible(group)}")
     if not is_choice(override) or override.is_sweep_override():
         return

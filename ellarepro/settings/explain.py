@@ -10,10 +10,11 @@ from typing import get_args
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ellarepro.errors import UserError, nearest
-from ellarepro.settings.schema import Config, classes_below
+from ellarepro.settings.schema import OPEN, Config, classes_below
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
@@ -79,6 +80,14 @@ def no_key(key: str) -> str:
     return f"there is no key {key}; {_keys(parent, name)}"
 
 
+def _own_keys(group: str) -> dict[str, set[str]]:
+    """What each file of `group` sets, by choice."""
+    files = {choice: OmegaConf.load(CONFIGS / group / f"{choice}.yaml") for choice in choices_of(group)}
+    return {
+        choice: {str(k) for k in file if k not in ("defaults", "name", "_target_")} for choice, file in files.items()
+    }
+
+
 def _keys(parent: str = "", near: str = "") -> str:
     """The keys that there are below `parent`, or at the top, as part of a message."""
     keys = {f.name: f for f in dataclasses.fields(Config)}
@@ -86,6 +95,9 @@ def _keys(parent: str = "", near: str = "") -> str:
         groups = {
             choice: sorted(f.name for f in dataclasses.fields(k)) for choice, k in classes_below(keys[parent]).items()
         }
+        if parent in OPEN:
+            common = {f.name for f in dataclasses.fields(OPEN[parent]) if "meaning" in f.metadata}
+            groups = {choice: sorted(common | own) for choice, own in _own_keys(parent).items()}
         return "; ".join(f"{parent}{choice and '='}{choice} has {', '.join(names)}" for choice, names in groups.items())
     return f"keys are {', '.join(sorted(keys))}{nearest(near, keys)}"
 
@@ -131,3 +143,8 @@ def _key_lines(schema: type, prefix: str = "") -> Iterator[str]:
             yield from _key_lines(kind, f"{f.name}.")
         if "meaning" in f.metadata:
             yield f"  {prefix + f.name:<29} {f.metadata['meaning']} ({_kind_of(f)})"
+        if f.name in OPEN:
+            keys, known = _own_keys(f.name), {own.name for own in dataclasses.fields(OPEN[f.name])}
+            for key in sorted(set().union(*keys.values()) - known):
+                choices = ", ".join(choice for choice, own in keys.items() if key in own)
+                yield f"  {f'{f.name}.{key}':<29} what the class of {f.name}={choices} takes by that name"

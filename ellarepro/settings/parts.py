@@ -3,12 +3,13 @@
 Nothing heavy is imported here, so that a configuration can be checked before PyTorch is loaded.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from ellarepro.settings.ranges import refuse_out_of_range, setting
 
-OPTIMISERS = ("sgd", "adam")
 BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")
 STRUCTURES = (*BLOCK_STRUCTURES, "full")
 ENGINES = ("native", "asdl")
@@ -20,8 +21,8 @@ LARGEST_BATCH = 10**6
 
 
 @dataclass(frozen=True)
-class WeightSettings:
-    """How the weights are trained: learning rate on a cosine from `lr` to `min_lr`, one value a step.
+class OptimiserSettings:
+    """optimiser=…: the class that moves the weights, and its rate: a cosine from `lr` to `min_lr`, one value a step.
 
     `warmup` lets it rise on a line first, over that many epochs: some starts are ended by their first full steps.
 
@@ -29,22 +30,42 @@ class WeightSettings:
     every weight by about its learning rate, whatever the size of gradient and weight; F-FC factors, whose weights are
     up to thirty times smaller than those of a convolution, would otherwise change that much faster and fit first.
 
+    Raises:
+        ValueError: a value out of its range, or `min_lr` above `lr`.
+    """
+
+    # A class, torch.optim.SGD say. What it takes beside lr are further keys of the file.
+    _target_: str
+    lr: float = setting("learning rate at the start", above=0, most=1e30)
+    min_lr: float = setting("learning rate at the end of the cosine", 1e-6, least=0)
+    warmup: float = setting("epochs over which the learning rate rises first; 0: none", 0.0, least=0, most=10**6)
+    relative: bool = setting("whether lr is multiplied by each tensor's root mean square at initialisation", False)
+    # In a configuration, these are keys beside the others.
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must be at most lr, which is {self.lr}; got {self.min_lr}")
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """How the weights are trained.
+
     `plateau` says how long a network counts as one that only guesses: before the first epoch, and after each with a
     loss above that share of the loss of guessing. The prior has no part there: its gradient is left out of the steps,
     and nothing is fitted. Weights that no gradient of the data moves would fall to zero, at full rate where Adam
     normalises the prior's, and stay.
 
     Raises:
-        ValueError: a value out of its range, `min_lr` above `lr`, or a `momentum` for adam, which has none.
+        ValueError: a value out of its range.
     """
 
     epochs: int = setting("passes over the training set", least=1, most=10**6)
     batch_size: int = setting("training images a step", least=1, most=LARGEST_BATCH)
-    optimiser: str = setting("rule of the steps", choices=OPTIMISERS)
-    lr: float = setting("learning rate at the start", above=0, most=1e30)
-    min_lr: float = setting("learning rate at the end of the cosine", 1e-6, least=0)
-    momentum: float = setting("of sgd", 0.0, least=0, below=1)
-    relative: bool = setting("whether lr is multiplied by each tensor's root mean square at initialisation", False)
+    optimiser: OptimiserSettings = setting("rule of the steps and their rate")
     plateau: float | None = setting(
         "share of the loss of guessing; before the first epoch and after one with a higher loss the prior has no part: "
         "no gradient of it, no fit; null: it always has",
@@ -52,14 +73,9 @@ class WeightSettings:
         above=0,
         most=1,
     )
-    warmup: float = setting("epochs over which the learning rate rises first; 0: none", 0.0, least=0, most=10**6)
 
     def __post_init__(self):
         refuse_out_of_range(self)
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr must be at most lr, which is {self.lr}; got {self.min_lr}")
-        if self.momentum and self.optimiser == "adam":
-            raise ValueError(f"momentum must be 0 for adam, which has none; got {self.momentum}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import LAYERS, options_of, priors_of
-from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, OptimiserSettings, WeightSettings
+from ellarepro.training.optimisers import states_of
 
 
 def check_combination(config: Mapping[str, Any]) -> None:
@@ -37,7 +38,7 @@ def check_combination(config: Mapping[str, Any]) -> None:
     if config["anchors"] is not None and "anchors" not in options:
         raise UserError(f"anchors are for sparse layers; layer={layer} has none")
     _check_path(config["dataset"])
-    weight_settings(config)
+    states_of(weight_settings(config).optimiser)
     laplace_settings(config)
     anchor_settings(config)
 
@@ -94,11 +95,11 @@ def weight_settings(config: Mapping[str, Any]) -> WeightSettings:
     Raises:
         UserError: an impossible combination.
     """
-    optimiser = dict(config["optimiser"])
+    arguments = dict(config["optimiser"])
+    known = {f.name: arguments.pop(f.name) for f in fields(OptimiserSettings) if f.name in arguments}
     with keyed("optimiser"):
-        return WeightSettings(
-            epochs=config["epochs"], batch_size=config["batch_size"], optimiser=optimiser.pop("name"), **optimiser
-        )
+        optimiser = OptimiserSettings(**known, arguments=arguments)
+    return WeightSettings(config["epochs"], config["batch_size"], optimiser, config["prior"]["plateau"])
 
 
 def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:

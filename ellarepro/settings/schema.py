@@ -4,13 +4,22 @@ A class a choice: `objective=map` has no key `objective.burn_in`, so that a key 
 Ranges and meanings that belong to a class of the library are taken over from it by `same_as`.
 """
 
-from dataclasses import Field, dataclass, field, is_dataclass
+from collections.abc import Callable
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, get_args
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
-from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import (
+    DEFAULT_RELAXATION,
+    AnchorSettings,
+    FitSettings,
+    LaplaceSettings,
+    OptimiserSettings,
+    WeightSettings,
+)
 from ellarepro.settings.ranges import same_as, setting
 
 LARGEST_SEED = 2**32 - 1
@@ -32,7 +41,7 @@ class Dataset:
         "share of images that is turned and moved, of the moved_digits data sets", None, least=0, most=1
     )
     paper_epochs: int = setting("epochs of the published runs", MISSING, least=1)
-    start: str = setting("which start of the budget it takes", "relaxation", choices=("relaxation", "toy_relaxation"))
+    relaxation: float = setting("relaxation unless that key says otherwise", DEFAULT_RELAXATION, above=0, most=1000)
 
 
 @dataclass
@@ -61,6 +70,7 @@ class Prior:
 
     name: str = MISSING
     precision: float = setting("of every tensor, at the start", 1.0, least=1e-30, most=1e30)
+    plateau: float | None = same_as(WeightSettings, "plateau", "${recipe.plateau}")
 
 
 @dataclass
@@ -69,31 +79,6 @@ class LengthscalePrior(Prior):
 
     name: str = "omega"
     anchors: str = setting("precision of anchor values: learned, or fixed", "learned", choices=("learned", "fixed"))
-
-
-@dataclass
-class Sgd:
-    """optimiser=sgd: momentum and a cosine learning rate, as published."""
-
-    name: str = "sgd"
-    lr: float = same_as(WeightSettings, "lr", 0.01)
-    min_lr: float = same_as(WeightSettings, "min_lr")
-    momentum: float = same_as(WeightSettings, "momentum", 0.9)
-    relative: bool = same_as(WeightSettings, "relative")
-    plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
-    warmup: float = same_as(WeightSettings, "warmup")
-
-
-@dataclass
-class Adam:
-    """optimiser=adam: reaches the same accuracy in far fewer epochs on small data; cosine learning rate."""
-
-    name: str = "adam"
-    lr: float = same_as(WeightSettings, "lr", 0.03)
-    min_lr: float = same_as(WeightSettings, "min_lr")
-    relative: bool = same_as(WeightSettings, "relative", True)
-    plateau: float | None = same_as(WeightSettings, "plateau", "${budget.plateau}")
-    warmup: float = same_as(WeightSettings, "warmup")
 
 
 @dataclass
@@ -118,7 +103,7 @@ class Laplace:
     tolerance: float = same_as(FitSettings, "tolerance")
     passes: int | str = same_as(FitSettings, "passes", "${budget.passes}")
     engine: str = same_as(FitSettings, "engine")
-    tied: bool = same_as(LaplaceSettings, "tied", "${budget.tied}")
+    tied: bool = same_as(LaplaceSettings, "tied", "${recipe.tied}")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
 
 
@@ -146,17 +131,15 @@ class Budget:
     )
     fit_batch_size: int = same_as(FitSettings, "batch_size")
     passes: int | str = same_as(FitSettings, "passes")
+
+
+@dataclass
+class Recipe:
+    """recipe=…: how it is trained where the published protocol and ours differ; with an optimiser for it."""
+
+    name: str = MISSING
     tied: bool = same_as(LaplaceSettings, "tied")
     plateau: float | None = same_as(WeightSettings, "plateau")
-    relaxation: float = setting(
-        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
-        DEFAULT_RELAXATION,
-        above=0,
-        most=1000,
-    )
-    toy_relaxation: float = setting(
-        "the same for the toy problem, digits in quadrants", "${budget.relaxation}", above=0, most=1000
-    )
 
 
 @dataclass
@@ -192,11 +175,17 @@ class Config:
     optimiser: Any = MISSING
     objective: Any = MISSING
     tracking: Any = MISSING
+    recipe: Recipe = field(default_factory=Recipe)
     budget: Budget = field(default_factory=Budget)
     epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
     batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
     alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
-    relaxation: float = same_as(Budget, "relaxation", "${budget.${dataset.start}}")
+    relaxation: float = setting(
+        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
+        "${dataset.relaxation}",
+        above=0,
+        most=1000,
+    )
     train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
     test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)
@@ -215,16 +204,18 @@ class Config:
 
 CHOICES: dict[str, dict[str, type]] = {
     "prior": {"theta": Prior, "u": Prior, "omega": LengthscalePrior},
-    "optimiser": {"sgd": Sgd, "adam": Adam},
     "objective": {"map": Map, "laplace": Laplace},
     "tracking": {"none": Untracked, "wandb": Wandb},
 }
 """Groups whose choices have keys of their own."""
+OPEN = {"optimiser": OptimiserSettings}
+"""Groups whose files may have more keys than the class: what the class that they name as `_target_` takes."""
 
 
 def classes_below(key: Field) -> dict[str, type]:
     """The classes of the keys below `key`: one a choice where choices have keys of their own, else under ""."""
-    own = [kind for kind in (*get_args(key.type), key.type) if isinstance(kind, type) and is_dataclass(kind)]
+    kinds = (OPEN.get(key.name), *get_args(key.type), key.type)
+    own = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
     return CHOICES.get(key.name) or ({"": own[0]} if own else {})
 
 
@@ -236,3 +227,12 @@ def register() -> None:
     for choices in CHOICES.values():
         for name, node in choices.items():
             store.store(group="schema", name=name, node=node)
+    for group, kind in OPEN.items():
+        store.store(group="schema", name=group, node=_open(kind))
+
+
+def _open(kind: type) -> DictConfig:
+    """A node with the fields of `kind`, their types and defaults, that a file may add keys to."""
+    nodes: dict[Any, Callable[[Any], Any]] = {float: FloatNode, bool: BooleanNode, str: StringNode}
+    values = {f.name: MISSING if f.default is NO_DEFAULT else f.default for f in fields(kind)}
+    return OmegaConf.create({f.name: nodes[f.type](values[f.name]) for f in fields(kind) if f.type in nodes})

@@ -6,7 +6,7 @@ from ellarepro.data.tasks import RECIPES
 from ellarepro.results import RunResult
 
 GUESSING_SHARE = 0.95
-"""Of log K, nats a datum: a training loss above it is a network's that only guesses, as `optimiser.plateau` has it."""
+"""Of log K, nats a datum: a training loss above it is a network's that only guesses, as `prior.plateau` has it."""
 
 
 def only_guesses(run: RunResult) -> bool:

@@ -1,12 +1,16 @@
-"""The rule of the steps on the weights, and their rate."""
+"""The rule of the steps on the weights, a class of any library, and their rate."""
 
 import math
+from functools import partial
+from pydoc import locate
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ellarepro.settings.parts import WeightSettings
+from ellarepro.errors import UserError
+from ellarepro.objectives.objective import Objective
+from ellarepro.settings.parts import OptimiserSettings, WeightSettings
 
 
 class Rates(Protocol):
@@ -58,19 +62,68 @@ class SchedulerRates:
             self.scheduler.load_state_dict(state)
 
 
-def optimiser_of(model: nn.Module, settings: WeightSettings) -> torch.optim.Optimizer:
-    """SGD or Adam on the trainable tensors of `model`; each group has its `lr_scale`, which multiplies the rate."""
-    groups = _parameter_groups(model, settings.relative)
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
-    return torch.optim.Adam(groups, lr=settings.lr, fused=True)
+def optimiser_of(
+    model: nn.Module, settings: OptimiserSettings, objective: Objective | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of the trainable tensors of `model`; each group has its `lr_scale`, which multiplies the rate.
+
+    A class takes parameter groups, as those of torch.optim do. One that needs the network, the prior or the likelihood
+    has a class method `of_objective(objective, groups, *, lr, **arguments)` for that.
+
+    Raises:
+        UserError: there is no such class, or it refuses its arguments.
+    """
+    kind, groups = _kind(settings), _parameter_groups(model, settings.relative)
+    make = partial(kind.of_objective, objective) if hasattr(kind, "of_objective") else kind
+    try:
+        optimiser = make(groups, lr=settings.lr, **settings.arguments)
+    except Exception as error:  # What the class of any library raises.
+        raise _refused(settings, error) from error
+    for group in optimiser.param_groups:
+        group.setdefault("lr_scale", 1.0)
+    return optimiser
+
+
+def states_of(settings: OptimiserSettings) -> int:
+    """Numbers that the optimiser keeps for each weight, at least: as a step on a few weights tells.
+
+    Raises:
+        UserError: as `optimiser_of`, or such a step is not possible.
+    """
+    if hasattr(_kind(settings), "of_objective"):
+        return 0
+    model = nn.ParameterList([torch.ones(2, 2, 3, 3), torch.ones(2, 3), torch.ones(2)])
+    optimiser = optimiser_of(model, settings)
+    for p in model:
+        p.grad = torch.ones_like(p)
+    try:
+        optimiser.step()
+    except Exception as error:  # As above.
+        raise _refused(settings, error) from error
+    kept = optimiser.state[model[0]].values()
+    return sum(isinstance(state, Tensor) and state.numel() == model[0].numel() for state in kept)
+
+
+def _kind(settings: OptimiserSettings) -> Any:
+    kind = locate(settings._target_)
+    if not callable(kind):
+        raise UserError(f"optimiser={settings.name}: there is no class {settings._target_}")
+    return kind
+
+
+def _refused(settings: OptimiserSettings, error: Exception) -> UserError:
+    got = ", ".join(f"{key}={value}" for key, value in settings.arguments.items())
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"optimiser={settings.name}: {settings._target_} is not possible with {got or 'lr alone'}: {reason}"
+    )
 
 
 def learning_rate(settings: WeightSettings, step: int, steps_per_epoch: int) -> float:
     """Rate of a step, counted from 0: a cosine over all epochs, during the warm-up times a line from 0 to 1."""
-    total = settings.epochs * steps_per_epoch
-    rate = settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * step / total)) / 2
-    rising = settings.warmup * steps_per_epoch
+    total, rule = settings.epochs * steps_per_epoch, settings.optimiser
+    rate = rule.min_lr + (rule.lr - rule.min_lr) * (1 + math.cos(math.pi * step / total)) / 2
+    rising = rule.warmup * steps_per_epoch
     return rate * (step + 1) / rising if step + 1 < rising else rate
 
 

