@@ -23,7 +23,6 @@ from ellarepro.results import read_result
 from ellarepro.run import run
 from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.compose import compose
-from ellarepro.settings.parts import WeightSettings
 
 SCHEDULE = LaplaceSettings(burn_in=1, frequency=1, steps=5)
 
@@ -47,7 +46,7 @@ def test_a_third_objective_is_one_file_and_one_line_of_the_registry(monkeypatch)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
     torch.manual_seed(0)
     prior = LayerwisePrior(build_network("conv", in_channels=1, num_classes=3, alpha=1, image_size=8))
-    weights = WeightSettings(2, 8, "sgd", 0.1)
+    weights = weight_settings(epochs=2, batch_size=8, lr=0.1)
     trainer = trainer_of(prior, task, weights, ("matched", None), torch.Generator().manual_seed(0))
     trainer.run()
     wanted = {n: p.numel() / p.double().square().sum().item() for n, p in trainer.model.named_parameters()}
