@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers import small_data
+from helpers import small_data, weight_settings
 from torch import nn
 
 from ellarepro import LaplaceSettings, LayerwiseLaplace, Regression, objectives
