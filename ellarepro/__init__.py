@@ -14,9 +14,10 @@ _HOMES = {
     "LaplaceSettings": "settings.parts",
     "Classification": "curvature.likelihood",
     "Regression": "curvature.likelihood",
+    "NaturalGradient": "training.natural_gradient",
 }
 
-__all__ = ["Classification", "FitSettings", "LaplaceSettings", "LayerwiseLaplace", "Regression"]
+__all__ = ["Classification", "FitSettings", "LaplaceSettings", "LayerwiseLaplace", "NaturalGradient", "Regression"]
 
 
 def __getattr__(name: str):

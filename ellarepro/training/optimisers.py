@@ -73,7 +73,7 @@ def optimiser_of(
     Raises:
         UserError: there is no such class, or it refuses its arguments.
     """
-    kind, groups = _kind(settings), _parameter_groups(model, settings.relative)
+    kind, groups = _kind(settings), parameter_groups(model, settings.relative)
     make = partial(kind.of_objective, objective) if hasattr(kind, "of_objective") else kind
     try:
         optimiser = make(groups, lr=settings.lr, **settings.arguments)
@@ -127,7 +127,7 @@ def learning_rate(settings: WeightSettings, step: int, steps_per_epoch: int) -> 
     return rate * (step + 1) / rising if step + 1 < rising else rate
 
 
-def _parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, relative: bool) -> list[dict[str, Any]]:
     """One group for all tensors, or with `relative` one a tensor with its learning-rate scale."""
     if not relative:
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]

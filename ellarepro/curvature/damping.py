@@ -1,0 +1,119 @@
+"""Products with the inverse of damped blocks: what a natural gradient is made by.
+
+The damping is split between the two factors of a block (Martens and Grosse, 2015, Section 6.3): A + pi sqrt(damping) I
+and B + sqrt(damping) / pi I, with pi^2 the mean eigenvalue of A over that of B. A single factor has it whole.
+"""
+
+from collections import defaultdict
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from ellarepro.curvature.eigen import CurvatureError
+from ellarepro.curvature.structures import Block, Factor
+
+
+class DampedInverses:
+    """(F + damping)^-1 for the block F of each tensor.
+
+    Args:
+        blocks: by parameter name.
+        damping: positive.
+
+    Raises:
+        CurvatureError: a damped factor is not positive definite, or not finite.
+    """
+
+    @torch.no_grad()
+    def __init__(self, blocks: dict[str, Block], damping: float):
+        damped = {
+            name: [_Damped(part, shift) for part, shift in zip(block.parts, _shifts(block.parts, damping), strict=True)]
+            for name, block in blocks.items()
+        }
+        _invert([(name, factor) for name, factors in damped.items() for factor in factors])
+        self._factors = damped
+        self._axes = {name: block.group_axis for name, block in blocks.items()}
+
+    def times(self, name: str, gradient: Tensor) -> Tensor:
+        """The inverse of the block of the tensor `name` times `gradient`, in its shape."""
+        factors, axis = self._factors[name], self._axes[name]
+        first, last = factors[0].width, factors[1].width if len(factors) == 2 else 1
+        grouped = gradient.reshape((first, -1, last) if axis == 1 else (-1, first, last))
+        if axis == 1:
+            grouped = grouped.transpose(0, 1)
+        result = factors[0].solve(grouped.mT).mT
+        if len(factors) == 2:
+            result = factors[1].solve(result)
+        return (result.transpose(0, 1) if axis == 1 else result).reshape(gradient.shape)
+
+
+class _Damped:
+    """A factor A plus `shift` I, and what its inverse is made of.
+
+    Of rows S with A = scale S^T S, the inverse is (I - S^T (S S^T + shift / scale I)^-1 S) / shift (Woodbury).
+
+    Attributes:
+        rows: S `(G, R, d)`, or None where the matrix is kept.
+        matrix: what is to be inverted, `(G, d, d)` or `(G, R, R)`, later its inverse.
+    """
+
+    def __init__(self, factor: Factor, shift: Tensor):
+        self.shift = shift
+        self.rows: Tensor | None = None
+        if factor.total.matrix is None:
+            (self.rows,) = factor.total.rows
+            kept, added, self.width = self.rows @ self.rows.mT, shift / factor.scale, self.rows.shape[-1]
+        else:
+            kept, added, self.width = factor.dense(), shift, factor.total.matrix.shape[-1]
+        self.matrix = kept + torch.diag_embed(added.expand(kept.shape[-1]))
+
+    def solve(self, vectors: Tensor) -> Tensor:
+        """`vectors (G, k, d)` times the inverse."""
+        if self.rows is None:
+            return _product(vectors, self.matrix)
+        seen = _product(_product(_product(vectors, self.rows.mT), self.matrix), self.rows)
+        return (vectors - seen) / self.shift
+
+
+def _product(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """vectors[g] @ matrices[g]; one that all groups share takes their vectors in one product."""
+    return torch.bmm(vectors, matrices) if len(vectors) == len(matrices) else vectors @ matrices[0]
+
+
+def _shifts(parts: list[Factor], damping: float) -> list[Tensor]:
+    means = [_mean_eigenvalue(part) for part in parts]
+    if len(parts) == 1:
+        return [torch.full_like(means[0], damping)]
+    ratio = (means[0] / means[1]).sqrt()
+    # Of a tensor that no gradient reaches, both are damped alike.
+    pi = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, torch.ones_like(ratio))
+    return [pi * sqrt(damping), sqrt(damping) / pi]
+
+
+def _mean_eigenvalue(part: Factor) -> Tensor:
+    total = part.total
+    if total.matrix is not None:
+        return total.matrix.diagonal(dim1=1, dim2=2).mean() * part.scale
+    groups, _, width = total.rows[0].shape
+    return total.rows[0].square().sum() * (part.scale / (groups * width))
+
+
+def _invert(named: list[tuple[str, _Damped]]) -> None:
+    """Give each its inverse; matrices of one width are inverted together."""
+    together: dict[int, list[tuple[str, _Damped]]] = defaultdict(list)
+    for name, damped in named:
+        together[damped.matrix.shape[-1]].append((name, damped))
+    for group in together.values():
+        roots, failed = torch.linalg.cholesky_ex(torch.cat([damped.matrix for _, damped in group]))
+        sizes = [len(damped.matrix) for _, damped in group]
+        if failed.any():
+            bad = next(name for (name, _), part in zip(group, failed.split(sizes), strict=True) if part.any())
+            raise CurvatureError(
+                f"a damped curvature factor of {bad} is not positive definite: outputs or gradients have overflowed, "
+                "or rounding exceeds the damping; lower the learning rate, or raise damping"
+            )
+        # By rows, as products want it: LAPACK leaves it by columns, and it is symmetric.
+        inverses = torch.cholesky_inverse(roots).mT.contiguous().split(sizes)
+        for (_, damped), inverse in zip(group, inverses, strict=True):
+            damped.matrix = inverse

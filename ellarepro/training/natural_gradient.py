@@ -1,0 +1,125 @@
+"""Natural gradients: steps along F^-1 times the gradient, F the Kronecker-factored generalised Gauss-Newton.
+
+KFAC (Martens and Grosse, 2015) for every layer that has a curvature rule:
+
+    optimiser = NaturalGradient(model)
+    for inputs, targets in batches:
+        loss = ...                      # mean over the batch, with the prior's -log p(theta) / N
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.observe(inputs)
+        optimiser.step()
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ellarepro.curvature.damping import DampedInverses
+from ellarepro.curvature.moving import MovingCurvature, refuse
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.training.optimisers import parameter_groups
+
+_SMALLEST = 1e-30
+
+
+class NaturalGradient(torch.optim.Optimizer):
+    """Steps of a given size along the natural gradient, tensor by tensor.
+
+    Of each tensor, m <- momentum m + gradient; its direction is (F + damping)^-1 m, with F the moving average of its
+    block; and its step has a root mean square of `lr`, by default relative to what the tensor's was at the start. Where
+    the gradient is zero it stands still, as gradient descent does: the prior's part belongs into the gradient.
+
+    Args:
+        model: every trainable tensor needs a curvature rule.
+        lr: root mean square of a step over that of the tensor as it is now; a bias of zeros takes its weight's.
+        groups: parameter groups in place of one a tensor; the steps of a group's tensors have root mean square `lr`.
+        momentum: of the gradients.
+        damping: added to F, the curvature of a datum; split between factors as `curvature/damping.py` says.
+        curvature: options of `MovingCurvature`: `decay`, `every`, `share`, `passes`, `likelihood`, `seed`.
+
+    Raises:
+        UnclaimedParameterError: a trainable parameter that no rule claims.
+        ValueError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.01,
+        groups: Sequence[dict[str, Any]] | None = None,
+        *,
+        momentum: float = 0.9,
+        damping: float = 1e-3,
+        **curvature: Any,
+    ):
+        refuse("lr", lr, 0 < lr < math.inf, "positive and finite")
+        refuse("momentum", momentum, 0 <= momentum < 1, "at least 0 and below 1")
+        refuse("damping", damping, 0 < damping < math.inf, "positive and finite")
+        if groups is None:
+            groups = [group | {"lr": lr * group["lr_scale"]} for group in parameter_groups(model, relative=True)]
+        super().__init__(groups, {"lr": lr, "momentum": momentum})
+        self.damping = damping
+        self.curvature = MovingCurvature(model, **curvature)
+        self._inverses: DampedInverses | None = None
+        self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+
+    @classmethod
+    def of_network(
+        cls, model: nn.Module, prior: LayerwisePrior | None, groups: Sequence[dict[str, Any]], **options: Any
+    ) -> "NaturalGradient":
+        """As a configuration makes it; the prior's part is in the gradients already."""
+        return cls(model, groups=groups, **options)
+
+    def observe(self, inputs: Tensor) -> None:
+        """Take `inputs (B, ...)` of the batch of the next step into account: `MovingCurvature.observe`."""
+        if self.curvature.observe(inputs):
+            self._invert()
+
+    def _invert(self) -> None:
+        self._inverses = DampedInverses(self.curvature.average.blocks(), self.damping)
+
+    def direction(self, name: str, gradient: Tensor) -> Tensor:
+        """(F + damping)^-1 times `gradient` of the tensor `name`, in its shape.
+
+        Raises:
+            RuntimeError: nothing has been observed yet.
+        """
+        if self._inverses is None:
+            raise RuntimeError("there is no curvature yet: call observe(inputs) with each batch, before step()")
+        return self._inverses.times(name, gradient)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; `closure`, if given, computes loss and gradients first, and its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, group)
+        return loss
+
+    def _move(self, p: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        direction = self.direction(self._names[p], state["momentum"].mul_(group["momentum"]).add_(p.grad))
+        size = direction.square().mean().sqrt().clamp_min(_SMALLEST)
+        p.sub_(direction * (group["lr"] / size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every optimiser's, with the curvature: all that continuing bit for bit needs."""
+        return super().state_dict() | {"curvature": self.curvature.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+        self.curvature.load_state_dict(state_dict["curvature"])
+        if self.curvature.average.batches:
+            self._invert()
