@@ -14,6 +14,7 @@ from ellarepro.data.training_batches import TrainingBatches
 from ellarepro.errors import UserError
 from ellarepro.objectives.objective import Objective
 from ellarepro.training.epoch import EpochProgress
+from ellarepro.training.natural_gradient import NaturalGradient, observe
 from ellarepro.training.optimisers import Rates
 from ellarepro.training.replay import ReplayedStep
 
@@ -66,7 +67,9 @@ class Trainer:
 
     def _make_step(self) -> None:
         replayed = ReplayedStep(self.data.batch_size, self._plain_step, self.optimiser)
-        self._step = replayed if self.replay else self._plain_step
+        # What a natural gradient is multiplied with changes its place in memory, and a replay would not know.
+        replays = self.replay and not isinstance(self.optimiser, NaturalGradient)
+        self._step = replayed if replays else self._plain_step
 
     def run(self) -> None:
         """Train to the last epoch, or on from where `load_state_dict` has put it.
@@ -97,6 +100,7 @@ class Trainer:
         Returns:
             The loss (a datum, without the prior) and the outputs `(B, K)` before the step, detached.
         """
+        observe(self.optimiser, inputs)
         last_loss = self.history["loss"][-1] if self.history["loss"] else math.inf
         return self._step(inputs, targets, self.objective.step_numbers(last_loss, self.data.size))
 

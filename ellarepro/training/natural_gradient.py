@@ -27,16 +27,18 @@ _SMALLEST = 1e-30
 
 
 class NaturalGradient(torch.optim.Optimizer):
-    """Steps of a given size along the natural gradient, tensor by tensor.
+    """Steps of a given size along the natural gradient.
 
-    Of each tensor, m <- momentum m + gradient; its direction is (F + damping)^-1 m, with F the moving average of its
-    block; and its step has a root mean square of `lr`, by default relative to what the tensor's was at the start. Where
-    the gradient is zero it stands still, as gradient descent does: the prior's part belongs into the gradient.
+    Of each tensor, m <- momentum m + gradient, and its direction is (F + damping)^-1 m, with F the moving average of
+    its block. All tensors move along these, so far that the root mean square over all weights of step / lr is one. By
+    default a tensor's lr is relative to its root mean square at the start. Where the gradient is zero it stands still,
+    as gradient descent does, so the prior's part belongs into the gradient.
 
     Args:
         model: every trainable tensor needs a curvature rule.
-        lr: root mean square of a step over that of the tensor as it is now; a bias of zeros takes its weight's.
-        groups: parameter groups in place of one a tensor; the steps of a group's tensors have root mean square `lr`.
+        lr: root mean square over all weights of a step, each relative to its tensor's as it is now; a bias of zeros
+            takes its weight's.
+        groups: parameter groups, with an absolute `lr`, in place of one a tensor.
         momentum: of the gradients.
         damping: added to F, the curvature of a datum; split between factors as `curvature/damping.py` says.
         curvature: options of `MovingCurvature`: `decay`, `every`, `share`, `passes`, `likelihood`, `seed`.
@@ -99,19 +101,24 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, group)
+        moves = [
+            (p, max(group["lr"], _SMALLEST), self._direction(p, group["momentum"]))
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        if moves:
+            squares = torch.stack([(direction / lr).square().sum() for _, lr, direction in moves])
+            size = (squares.sum() / sum(p.numel() for p, _, _ in moves)).sqrt().clamp_min(_SMALLEST)
+            for p, _, direction in moves:
+                p.sub_(direction / size)
         return loss
 
-    def _move(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _direction(self, p: Tensor, momentum: float) -> Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        direction = self.direction(self._names[p], state["momentum"].mul_(group["momentum"]).add_(p.grad))
-        size = direction.square().mean().sqrt().clamp_min(_SMALLEST)
-        p.sub_(direction * (group["lr"] / size))
+        return self.direction(self._names[p], state["momentum"].mul_(momentum).add_(p.grad))
 
     def state_dict(self) -> dict[str, Any]:
         """As every optimiser's, with the curvature: all that continuing bit for bit needs."""
@@ -123,3 +130,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self.curvature.load_state_dict(state_dict["curvature"])
         if self.curvature.average.batches:
             self._invert()
+
+
+def observe(optimiser: torch.optim.Optimizer, inputs: Tensor) -> None:
+    """Show `inputs (B, ...)` of the next step's batch to an optimiser that looks at them."""
+    if isinstance(optimiser, NaturalGradient):
+        optimiser.observe(inputs)
