@@ -103,7 +103,7 @@ def test_the_prior_variance_is_that_of_draws(path):
     )
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("f_fc", "s_fc")])
+@pytest.mark.parametrize("path", [p for p in PATHS if p not in ("f_fc", "s_fc", "sgconv", "gsconv", "dgconv")])
 def test_the_prior_variance_of_a_linear_path_is_the_sum_of_its_squared_derivatives(path):
     layer, images = layer_of(path, out_side=8), smooth_images()[:1]
     names, tensors = zip(*layer.named_parameters(), strict=True)
