@@ -42,6 +42,9 @@ class GroupFactor(nn.Module):
         self.group, self.depthwise, self.subsamples = group, depthwise, False
         shape = self.out_features, *(() if depthwise else (self.in_features,)), *entries
         self.weight = normal_parameter(*shape, std=prod(shape[1:]) ** -0.5)
+        if depthwise:
+            # Products of norms of a few normal numbers each would let the scale drift from layer to layer.
+            self.weight.data.copy_(F.normalize(self.weight.data.flatten(1)).view(shape))
         self.register_parameter("bias", None)
 
     def become_last(self, gain: float, subsamples: bool) -> None:
