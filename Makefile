@@ -10,7 +10,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(JOBS),hydra.launcher.$(if $(filter joblib,$(LAUNCHER)),n_jobs,jobs)=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 sync lint
+.PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 appendix sync lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets, and what can be said
@@ -50,6 +50,9 @@ table2: .venv/ready  ## Table 2 (CIFAR-10) regenerated: as table1, and CIFAR, AU
 
 table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: as table2
 	@$(TABLE) table3 $(KEYS)
+
+appendix: .venv/ready  ## separable group convolutions on rotated images, MAP and Laplace: as table2
+	@$(TABLE) appendix $(KEYS)
 
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
 	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))

@@ -16,6 +16,7 @@ from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.gconv import GroupConv
 from ellarepro.layers.groups import group_of
 from ellarepro.layers.paths import PathMean
+from ellarepro.layers.separable import DepthwiseGroupConv, GroupSpaceConv, PointwiseGroupConv, SpaceGroupConv
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
 from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, Place, by_path
@@ -37,16 +38,23 @@ PATHS: dict[str, type[SpatialLayer]] = {
     "s_fc": SparseDense,
     "s_conv": SparseConv,
     "gconv": GroupConv,
+    "pgconv": PointwiseGroupConv,
+    "sgconv": SpaceGroupConv,
+    "gsconv": GroupSpaceConv,
+    "dgconv": DepthwiseGroupConv,
 }
 """Path name to layer."""
-LAYERS = {
-    **{path: (path,) for path in PATHS},
-    "fc_conv": ("fc", "conv"),
-    "f_fc_conv": ("f_fc", "conv"),
-    "s_fc_s_conv": ("s_fc", "s_conv"),
-    "conv_gconv": ("conv", "gconv"),
-    "f_fc_conv_gconv": ("f_fc", "conv", "gconv"),
-}
+SUMS = (
+    ("fc", "conv"),
+    ("f_fc", "conv"),
+    ("s_fc", "s_conv"),
+    ("conv", "gconv"),
+    ("f_fc", "conv", "gconv"),
+    ("f_fc", "conv", "sgconv"),
+    ("f_fc", "conv", "dgconv"),
+)
+"""Paths that make a layer together."""
+LAYERS = {"_".join(paths): paths for paths in (*((path,) for path in PATHS), *SUMS)}
 """`layer=` name to the names of its paths: every path by itself, and sums of paths."""
 
 

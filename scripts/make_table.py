@@ -17,10 +17,10 @@ from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share
-from ellarepro.results import result_path
+from ellarepro.results import result_path, run_id
 from ellarepro.resume.files import write_atomically
 from ellarepro.settings.compose import compose_all
-from ellarepro.settings.explain import CONFIGS, choices_of
+from ellarepro.settings.explain import choices_of
 from ellarepro.settings.resolve import check_combination
 from ellarepro.settings.sweep import Sweep, expand
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
@@ -28,7 +28,7 @@ from ellarepro.tables.cells import Grid
 from scripts.estimate import as_text, run_seconds
 
 JPEG_COPIES = {"cifar10": "cifar10_jpeg", "rotated_cifar10": "rotated_cifar10_jpeg"}
-TABLES = sorted(path.name for path in (CONFIGS / "experiment").glob("table*"))
+TABLES = list(SPECS)
 
 
 @command("make_table")
@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def sweep_of(options: argparse.Namespace) -> Sweep:
-    """All cells of the table, checked before anything runs.
+    """All cells of the table, each once, checked before anything runs.
 
     Raises:
         UserError: a mistake in the command.
@@ -84,10 +84,10 @@ def sweep_of(options: argparse.Namespace) -> Sweep:
     launcher = [] if any(key.startswith("hydra/launcher=") for key in options.keys) else ["hydra/launcher=local"]
     sweep = expand([f"experiment={','.join(experiments)}", *launcher, *options.keys], multirun=True)
     points = [_with_copy(p, c, options) for p, c in zip(sweep.points, sweep.configs, strict=True)]
-    configs = compose_all(points)
-    for config in configs:
+    cells = {run_id(config): (point, config) for point, config in zip(points, compose_all(points), strict=True)}
+    for _, config in cells.values():
         check_combination(config)
-    return Sweep(points, configs, sweep.hydra, is_multirun=True)
+    return Sweep(*map(list, zip(*cells.values(), strict=True)), sweep.hydra, is_multirun=True)
 
 
 def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Namespace) -> list[str]:

@@ -23,8 +23,9 @@ DENSE_CASES = list(product(("fc", "conv", "f_fc"), (1, 2)))
 
 def make(path: str, stride: int = 1, channels=(2, 3), shape=(4, 4), **options) -> nn.Module:
     torch.manual_seed(0)
-    if path == "gconv":
-        options = {"group": "c1"} | options  # three channels are no group features; test_gconv.py has the groups
+    if "group" in PATHS[path].options:
+        # Three channels are no group features; test_gconv.py and test_separable.py have the groups.
+        options = {"group": "c1"} | options
     layer = PATHS[path](*channels, shape, (shape[0] // stride, shape[1] // stride), **options).double()
     for name, p in layer.named_parameters():
         if name.endswith("bias"):
@@ -143,22 +144,25 @@ def test_networks_with_group_convolutions_are_invariant_to_what_they_claim(group
     x, errors = images(2, 1, 16, 16).float(), {}
     shifted = [x.roll((row, column), (2, 3)) for row, column in product((0, 1, 5), (0, 2, 7))]
     turned = [GROUPS[group].transform_image(x, element) for element in range(GROUPS[group].order)]
-    for name in ("gconv", "conv_gconv", "f_fc_conv_gconv"):
+    strict = ("gconv", "pgconv", "sgconv", "gsconv", "dgconv")
+    for name in (*strict, "conv_gconv", "f_fc_conv_gconv", "f_fc_conv_sgconv"):
         torch.manual_seed(0)
         network = build_network(name, in_channels=1, num_classes=5, alpha=2, image_size=16, group=group)
         logits = network(x)
         for kind, moved in (("shift", shifted), ("turn", turned)):
             difference = max((network(other) - logits).abs().max() for other in moved)
             errors[name, kind] = (difference / logits.abs().max()).item()
-    assert errors["gconv", "shift"] < 1e-4 and errors["gconv", "turn"] < 1e-4
+    assert max(errors[name, kind] for name in strict for kind in ("shift", "turn")) < 1e-4
     assert errors["conv_gconv", "shift"] < 1e-4, "the two paths of a layer keep the same phase"
     assert errors["conv_gconv", "turn"] > 1e-2, "the control: CONV does not turn"
-    assert min(errors["f_fc_conv_gconv", kind] for kind in ("shift", "turn")) > 1e-2, "the control: nor does F-FC"
+    mixed = [errors[name, kind] for name in ("f_fc_conv_gconv", "f_fc_conv_sgconv") for kind in ("shift", "turn")]
+    assert min(mixed) > 1e-2, "the control: nor does F-FC"
 
 
 def test_convolutions_are_the_only_translation_equivariant_paths():
     claims = {path: make(path).equivariant_to for path in PATHS}
-    assert {path for path, claim in claims.items() if "translation" in claim} == {"conv", "s_conv", "gconv"}
+    convolutions = {"conv", "s_conv", "gconv", "pgconv", "sgconv", "gsconv", "dgconv"}
+    assert {path for path, claim in claims.items() if "translation" in claim} == convolutions
 
 
 @torch.no_grad()

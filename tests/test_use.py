@@ -92,7 +92,9 @@ def smooth_images(channels: int = 8) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_prior_variance_is_that_of_draws(path):
+def test_the_prior_variance_is_that_of_draws(path, monkeypatch):
+    # Three factors of few weights each spread more than 100 draws tell.
+    monkeypatch.setattr("ellarepro.layers.spatial.VARIANCE_DRAWS", 1000 if path == "dgconv" else 100)
     layer, images = layer_of(path, out_side=8), smooth_images()
     told, drawn = layer.unit_variance(images).item(), SpatialLayer.unit_variance(layer, images).item()
     assert told == pytest.approx(drawn, rel=0.1)
@@ -103,7 +105,7 @@ def test_the_prior_variance_is_that_of_draws(path):
     )
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path not in ("f_fc", "s_fc")])
+@pytest.mark.parametrize("path", [p for p in PATHS if p not in ("f_fc", "s_fc", "sgconv", "gsconv", "dgconv")])
 def test_the_prior_variance_of_a_linear_path_is_the_sum_of_its_squared_derivatives(path):
     layer, images = layer_of(path, out_side=8), smooth_images()[:1]
     names, tensors = zip(*layer.named_parameters(), strict=True)

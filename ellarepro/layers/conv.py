@@ -61,24 +61,29 @@ class Conv(SpatialLayer):
 
 
 def convolve(
-    features: Tensor, filters: Tensor, bias: Tensor, padding_mode: str = "circular", subsamples: bool = False
+    features: Tensor,
+    filters: Tensor,
+    bias: Tensor,
+    padding_mode: str = "circular",
+    subsamples: bool = False,
+    groups: int = 1,
 ) -> Tensor:
-    """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C, 3, 3)` plus `bias (D)`: `(B, D, H, W)`.
+    """3 x 3 convolution of `features (B, C, H, W)` with `filters (D, C/groups, 3, 3)` plus `bias (D)`: `(B, D, H, W)`.
 
     With `subsamples` each sample's phase with the largest norm, `(B, D, H/2, W/2)`. Channels come last in memory: few
     to a layer, they leave the vendor's kernels for the other order half empty.
     """
     features, filters = _channels_last(features), _channels_last(filters)
     if not subsamples:
-        return F.conv2d(_padded(features, padding_mode), filters, bias)
-    whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach())
+        return F.conv2d(_padded(features, padding_mode), filters, bias, groups=groups)
+    whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach(), groups=groups)
     phase = largest_phase(whole)
     around = window_at(features, phase, wraps=padding_mode == "circular")
-    return _KeptPhase.apply(around, filters, bias, whole, phase)
+    return _KeptPhase.apply(around, filters, bias, whole, phase, groups)
 
 
 class _KeptPhase(torch.autograd.Function):
-    """`conv2d(around, filters, bias, stride=2)`, whose value is the `phase` of `whole` and is not computed again.
+    """`conv2d(around, filters, bias, stride=2)` in `groups`: its value is the `phase` of `whole`, not computed again.
 
     Three quarters of a whole map's gradients would be zeros; seen from where its kept phase begins, each sample's
     convolution has stride 2, and a backward pass a quarter of the arithmetic.
@@ -87,11 +92,12 @@ class _KeptPhase(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(around: Tensor, filters: Tensor, bias: Tensor, whole: Tensor, phase: Tensor) -> Tensor:
+    def forward(around: Tensor, filters: Tensor, bias: Tensor, whole: Tensor, phase: Tensor, groups: int) -> Tensor:
         return take_phase(whole, phase)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
+        ctx.groups = inputs[5]
         ctx.save_for_backward(*inputs[:2])
         ctx.save_for_forward(*inputs[:2])
 
@@ -100,15 +106,18 @@ class _KeptPhase(torch.autograd.Function):
         around, filters = ctx.saved_tensors
         wanted, stride, none = list(ctx.needs_input_grad[:3]), [2, 2], [0, 0]
         gradients = torch.ops.aten.convolution_backward(
-            gradient, around, filters, [len(filters)], stride, none, [1, 1], False, none, 1, wanted
+            gradient, around, filters, [len(filters)], stride, none, [1, 1], False, none, ctx.groups, wanted
         )
-        return *gradients, None, None
+        return *gradients, None, None, None
 
     @staticmethod
     def jvp(ctx, around: Tensor | None, filters: Tensor | None, bias: Tensor | None, *_) -> Tensor:
         kept_around, kept_filters = ctx.saved_tensors
-        tangent = F.conv2d(kept_around, torch.zeros_like(kept_filters) if filters is None else filters, bias, stride=2)
-        return tangent if around is None else tangent + F.conv2d(around, kept_filters, stride=2)
+        moved = torch.zeros_like(kept_filters) if filters is None else filters
+        tangent = F.conv2d(kept_around, moved, bias, stride=2, groups=ctx.groups)
+        if around is None:
+            return tangent
+        return tangent + F.conv2d(around, kept_filters, stride=2, groups=ctx.groups)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -175,22 +184,27 @@ class ConvRule(ConvolutionRule):
 
 
 def circular_patch_moment(inputs: Tensor) -> Tensor:
-    """Sum over samples, mean over positions, of p p^T for all circular 3 x 3 patches p: `(1, 9C, 9C)`.
+    """Sum over samples, mean over positions, of p p^T for all circular 3 x 3 patches p: `(1, 9C, 9C)`."""
+    return circular_patch_moments(inputs[None])
+
+
+def circular_patch_moments(inputs: Tensor) -> Tensor:
+    """As `circular_patch_moment`, for each of G groups of maps `(G, N, C, H, W)`: `(G, 9C, 9C)`.
 
     With circular padding the entry of two patch pixels depends on their offset alone: it is the correlation of two
     channels at that offset, which Fourier transforms give for all offsets at once (Wiener and Khinchin), by C^2
     products for half of the frequencies instead of 81 C^2 a position, and without patches.
     """
-    channels, height, width = inputs.shape[1:]
+    groups, _, channels, height, width = inputs.shape
     # One copy, as a batch of matrices without a unit stride would be copied one by one.
-    spectra = torch.fft.rfft2(inputs).permute(2, 3, 1, 0).contiguous()
-    products = (spectra @ spectra.mH).permute(3, 2, 0, 1)
+    spectra = torch.fft.rfft2(inputs).permute(0, 3, 4, 2, 1).contiguous()
+    products = (spectra @ spectra.mH).permute(0, 4, 3, 1, 2)
     correlations = torch.fft.irfft2(products, s=(height, width))
     pixels = torch.arange(KERNEL, device=inputs.device)
     offsets = pixels - pixels[:, None]
     rows, columns = (offsets % height)[:, None, :, None], (offsets % width)[None, :, None, :]
-    factor = correlations[:, :, rows, columns].permute(0, 2, 3, 1, 4, 5)
-    return factor.reshape(1, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
+    factor = correlations[..., rows, columns].permute(0, 1, 3, 4, 2, 5, 6)
+    return factor.reshape(groups, channels * KERNEL**2, channels * KERNEL**2) / (height * width)
 
 
 def zero_padded_patch_moment(inputs: Tensor) -> Tensor:

@@ -48,9 +48,9 @@ class GroupConv(SpatialLayer):
         super().__init__(in_channels, out_channels, in_shape, out_shape)
         self.group = group_of(group)
         self.lifting = lifting
-        self.equivariant_to = _claims(self.group, in_shape)
-        channels = _unfolded("in_channels", in_channels, 1 if lifting else self.group.order)
-        features = _unfolded("out_channels", out_channels, self.group.order)
+        self.equivariant_to = claims_of(self.group, in_shape)
+        channels = unfolded("in_channels", in_channels, 1 if lifting else self.group.order)
+        features = unfolded("out_channels", out_channels, self.group.order)
         elements = () if lifting else (self.group.order,)
         std = gain * (in_channels * KERNEL**2) ** -0.5
         self.weight = normal_parameter(features, channels, *elements, KERNEL, KERNEL, std=std)
@@ -82,7 +82,8 @@ class GroupConv(SpatialLayer):
         return f"{super().extra_repr()}, group={self.group.name}, lifting={self.lifting}"
 
 
-def _claims(group: PointGroup, shape: Shape) -> frozenset[str]:
+def claims_of(group: PointGroup, shape: Shape) -> frozenset[str]:
+    """What a convolution over `group` commutes with on maps of this shape `(H, W)`."""
     claims = {"translation"}
     if ROTATION in group.elements and shape[0] == shape[1]:
         claims.add("rotation")
@@ -91,7 +92,12 @@ def _claims(group: PointGroup, shape: Shape) -> frozenset[str]:
     return frozenset(claims)
 
 
-def _unfolded(name: str, folded: int, order: int) -> int:
+def unfolded(name: str, folded: int, order: int) -> int:
+    """How many channels there are of `order` maps each, where `name` says that there are `folded` maps.
+
+    Raises:
+        ValueError: no whole number of them.
+    """
     if folded % order:
         raise ValueError(f"{name} must be a multiple of {order}, the order of the group; got {folded}")
     return folded // order

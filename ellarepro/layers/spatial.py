@@ -33,7 +33,7 @@ class SpatialLayer(nn.Module):
     title: str = ""
     """What a path of such layers is called in tables and figures; its name in `layer=` if nothing is said."""
     colour: str = "#999999"
-    """In figures; those of this project are of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+    """In figures; of Okabe and Ito's palette, then of Tol's, both of which colour-blind readers can tell apart."""
     marker: str = "o"
     """In figures, one of matplotlib's."""
     parts: Mapping[str, tuple[str, str]] = {"weight": ("weight", WEIGHT), "bias": ("bias", BIAS)}

@@ -4,7 +4,7 @@ A class a choice: `objective=map` has no key `objective.burn_in`, so that a key 
 Ranges and meanings that belong to a class of the library are taken over from it by `same_as`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, get_args
@@ -219,8 +219,14 @@ def classes_below(key: Field) -> dict[str, type]:
     return CHOICES.get(key.name) or ({"": own[0]} if own else {})
 
 
+def width(alpha: int, layer: str, shares: Mapping[str, float]) -> int:
+    """`alpha` times the share of `layer`, rounded, at least 1: what `${width:…}` of an experiment is."""
+    return max(1, round(alpha * shares[layer]))
+
+
 def register() -> None:
     """Put the classes where Hydra finds them: `schema/config`, and `schema/<choice>` of the groups of `CHOICES`."""
+    OmegaConf.register_new_resolver("width", width, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
     store.store(group="schema", name="anchors", node=Anchors)

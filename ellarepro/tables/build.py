@@ -30,7 +30,7 @@ def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None
     spec, runs = SPECS[table], list(runs)
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
-    found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets)
+    found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets, spec.spans)
     if not found:
         others = sorted({run.budget for run in wanted})
         note = f"nothing has been run{f' with budget {budget}' if budget else ''}"

@@ -29,14 +29,14 @@ class Edition:
     differences: dict[str, str] = field(default_factory=dict)
 
 
-def editions(runs: Iterable[RunResult], spans_datasets: bool) -> list[Edition]:
+def editions(runs: Iterable[RunResult], spans_datasets: bool, spans: frozenset[str] = frozenset()) -> list[Edition]:
     """Part `runs` by one key after another until those that are left together agree in all that they must.
 
     Runs to which a key does not apply join every part; a part of none but such runs is left out where another has them.
-    Every table spans layers, priors, objectives and seeds.
+    Every table spans layers, priors, objectives and seeds, and the keys `spans`.
     """
     runs = list(runs)
-    spanned = {"seed", *(f"{axis}.name" for axis in AXES if axis != "dataset" or spans_datasets)}
+    spanned = {"seed", *spans, *(f"{axis}.name" for axis in AXES if axis != "dataset" or spans_datasets)}
     brought: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for key in counted(run.config):

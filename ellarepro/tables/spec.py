@@ -11,10 +11,17 @@ from omegaconf import OmegaConf
 from ellarepro.network import LAYERS
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import layer_title, path_title
+from ellarepro.tables.cells import NOT_RUN
 
 TOY = ("quadrant_digit", "quadrant_digit_and_position")
 CIFAR = ("cifar10", "cifar10_jpeg")
+ROTATED = ("rotated_mnist", "rotated_cifar10", "rotated_cifar10_jpeg")
 THREE_PATHS = "f_fc_conv_gconv"
+SEPARABLE = (
+    *("conv", "pgconv", "gconv", "sgconv", "dgconv"),
+    *(THREE_PATHS, "f_fc_conv_sgconv", "f_fc_conv_dgconv"),
+)
+"""The layers of the appendix, in the order of its rows."""
 SHARES = {"fc": "f_fc", "conv": "conv", "gconv": "gconv"}
 """Published column of Table 3 to the path whose share it shows."""
 ARROWS = {1: "↑", -1: "↓"}
@@ -41,7 +48,7 @@ class Line:
     """
 
     labels: tuple[str, ...]
-    match: Mapping[str, tuple[str, ...]]
+    match: Mapping[str, tuple[str | int, ...]]
     measure: str = ""
     published: str | None = None
 
@@ -57,8 +64,8 @@ Rows = Mapping[str, Line]
 class Spec:
     """A table: its caption, its published lines by key, whether its rows are data sets, and what its heading tells.
 
-    `heading` names keys in which all runs of an edition agree; `expand` makes of the published rows those that are
-    shown, given what was run.
+    `heading` names keys in which all runs of an edition agree, `spans` further keys in which they need not; `expand`
+    makes of the published rows those that are shown, given what was run.
     """
 
     caption: str
@@ -67,6 +74,7 @@ class Spec:
     rows: Rows
     heading: tuple[str, ...]
     spans_datasets: bool
+    spans: frozenset[str] = frozenset()
     expand: Callable[[Rows, Sequence[RunResult]], Rows] = lambda rows, runs: rows
 
 
@@ -87,6 +95,8 @@ MEASURES = {
     "nll": Measure(lambda r: _known(r.test_nll), 3, better=-1),
     "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3, better=-1),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),
+    "thousands": Measure(lambda r: [r.n_params / 1e3], 1, "count"),
+    "seconds": Measure(lambda r: [r.wall_seconds], 0),
     **{column: _shares(path) for column, path in SHARES.items()},
 }
 
@@ -127,6 +137,18 @@ def _by_dataset(rows: Rows, runs: Sequence[RunResult]) -> Rows:
     for key, line in rows.items():
         for dataset in sorted({run.dataset for run in runs if line.takes(run)}) or [key]:
             shown[dataset] = Line((dataset,), {**line.match, "dataset": (dataset,)}, published=key)
+    return shown
+
+
+def _by_width(rows: Rows, runs: Sequence[RunResult]) -> Rows:
+    """Of every data set that was run, a row for each width of a layer; the layer alone where it was not run."""
+    shown = {}
+    for dataset in sorted({run.dataset for run in runs if any(line.takes(run) for line in rows.values())}) or [NOT_RUN]:
+        for key, line in rows.items():
+            own = {(run.n_params, run.config["alpha"]) for run in runs if line.takes(run) and run.dataset == dataset}
+            for size, alpha in sorted(own) or [(0, NOT_RUN)]:
+                match = {**line.match, "dataset": (dataset,), "n_params": (size,)}
+                shown[f"{dataset}/{key}/{alpha}"] = Line((dataset, *line.labels, str(alpha)), match)
     return shown
 
 
@@ -186,6 +208,23 @@ SPECS = {
         heading=("budget.name",),
         spans_datasets=True,
         expand=_by_dataset,
+    ),
+    "appendix": Spec(
+        "Appendix: separable group convolutions on rotated images",
+        ("dataset", "layer", "alpha"),
+        {
+            "n_params": Line(("params (k)",), {}, "thousands"),
+            **_SCORES,
+            **{
+                f"{objective}/seconds": Line((f"{title} s",), {"objective": (objective,)}, "seconds")
+                for objective, title in (("map", "MAP"), ("laplace", "Laplace"))
+            },
+        },
+        {layer: Line((layer_title(layer),), {"dataset": ROTATED, "layer": (layer,)}) for layer in SEPARABLE},
+        heading=("budget.name",),
+        spans_datasets=True,
+        spans=frozenset({"alpha"}),
+        expand=_by_width,
     ),
 }
 

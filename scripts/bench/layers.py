@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.structures import factor_bytes
-from ellarepro.network import LAYERS, Network, build_network
+from ellarepro.network import LAYERS, Network, build_network, options_of
 from ellarepro.settings.parts import AnchorSettings
 from scripts.bench.tables import HIGHER, Measure, Table
 from scripts.bench.timing import measured, ratio, seconds, training_step
@@ -54,7 +54,7 @@ def _network(layer: str, learned: bool) -> Network:
 
 
 def _alpha(layer: str) -> int:
-    return 2 if "gconv" in layer.split("_") else 10
+    return 2 if "group" in options_of(layer) else 10
 
 
 def _step_bytes(network: Network, images: Tensor, labels: Tensor) -> int:
