@@ -1,0 +1,187 @@
+"""objective=vi: variational inference with matrix-normal posteriors (Louizos and Welling, 2016).
+
+    log p(D|delta) >= E_q log p(D|theta) - sum_l KL(q_l || N(0, 1/delta_l)),   q_l = N(M_l, S_l kron A_l)
+
+The means are the network's weights, which the run's optimiser moves. The factors are moved by Adam, and the precisions
+are set to their maximum, delta_l = d_l / (tr Sigma_l + |M_l|^2), after each epoch. Until the burn-in is over the
+objective is MAP; the posterior then starts from the Laplace approximation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.data.dataset import Samples
+from ellarepro.data.loading import batches_of
+from ellarepro.errors import UserError
+from ellarepro.evidence.marglik import Fit
+from ellarepro.evidence.matrix_normal import MatrixNormal, kl_divergence
+from ellarepro.objectives.objective import Objective, Outcome, Pause
+from ellarepro.settings.parts import DEFAULT_FIT, FitSettings
+from ellarepro.settings.ranges import refuse_out_of_range, setting
+
+WIDEST = 4096
+"""Of a covariance factor: wider ones are not learned in a run of any length."""
+
+
+@dataclass(frozen=True)
+class VariationalSettings:
+    """How the posterior is learned.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    burn_in: int = setting("epoch after which the weights have a posterior; MAP until then", 1, least=1)
+    lr: float = setting("of Adam on the posterior's factors", 0.01, above=0, most=1)
+    draws: int = setting("draws of the weights by which the evidence's bound is taken at the end", 8, least=1)
+    fit: FitSettings = DEFAULT_FIT
+    tied: bool = setting("whether the factors of a path share one precision", False)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+
+
+class Variational(Objective):
+    """The negative evidence lower bound a datum, by one draw of the weights for each batch.
+
+    Attributes:
+        posteriors: q of each tensor by name; none until the burn-in is over.
+    """
+
+    settings: VariationalSettings
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.posteriors: dict[str, MatrixNormal] = {}
+        self._optimiser: torch.optim.Optimizer | None = None
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Outcome:
+        if not self.posteriors:
+            return super().forward(inputs, targets)
+        outputs = functional_call(self.model, self.drawn_weights(self.generator), (inputs,))
+        return self.likelihood.mean_loss(outputs, targets), outputs
+
+    def drawn_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """One draw of all weights by name; differentiable in means and factors."""
+        named = zip(self.prior.names, self.prior.parameters, strict=True)
+        return {name: p + self.posteriors[name].deviation(generator) for name, p in named}
+
+    def backward(self, loss: Tensor, numbers: Sequence[float | Tensor]) -> None:
+        """As the base, whose pulls are the means' part of the KL; the factors take a step of their own."""
+        if self._optimiser is None:
+            super().backward(loss, numbers)
+            return
+        *pulls, factor = numbers
+        self._optimiser.zero_grad(set_to_none=True)
+        if self.likelihood.hyperparameters():
+            loss = loss * factor
+        # delta / N of each tensor, which is 0 while the prior has no part, times its share of the KL.
+        posteriors = zip(pulls, self.posteriors.values(), strict=True)
+        spread = sum((pull * q.trace() / 2 for pull, q in posteriors), torch.zeros((), device=loss.device))
+        volume = sum((q.log_det() for q in self.posteriors.values()), torch.zeros((), device=loss.device))
+        (loss + spread - volume / (2 * self._data_size)).backward()
+        self.prior.add_gradients(pulls)
+        self._optimiser.step()
+
+    @property
+    def _data_size(self) -> int:
+        return len(cast(Samples, self.data))
+
+    def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
+        if not self.takes_part(loss) or epoch < self.settings.burn_in:
+            return {}
+        if not self.posteriors:
+            self._start(Fit(self.model, self.prior, self.data, self.settings.fit, self.generator, self.likelihood))
+        self.likelihood.fit_noise(loss, cast(Samples, self.data).targets[0].numel())
+        self._set_precisions()
+        bound = self.negative_elbo(draws=1) / self._data_size
+        told = {"neg_log_marglik_per_datum": bound, "effective_parameters": self.effective_parameters()}
+        return told | {"prior_precision": self.prior.precisions()}
+
+    def _start(self, fit: Fit) -> None:
+        blocks, deltas = fit.whole().curvature.blocks or {}, self.prior.precisions()
+        widest = max((part.shape[-1] for block in blocks.values() for part in block.factors), default=0)
+        if widest > WIDEST:
+            raise UserError(
+                f"objective=vi: a covariance factor of {widest} x {widest} is too wide to be learned, {WIDEST} is the "
+                "most; take a lower alpha, or layer=f_fc for fc"
+            )
+        named = zip(self.prior.names, self.prior.parameters, strict=True)
+        self._take({n: MatrixNormal.of_block(p, blocks[n], deltas[n], self.factor) for n, p in named})
+
+    def _take(self, posteriors: dict[str, MatrixNormal]) -> None:
+        self.posteriors = posteriors
+        learned = [value for q in posteriors.values() for value in q.parameters()]
+        self._optimiser = torch.optim.Adam(learned, lr=self.settings.lr)
+
+    @torch.no_grad()
+    def _set_precisions(self) -> None:
+        """delta_l = d_l / (tr Sigma_l + |M_l|^2), the maximum of the bound."""
+        for index, (name, p) in enumerate(zip(self.prior.names, self.prior.parameters, strict=True)):
+            moment = self.posteriors[name].trace() + p.square().sum()
+            self.prior.log_precision[index] = (p.numel() / moment).log().double().cpu()
+
+    @torch.no_grad()
+    def kl(self) -> Tensor:
+        """KL of the posterior from the prior, nats, summed over tensors."""
+        named = zip(self.prior.names, self.prior.parameters, self.prior.log_precision, strict=True)
+        parts = [kl_divergence(self.posteriors[n], p, eta.to(p)).double().cpu() for n, p, eta in named]
+        return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def negative_elbo(self, draws: int) -> float:
+        """-E_q log p(D|theta) + KL in nats, summed over the training set; the mean of `draws` draws of the weights."""
+        total, size, width = 0.0, 0, 1
+        with evaluation_mode(self.model):
+            for outputs, targets in self._drawn_outputs(self.data, draws):
+                total += self.likelihood.losses(outputs, targets).double().sum().item() / draws
+                size, width = size + len(targets), outputs.shape[1]
+        fit = self.likelihood.log_likelihood(total, size // draws, width)
+        return float(self.kl() - fit)
+
+    def _drawn_outputs(self, data: Any, draws: int) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.prior.parameters[0].device
+        for _ in range(draws):
+            weights = self.drawn_weights(self.generator)
+            for inputs, targets in batches_of(data, 500, device):
+                yield functional_call(self.model, weights, (inputs,)), targets
+
+    @torch.no_grad()
+    def effective_parameters(self) -> dict[str, float]:
+        """d_l - delta_l tr Sigma_l by tensor: what the posterior knows beyond the prior, as with Laplace."""
+        deltas = self.prior.precisions()
+        pairs = zip(self.prior.names, self.prior.parameters, strict=True)
+        return {n: p.numel() - deltas[n] * self.posteriors[n].trace().item() for n, p in pairs}
+
+    def report(self, test: Samples, generator: torch.Generator, pause: Pause) -> dict[str, Any]:
+        """The bound, by `draws` draws of the weights."""
+        if not self.posteriors:
+            return super().report(test, generator, pause)
+        bound = self.negative_elbo(self.settings.draws) / self._data_size
+        return {"neg_log_marglik_per_datum": bound, "effective_parameters": self.effective_parameters()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "posteriors": {name: q.state_dict() | {"axis": q.group_axis} for name, q in self.posteriors.items()},
+            "optimiser": None if self._optimiser is None else self._optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if not state["posteriors"]:
+            return
+        taken, device = {}, self.prior.parameters[0].device
+        for name, p in zip(self.prior.names, self.prior.parameters, strict=True):
+            kept = {key: value for key, value in state["posteriors"][name].items() if key != "axis"}
+            starts = [kept[key].to(device) for key in sorted(kept) if key.startswith("start")]
+            taken[name] = MatrixNormal(p, [start @ start.mT for start in starts], state["posteriors"][name]["axis"])
+            taken[name].load_state_dict(kept)
+        self._take(taken)
+        if self._optimiser is not None:
+            self._optimiser.load_state_dict(state["optimiser"])
