@@ -38,7 +38,8 @@ class RunResult:
     below zero that were `clipped`; what did not happen is left out; and how often a fit's batches were made smaller for
     want of memory, `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what
     was made of them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the
-    states of the code (commit and a digest) in their order, where there was more than one.
+    states of the code (commit and a digest) in their order, where there was more than one. `weights_digest` is the
+    SHA-256 of `weights.safetensors` beside it, empty where the weights were not kept.
     """
 
     run_id: str
@@ -75,6 +76,7 @@ class RunResult:
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
     code_changes: list[str] = field(default_factory=list)
+    weights_digest: str = ""
 
     def measured(self, digits: int = 1) -> str:
         """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""
