@@ -46,7 +46,7 @@ RANKS = {
 }
 ONLY_IN = {
     "asdl": {"curvature.interop", "scripts.bench"},
-    "laplace": {"curvature.interop", "scripts.bench", "scripts.library_study"},
+    "laplace": {"curvature.interop", "scripts.bench"},
     "wandb": {"tracking"},
     "matplotlib": {
         "figures",
