@@ -51,11 +51,7 @@ ONLY_IN = {
     "matplotlib": {
         "figures",
         "scripts.bench",
-        "scripts.budget_report",
-        "scripts.evidence_study",
         "scripts.studies",
-        "scripts.sizes_report",
-        "scripts.symmetry_report",
     },
     "plotly": {"report"},
     "jinja2": {"report"},
