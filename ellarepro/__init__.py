@@ -1,7 +1,8 @@
 """Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023).
 
 For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification` and
-`Regression`. They are imported on first use: a command must not wait for PyTorch to check its configuration.
+`Regression`. For a finished run: `load_run`, which gives network, prior, data and result back. All are imported on
+first use: a command must not wait for PyTorch to check its configuration.
 """
 
 from importlib import import_module
@@ -15,9 +16,18 @@ _HOMES = {
     "Classification": "curvature.likelihood",
     "Regression": "curvature.likelihood",
     "NaturalGradient": "training.natural_gradient",
+    "load_run": "runs.trained",
 }
 
-__all__ = ["Classification", "FitSettings", "LaplaceSettings", "LayerwiseLaplace", "NaturalGradient", "Regression"]
+__all__ = [
+    "Classification",
+    "FitSettings",
+    "LaplaceSettings",
+    "LayerwiseLaplace",
+    "NaturalGradient",
+    "Regression",
+    "load_run",
+]
 
 
 def __getattr__(name: str):

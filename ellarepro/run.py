@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from ellarepro.resume.signals import stopping
 from ellarepro.runs.folder import Keeper
 from ellarepro.runs.measuring import measured, note_untrained, parameter_count
 from ellarepro.runs.preparing import data_key, load_data, prepare
+from ellarepro.runs.trained import WEIGHTS_FILE, digest, packed
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tracking import Tracker, contents, tracked
 from ellarepro.training.loop import Trainer
@@ -73,6 +74,7 @@ def run(
                 result = _train(config, identity, trainer, task, keeper, tracker, watch)
                 picture = as_png(draw_run(result))
                 # The result comes last: where it lies, nothing is missing.
+                result = _keep_weights(config, trainer, keeper, result)
                 keeper.write("effective_parameters.png", picture)
                 keeper.write(RESULT_FILE, result.to_json().encode())
                 keeper.checkpoints.discard()
@@ -154,6 +156,16 @@ def _train(
         trainer.run()
         keeper.keep()
         return measured(config, identity, trainer, task, keeper.code)
+
+
+def _keep_weights(config: Mapping[str, Any], trainer: Trainer, keeper: Keeper, result: RunResult) -> RunResult:
+    """The result, with the digest of the weights if they are kept."""
+    if not config["keep_weights"]:
+        (keeper.folder / WEIGHTS_FILE).unlink(missing_ok=True)
+        return result
+    weights = packed(cast(Network, trainer.model), trainer.prior)
+    keeper.write(WEIGHTS_FILE, weights)
+    return replace(result, weights_digest=digest(weights))
 
 
 @contextmanager

@@ -5,11 +5,13 @@
 Reads results/table1 to table3 and runs nothing; writes results/tables.md.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from ellarepro.errors import command
 from ellarepro.inspection.rendering import MISSING
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
@@ -19,17 +21,22 @@ from ellarepro.symmetry.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids
 from ellarepro.tables.guessing import only_guesses
 from ellarepro.tables.markdown import markdown_table, sections
-from scripts.studies import script
 
 RESULTS = Path(__file__).parents[1] / "results"
 HEADERS = ("run", "seed", "test acc. %", "test NLL", "calibration", "-marglik", "minutes", "GB", "hardware", "code")
 
 
-def main() -> None:
-    """Write the page."""
+@command("results_page")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; the exit status."""
+    style = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser("python -m scripts.results_page", None, __doc__, formatter_class=style).parse_args(
+        arguments
+    )
     page = RESULTS / "tables.md"
     write_atomically(page, text_of(RESULTS).encode())
     print(page)
+    return 0
 
 
 def text_of(results: Path) -> str:
@@ -93,4 +100,4 @@ def _facts(run: RunResult) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(script(main, __doc__))
+    sys.exit(main())

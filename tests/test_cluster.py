@@ -1,8 +1,7 @@
 """A table on a real one-node SLURM: `make test-cluster`; minutes, as root, with Debian's packages of SLURM."""
 
 import pytest
-
-from scripts.cluster import check
+from cluster import check
 
 
 @pytest.mark.cluster

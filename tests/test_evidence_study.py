@@ -5,20 +5,21 @@ from dataclasses import replace
 import pytest
 from result_factory import make_config, make_result
 
-from ellarepro.errors import UserError
-from scripts import evidence_study
-from scripts.evidence_study import (
+from scripts.studies import study as studies
+from scripts.studies.__main__ import main
+from scripts.studies.evidence import (
     FIT_SIZES,
     LAYERS,
     SEEDS,
     SETTING,
     SETTINGS,
     SIZES,
+    STUDY,
+    compared,
     draw,
     kind,
-    main,
-    page,
     same_order,
+    tasks,
 )
 
 
@@ -71,8 +72,8 @@ def test_the_page_counts_pairs_by_data_set_and_by_what_differs():
     seeds = [run(e, nll, acc, seed=i) for i, (e, nll, acc) in enumerate([(1, 0.1, 0.9), (2, 0.3, 0.8), (3, 0.2, 0.7)])]
     conv = run(0.5, 0.5, 0.95, seed=0, layer={"name": "conv"})
     elsewhere = run(9, 9, 0.1, dataset={"name": "quadrant_digit_and_position"})
-    text = page([*seeds, conv, elsewhere], "Mine.\n")
-    assert "from 5 Laplace runs that learned" in text and text.endswith("Mine.\n")
+    text = STUDY.page([*seeds, conv, elsewhere], reading="Mine.\n")
+    assert "5 committed runs" in text and text.endswith("Mine.\n")
     head, rule, *body = rows(text)
     assert body == [
         ["quadrant_digit (demo)", SEEDS, "3", "2", "3"],
@@ -85,12 +86,12 @@ def test_the_page_counts_pairs_by_data_set_and_by_what_differs():
 def test_runs_that_only_guess_or_have_no_evidence_are_not_compared():
     learned, stuck = run(seed=1), replace(run(seed=2), history={"epoch": [1], "loss": [2.3]})
     neither = replace(run(seed=3), neg_log_marglik_per_datum=None)
-    assert evidence_study.compared([learned, stuck, neither]) == [learned]
+    assert compared([learned, stuck, neither]) == [learned]
 
 
 def test_augmented_data_and_budgets_are_tasks_of_their_own():
     augmented = run(seed=2, dataset={"augment": True})
-    assert list(evidence_study.tasks([run(), augmented, run(budget={"name": "cpu"})])) == [
+    assert list(tasks([run(), augmented, run(budget={"name": "cpu"})])) == [
         "quadrant_digit (cpu)",
         "quadrant_digit (demo)",
         "quadrant_digit, augmented (demo)",
@@ -105,7 +106,7 @@ def test_the_figure_has_a_panel_a_task_that_can_be_compared_and_all_its_runs():
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"FC", "CONV"}
 
 
-def test_it_refuses_to_write_a_page_of_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence_study, "RESULTS", tmp_path)
-    with pytest.raises(UserError, match="no Laplace run"):
-        main()
+def test_it_refuses_to_write_a_page_of_nothing_and_keys_for_runs_that_it_does_not_make(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    assert main(["evidence"]) == 2 and "no run of the study is finished there" in capsys.readouterr().err
+    assert main(["evidence", "seed=1"]) == 2 and "runs nothing" in capsys.readouterr().err

@@ -46,16 +46,12 @@ RANKS = {
 }
 ONLY_IN = {
     "asdl": {"curvature.interop", "scripts.bench"},
-    "laplace": {"curvature.interop", "scripts.bench", "scripts.library_study"},
+    "laplace": {"curvature.interop", "scripts.bench"},
     "wandb": {"tracking"},
     "matplotlib": {
         "figures",
         "scripts.bench",
-        "scripts.budget_report",
-        "scripts.evidence_study",
         "scripts.studies",
-        "scripts.sizes_report",
-        "scripts.symmetry_report",
     },
     "plotly": {"report"},
     "jinja2": {"report"},

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import assert_close, relative_error
+from networks import Transformer, curve, resnet, separable_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +18,6 @@ from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
 from ellarepro.data.training_batches import training_batches
 from ellarepro.errors import RunFailure
-from scripts.library_networks import Transformer, curve, resnet, separable_network
 
 SOON = LaplaceSettings(burn_in=1, frequency=1, steps=20)
 

@@ -46,7 +46,7 @@ def test_the_notebook_of_the_study_runs_where_it_lies(monkeypatch, tmp_path):
 def test_the_notebook_of_the_study_shows_the_study_as_it_is():
     (path,) = set(NOTEBOOKS) - set(TEACHING)
     shown = "".join(cells(path)[-1]["outputs"][0]["data"]["text/markdown"])
-    assert shown == (path.parents[1] / "results" / "symmetry_study" / "study.md").read_text(encoding="utf-8")
+    assert shown == (path.parents[1] / "results" / "symmetry" / "study.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", TEACHING, ids=lambda path: path.stem)

@@ -14,15 +14,12 @@ from test_library_page import code_of, run
 
 from ellarepro.results import RunResult, read_results
 from ellarepro.settings.sweep import expand
-from scripts.budget_study import STUDY as BUDGETS
 from scripts.front_page import main as draw_front_page
-from scripts.sizes_study import STUDY as SIZES
-from scripts.studies import reading_in
-from scripts.symmetry_study import STUDY as SYMMETRY
+from scripts.studies.__main__ import NAMES, study_named
+from scripts.studies.study import reading_in
 
 ROOT = Path(__file__).parents[1]
-STUDIES = {"budgets": BUDGETS, "sizes": SIZES, "symmetry_study": SYMMETRY}
-FOUND = [*sorted((ROOT / "results").glob("*.md")), *(ROOT / "results" / name / "study.md" for name in STUDIES)]
+FOUND = [*sorted((ROOT / "results").glob("*.md")), *(ROOT / "results" / name / "study.md" for name in NAMES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *FOUND]
 README = PAGES[0].read_text()
 
@@ -55,14 +52,13 @@ def test_the_page_on_extending_has_a_budget_with_every_key(tmp_path):
     assert yaml.safe_load(text)["budget"].keys() == demo["budget"].keys()
 
 
-@pytest.mark.parametrize(
-    ("name", "keys"), [("budgets", ()), ("sizes", ("dataset=cifar10_jpeg",)), ("symmetry_study", ())]
-)
-def test_the_page_of_a_study_is_that_of_the_committed_runs(name, keys, monkeypatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_a_study_is_that_of_the_committed_runs(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    study, folder = STUDIES[name], ROOT / "results" / name
-    configs = study.sweep(keys).configs
-    text = study.page(study.finished(configs), len(configs), reading_in(folder / "reading.md"))
+    study, folder = study_named(name), ROOT / "results" / name
+    keys = ("dataset=cifar10_jpeg",) if name == "sizes" else ()
+    configs = study.sweep(keys).configs if study.sweeps else []
+    text = study.page(study.finished(configs), len(configs), reading_in(folder))
     assert (folder / "study.md").read_text() == text and (folder / "study.png").exists()
 
 

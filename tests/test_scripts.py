@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-CALLED = [file.stem for file in sorted(SCRIPTS.glob("*.py")) if "__main__" in file.read_text()]
+CALLED = ["studies", *(file.stem for file in sorted(SCRIPTS.glob("*.py")) if "__main__" in file.read_text())]
 
 
 def status(monkeypatch, *words: str) -> int | str | None:
     """The exit status of `python -m scripts.WORDS`."""
-    file = f"{SCRIPTS / words[0]}.py"
+    file = f"{SCRIPTS / words[0]}/__main__.py" if words[0] == "studies" else f"{SCRIPTS / words[0]}.py"
     monkeypatch.setattr(sys, "argv", [file, *words[1:]])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(file, run_name="__main__")

@@ -1,7 +1,6 @@
-"""The published measure: computed from a run's numbers by hand, in every committed result, and in what is mended."""
+"""The published measure: computed from a run's numbers by hand, and in every committed result."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -9,11 +8,11 @@ import pytest
 import torch
 from result_factory import make_learned_result, make_map_result
 
+from ellarepro.errors import UserError
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.tensors import BIAS, LENGTHSCALE, WEIGHT, Place
 from ellarepro.network import LAYERS, build_network
 from ellarepro.results import read_result, read_results, write_result
-from ellarepro.results.mend import main, mended
 from ellarepro.settings.parts import AnchorSettings
 from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 
@@ -64,7 +63,6 @@ def over_layers(record: dict, path: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
 def test_committed_results_hold_the_published_measure(file):
     record = json.loads(file.read_text())
-    assert {"tensors", "effective_share"} <= record.keys(), "mended"
     assert sum(entry["size"] for entry in record["tensors"].values()) == record["n_params"]
     if record["objective"] == "map":
         assert record["relative_effective_parameters"] == record["effective_share"] == {}
@@ -133,73 +131,14 @@ def test_a_layer_that_says_nothing_of_a_tensor_is_refused():
         Scaled(1, 2, (4, 4), (4, 4)).places("1", "conv")
 
 
-def old_record(file: Path) -> dict:
-    """The record in `file` as earlier versions wrote it: no places, and the raw share under the measure's name."""
-    record = json.loads(file.read_text())
-    record["relative_effective_parameters"] = record.pop("effective_share")
-    del record["tensors"]
-    return record
+@pytest.mark.parametrize("make", [make_learned_result, make_map_result])
+def test_what_is_written_is_what_is_read(make, tmp_path):
+    write_result(make(), tmp_path)
+    assert read_results(tmp_path) == [make()]
 
 
-@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
-def test_an_old_result_reads_as_if_it_had_been_mended(file, tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps(old_record(file)))
-    state = torch.get_rng_state()
-    read, committed = read_result(tmp_path / "result.json"), read_result(file)
-    for measure in ("relative_effective_parameters", "effective_share"):
-        ours, theirs = getattr(read, measure), getattr(committed, measure)
-        # From Python 3.12 on sum() rounds once, and the last digit may be another than in the committed file.
-        assert ours.keys() == theirs.keys() and all(ours[layer] == pytest.approx(theirs[layer]) for layer in theirs)
-        read = replace(read, **{measure: theirs})
-    assert read == committed
-    assert torch.equal(torch.get_rng_state(), state), "no random number of the caller's is drawn"
-
-
-def test_mending_says_what_it_did_changes_nothing_else_and_is_done_once(tmp_path, capsys):
-    laplace, fixed = (next(f for f in COMMITTED if name in str(f)) for name in ("f_fc_conv-laplace", "conv-map"))
-    for file, name in ((laplace, "a"), (fixed, "b")):
-        (tmp_path / name).mkdir()
-        record = old_record(file) | {"from_the_future": [1, 2]}
-        (tmp_path / name / "result.json").write_text(json.dumps(record, indent=2) + "\n")
-    before = {path: path.read_text() for path in tmp_path.rglob("result.json")}
-    assert main([str(tmp_path)]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("a/result.json: added effective_share, tensors; recomputed relative_effective_parameters")
-    assert second.endswith("b/result.json: added effective_share, tensors")
-    for path, text in before.items():
-        after, old = json.loads(path.read_text()), json.loads(text)
-        for key in old.keys() - {"relative_effective_parameters"}:
-            assert json.dumps(after[key]) == json.dumps(old[key])
-        after.pop("from_the_future")
-        assert after == json.loads((laplace if path.parent.name == "a" else fixed).read_text())
-    stamps = {path: path.stat().st_mtime_ns for path in before}
-    assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count(": up to date\n") == 2
-    assert stamps == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_a_new_result_has_nothing_to_mend(tmp_path):
-    for result in (make_learned_result(), make_map_result()):
-        record = json.loads(write_result(result, tmp_path).read_text())
-        assert mended(record) == record
-        assert read_results(tmp_path) == [result]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"config": {}}, "no network can be built from its config: KeyError"),
-        ({"n_params": 7}, "the network built from its config has other parameters"),
-        (
-            {"tensors": {"head.0.weight": {"layer": "head"}}, "effective_share": {}},
-            "tensors must give layer, path, part",
-        ),
-    ],
-)
-def test_what_cannot_be_mended_is_one_message(change, said, tmp_path, capsys):
+def test_an_entry_that_is_no_tensor_is_one_message(tmp_path):
     file = tmp_path / "result.json"
-    file.write_text(json.dumps(old_record(COMMITTED[0]) | change))
-    assert main([str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert str(file) in error and said in error and error.count("\n") == 1
-    assert main([str(tmp_path / "nowhere")]) == 2
+    file.write_text(COMMITTED[0].read_text().replace('"role"', '"rule"', 1))
+    with pytest.raises(UserError, match=f"{file}: tensors must give layer, path, part"):
+        read_result(file)

@@ -3,8 +3,8 @@
 from result_factory import make_config, make_result
 
 from ellarepro.network import LAYERS
-from scripts.sizes_report import COLOURS, draw, page
-from scripts.sizes_study import STUDY, main
+from scripts.studies.__main__ import main
+from scripts.studies.sizes import COLOURS, STUDY, draw
 
 
 def result(layer: str, objective: str, size: int, seed: int = 1, **own):
@@ -29,7 +29,7 @@ def test_every_network_has_a_colour_and_every_size_both_objectives():
 def test_the_page_has_a_table_a_network_with_means_over_seeds_and_says_what_was_not_run():
     results = [result("conv", "map", 1000, seed, test_accuracy=0.5 + seed / 10) for seed in (1, 3)]
     results += [result("conv", "laplace", 5000), result("f_fc_conv", "laplace", 1000)]
-    text = page(results, 60, "## Reading\n\nMine.\n")
+    text = STUDY.page(results, 60, "## Reading\n\nMine.\n")
     assert "4 of 60 runs" in text and text.endswith("Mine.\n") and text.index("## CONV") < text.index("## F-FC+CONV")
     head, _, first, second = (line.split("|") for line in text.split("## CONV\n\n")[1].splitlines()[:4])
     assert [cell.strip() for cell in head[1:4]] == ["images", "MAP: test accuracy, %", "Laplace: test accuracy, %"]
@@ -60,8 +60,8 @@ def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
         "layer=conv",
     ]
     keys += ["objective=map", "seed=1", "epochs=1", "test_size=12", "progress=false", f"output_dir={tmp_path / 'runs'}"]
-    assert main([*keys, "train_size=24"]) == 0
-    assert main([*keys, "train_size=24,48", "--report"]) == 0
+    assert main(["sizes", *keys, "train_size=24"]) == 0
+    assert main(["sizes", *keys, "train_size=24,48", "--report"]) == 0
     assert "1 of 2 runs" in (tmp_path / "study.md").read_text() and (tmp_path / "study.png").stat().st_size > 10_000
-    assert main(["seed=one"]) == 2
+    assert main(["sizes", "seed=one"]) == 2
     assert "seed must be" in capsys.readouterr().err

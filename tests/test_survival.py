@@ -35,7 +35,7 @@ def full(*names: str):
     return write
 
 
-@pytest.mark.parametrize("name", ["result.json", "effective_parameters.png"])
+@pytest.mark.parametrize("name", ["result.json", "weights.safetensors", "effective_parameters.png"])
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, wanted, name):
     monkeypatch.setattr(keeper, "write_atomically", full(name))
     with pytest.raises(RunFailure, match=f"{name} cannot be written .No space left on device.*continues"):

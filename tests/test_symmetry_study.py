@@ -25,8 +25,8 @@ from ellarepro.errors import UserError
 from ellarepro.inspection import markdown
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import UNTRAINED, read_result
-from scripts import symmetry_report as report
-from scripts.symmetry_study import main
+from scripts.studies import symmetry as report
+from scripts.studies.__main__ import main
 
 DRAWS = 20_000
 DIGITS = torch.arange(len(MOVED_DIGITS))
@@ -177,7 +177,7 @@ def test_a_measure_names_the_truth_where_what_is_needed_is_above_all_that_is_not
 
 def test_the_page_has_both_objectives_and_says_how_much_is_missing():
     results = [study_result(name, objective=objective) for name in SYMMETRIES for objective in ("laplace", "map")]
-    text = report.page(results, 48, "## Reading\n\nMine.\n")
+    text = report.STUDY.page(results, 48, "## Reading\n\nMine.\n")
     assert "8 of 48 runs" in text and text.endswith("Mine.\n")
     assert text.count("| 100%  | rotation    | F-FC ") == 2 and "these runs fitted no curvature" in text
     first, *others = report.draw(results).axes
@@ -199,11 +199,11 @@ def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
     keys = ["experiment=study/laplace", "budget=smoke", "seed=1", "dataset.strength=1.0", "progress=false"]
     keys += ["train_size=24", "test_size=12", "epochs=1", "objective.fit_size=6", f"output_dir={tmp_path / 'runs'}"]
     command = [*keys, "dataset=moved_digits_none,moved_digits_both"]
-    assert main([*keys, "dataset=moved_digits_none"]) == 0
+    assert main(["symmetry", *keys, "dataset=moved_digits_none"]) == 0
     assert "1 runs, 0 finished before" in capsys.readouterr().out
-    assert main([*command, "--report"]) == 0
+    assert main(["symmetry", *command, "--report"]) == 0
     assert "1 of 2 runs" in (tmp_path / "study.md").read_text()
-    assert main(command) == 0
+    assert main(["symmetry", *command]) == 0
     assert "2 runs, 1 finished before" in capsys.readouterr().out
     assert "2 of 2 runs" in (tmp_path / "study.md").read_text() and (tmp_path / "study.png").stat().st_size > 10_000
     file = next((tmp_path / "runs").glob("moved_digits_none-*/result.json"))
@@ -213,7 +213,7 @@ def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
 
 
 def test_mistakes_are_one_message(tmp_path, capsys):
-    assert main([f"output_dir={tmp_path / 'runs'}", "--report"]) == 2
+    assert main(["symmetry", f"output_dir={tmp_path / 'runs'}", "--report"]) == 2
     assert "no run of the study is finished there" in capsys.readouterr().err
-    assert main(["seed=one"]) == 2
+    assert main(["symmetry", "seed=one"]) == 2
     assert "seed must be" in capsys.readouterr().err

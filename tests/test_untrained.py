@@ -1,6 +1,5 @@
 """What a network's paths have before any training: measured by every run that can, without a trace in what it finds."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from ellarepro import run as runs
 from ellarepro.errors import Interrupted
 from ellarepro.figures import draw_run
 from ellarepro.inspection import untrained_shares
-from ellarepro.results import UNTRAINED, RunResult, result_file
+from ellarepro.results import UNTRAINED, RunResult
 from ellarepro.settings.compose import compose
 from ellarepro.symmetry.shares import boundaries
-from scripts import untrained
 
 SMOKE = [
     "budget=smoke",
@@ -62,19 +60,6 @@ def test_a_run_that_was_stopped_keeps_it(learned, tmp_path):
 @pytest.mark.parametrize("keys", [["layer=conv"], ["layer=f_fc_conv", "objective=map"]])
 def test_where_nothing_is_shared_or_learned_there_is_none(tmp_path, keys):
     assert UNTRAINED not in run(tmp_path, *keys).history
-
-
-def test_it_is_added_to_results_that_lack_it(learned, tmp_path, capsys):
-    result, folder = learned
-    file = tmp_path / "result.json"
-    record = json.loads(result_file(folder / result.run_id).read_text())
-    wanted = record["history"].pop(UNTRAINED)
-    file.write_text(json.dumps(record))
-    assert untrained.main([str(file)]) == 0 and capsys.readouterr().out == f"{file}: added\n"
-    assert json.loads(file.read_text())["history"][UNTRAINED] == wanted
-    assert untrained.main([str(file)]) == 0 and "has them" in capsys.readouterr().out
-    file.write_text(json.dumps(record | {"data_fingerprint": "other"}))
-    assert untrained.main([str(file)]) == 2 and "other data" in capsys.readouterr().err
 
 
 def test_marks_stand_where_paths_met():

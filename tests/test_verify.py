@@ -9,7 +9,8 @@ from smoke_runs import quiet
 
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_result, run_id
-from scripts.verify import OTHER_KERNELS, asked_again, main, report
+from ellarepro.runs.trained import asked_again
+from scripts.verify import OTHER_KERNELS, main, report
 
 COMMITTED = sorted((Path(__file__).parents[1] / "results").glob("table*/*/result.json"))
 
@@ -25,7 +26,9 @@ def test_every_committed_run_can_be_asked_for_again(file):
 def test_a_run_agrees_with_itself_and_an_edited_one_does_not(tmp_path, capsys):
     folder = quiet(tmp_path).folder
     assert main([str(folder)]) == 0
-    assert capsys.readouterr().out.count(": the same") == 3
+    assert capsys.readouterr().out.count(": the same") == 2 + 3, "the kept weights, then the run"
+    assert main([str(folder), "--weights"]) == 0
+    assert capsys.readouterr().out.count(": the same") == 2
     record = json.loads((folder / "result.json").read_text())
     record["test_nll"] += 0.2
     (folder / "result.json").write_text(json.dumps(record))
@@ -50,7 +53,7 @@ def test_a_number_that_is_there_only_once_does_not_agree():
 
 def test_a_configuration_that_is_another_run_today_is_refused():
     result = read_result(COMMITTED[0])
-    with pytest.raises(UserError, match="nothing to compare"):
+    with pytest.raises(UserError, match="is that of"):
         asked_again(dataclasses.replace(result, run_id="other"))
     config = {**result.config, "gone": 1}
     with pytest.raises(UserError, match="there is no key gone any more"):

@@ -36,7 +36,7 @@ class PathRow:
         ratio: `precision` over that of the layer's equivariant path, the first one it has; None for that path itself,
             where there is none, and where the precisions of the weights were not learned.
         nll_change: of the test predictions, in nats a datum, when the path's output is replaced by its mean over the
-            training data (`use.py`); None for the head and in results of earlier versions.
+            training data (`ablation.py`); None for the head and in results of earlier versions.
         accuracy_change: likewise, a fraction of 1.
         variance_ratio: prior variance of the output over that of the layer's equivariant path, 1 for that path itself;
             None as `nll_change`, and where there is no such path.

@@ -9,6 +9,7 @@ from typing import Any
 # recipe say of a key is counted as that key.
 NOT_IN_RUN_ID = (
     "checkpoint_seconds",
+    "keep_weights",
     "output_dir",
     "force",
     "wait",

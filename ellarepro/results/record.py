@@ -17,8 +17,6 @@ from ellarepro.resume.files import write_atomically
 RESULT_FILE = "result.json"
 UNTRAINED = "untrained_effective_parameters"
 """Key of `history`: effective number of parameters by tensor before any training, a list of one number."""
-COMPUTED = ("effective_share", "tensors")
-"""Keys that results of earlier versions lack and that follow from the others, see `mend.py`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class RunResult:
     latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
     effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
-    (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
+    (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `ablation.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
     `prior_precision`; and `UNTRAINED` where a layer has several paths. `tensors` tells what each tensor is.
@@ -38,7 +36,8 @@ class RunResult:
     below zero that were `clipped`; what did not happen is left out; and how often a fit's batches were made smaller for
     want of memory, `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what
     was made of them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the
-    states of the code (commit and a digest) in their order, where there was more than one.
+    states of the code (commit and a digest) in their order, where there was more than one. `weights_digest` is the
+    SHA-256 of `weights.safetensors` beside it, empty where the weights were not kept.
     """
 
     run_id: str
@@ -75,6 +74,7 @@ class RunResult:
     source_fingerprint: str = ""
     peak_memory: dict[str, int] = field(default_factory=dict)
     code_changes: list[str] = field(default_factory=list)
+    weights_digest: str = ""
 
     def measured(self, digits: int = 1) -> str:
         """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""
@@ -88,11 +88,11 @@ class RunResult:
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
-        return as_json(dataclasses.asdict(self))
+        return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunResult":
-        """Return the record in `text`; keys this version does not know are ignored, what is `COMPUTED` is not needed.
+        """Return the record in `text`; keys this version does not know are ignored.
 
         Raises:
             UserError: not JSON, not an object, keys are missing, or one holds the wrong kind of value; named.
@@ -105,7 +105,7 @@ class RunResult:
             raise UserError(f"a result is a JSON object, got {type(record).__name__}")
         fields = dataclasses.fields(cls)
         required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-        if missing := [name for name in required if name not in record and name not in COMPUTED]:
+        if missing := [name for name in required if name not in record]:
             raise UserError(f"missing keys: {', '.join(missing)}")
         for f in fields:
             if f.name in record and not _fits(record[f.name], f.type):
@@ -113,13 +113,8 @@ class RunResult:
                 if kind == got:
                     raise UserError(f"{f.name} must be {f.type}, got entries of another kind")
                 raise UserError(f"{f.name} must be {kind}, got {got}")
-        if any(name not in record for name in COMPUTED):
-            # Only results of earlier versions need a network, and so PyTorch, to be read.
-            from ellarepro.results.mend import mended
-
-            record = mended(record)
         known = {f.name: record[f.name] for f in fields if f.name in record}
-        return cls(**known | {"tensors": places_from(record["tensors"])})
+        return cls(**known | {"tensors": _places_from(record["tensors"])})
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
@@ -140,20 +135,6 @@ def result_path(config: Mapping[str, Any]) -> Path:
     return Path(config["output_dir"]) / run_id(config) / RESULT_FILE
 
 
-def result_files(folder: Path) -> list[Path]:
-    """Return every `result.json` below `folder`, sorted by path.
-
-    Raises:
-        UserError: `folder` is missing.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
-        )
-    return sorted(folder.rglob(RESULT_FILE))
-
-
 def read_result(path: Path) -> RunResult:
     """Return the record in the file `path`.
 
@@ -172,16 +153,16 @@ def read_results(folder: Path) -> list[RunResult]:
     Raises:
         UserError: `folder` is missing or a file in it is damaged.
     """
-    found = map(read_result, result_files(folder))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"results folder: got {folder}, which is not a folder; give one that holds <run_id>/result.json"
+        )
+    found = map(read_result, sorted(folder.rglob(RESULT_FILE)))
     return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
 
 
-def as_json(record: Mapping[str, Any]) -> str:
-    """Return `record` as indented JSON; a number that is not finite becomes null, as JSON has none."""
-    return json.dumps(_finite(record), indent=2, allow_nan=False) + "\n"
-
-
-def places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
+def _places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
     """Return the places that `tensors` of a JSON record holds.
 
     Raises:
@@ -199,7 +180,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if dataclasses.is_dataclass(annotation):
-        return type(value) is dict  # what is in it, `places_from` looks at
+        return type(value) is dict  # what is in it, `_places_from` looks at
     if isinstance(annotation, UnionType):
         return any(_fits(value, option) for option in get_args(annotation))
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)

@@ -194,6 +194,7 @@ class Config:
     tf32: bool = setting("whether a CUDA device takes float32 products in TF32, faster and less exact", False)
     threads: int | None = setting("CPU threads; null leaves PyTorch's choice", None, least=1, most=1024)
     output_dir: str = setting("folder of the runs' folders", "results/runs")
+    keep_weights: bool = setting("whether the trained weights are kept beside the result, for ellarepro.load_run", True)
     force: bool = setting("whether a finished configuration is run again", False)
     wait: bool = setting("whether to wait where another process writes the same run; else that is refused", False)
     checkpoint_seconds: float = setting(

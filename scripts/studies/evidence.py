@@ -1,30 +1,22 @@
 """Does the evidence rank runs as the test does? All pairs of committed Laplace runs on the same task, by what differs.
 
-    python -m scripts.evidence_study
-
-Reads results/ and runs nothing; writes results/evidence.md and results/evidence.png. What a person reads in them goes
-into results/evidence_reading.md, which the page ends with.
+It runs nothing: it reads what tables and other studies have run.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, cycle
 from math import ceil
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ellarepro.errors import UserError
 from ellarepro.results import RunResult, counted
 from ellarepro.symmetry.labels import layer_title
-from ellarepro.tables import unique_runs
 from ellarepro.tables.guessing import only_guesses
-from ellarepro.tables.markdown import markdown_table, sections
-from scripts.studies import publish, reading_in, script
+from ellarepro.tables.markdown import markdown_table
+from scripts.studies.study import Study
 
-RESULTS = Path(__file__).parents[1] / "results"
 FOLDERS = (
-    *("table1", "table2", "table3", "sizes/runs", "symmetry_study/runs"),
+    *("table1", "table2", "table3", "sizes/runs", "symmetry/runs"),
     *("budgets/runs", "ascent/cifar10_jpeg", "ascent/start"),
 )
 SEEDS, LAYERS, FIT_SIZES, SIZES, SETTING, SETTINGS = KINDS = (
@@ -42,19 +34,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's."""
 MARKERS = "osD^v<>PX*"
 HEAD = ["data set", "what differs", "pairs", "as test NLL", "as test accuracy"]
-
-
-def main() -> None:
-    """Write the page and the figure.
-
-    Raises:
-        UserError: there is no run to read.
-    """
-    runs = compared(unique_runs([RESULTS / name for name in FOLDERS if (RESULTS / name).is_dir()]))
-    if not runs:
-        raise UserError(f"{RESULTS}: no Laplace run in {', '.join(FOLDERS)}")
-    text = page(runs, reading_in(RESULTS / "evidence_reading.md"))
-    publish(RESULTS / "evidence.md", text, draw(runs))
 
 
 def compared(runs: Iterable[RunResult]) -> list[RunResult]:
@@ -82,19 +61,12 @@ def same_order(one: RunResult, other: RunResult, test: Sequence[float]) -> bool:
     return (evidence[0] - evidence[1]) * (test[0] - test[1]) > 0
 
 
-def page(runs: Sequence[RunResult], reading: str = "") -> str:
-    """evidence.md: in how many pairs evidence and test agree, by data set and by what differs; then `reading`."""
+def body(runs: Sequence[RunResult]) -> Iterator[str]:
+    """In how many pairs evidence and test agree, by data set and by what differs."""
     by_task = tasks(runs)
     lines = [line for name, task in by_task.items() for line in _lines(name, [task])]
-    parts = [
-        "# Does the evidence rank as the test does?",
-        f"Made by `python -m scripts.evidence_study` from {len(runs)} Laplace runs that learned: all pairs on one data "
-        "set at one budget by what they differ in, and in how many of them the run of the better evidence (a datum, "
-        "with its final precisions) has the lower test NLL and the higher test accuracy. By chance, half would.",
-        markdown_table([HEAD, *lines, *_lines("all", by_task.values())], labels=2),
-        "![Evidence and test NLL, a panel a data set](evidence.png)",
-    ]
-    return sections(*parts, reading)
+    yield markdown_table([HEAD, *lines, *_lines("all", by_task.values())], labels=2)
+    yield "![Evidence and test NLL, a panel a data set](study.png)"
 
 
 def tasks(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
@@ -150,5 +122,14 @@ def _name(run: RunResult) -> str:
     return layer_title(run.layer) + (f" ({run.prior})" if run.prior != "theta" else "")
 
 
-if __name__ == "__main__":
-    sys.exit(script(main, __doc__))
+STUDY = Study(
+    name="evidence",
+    question="Does the evidence rank as the test does?",
+    about="Those under Laplace that learned: all pairs on one data set at one budget by what they differ in, and in "
+    "how many of them the run of the better evidence (a datum, with its final precisions) has the lower test NLL and "
+    "the higher test accuracy. By chance, half would.",
+    body=body,
+    draw=draw,
+    elsewhere=FOLDERS,
+    select=compared,
+)

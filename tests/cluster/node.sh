@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A private SLURM of one node, for tests: everything lies in one new folder, nothing of the machine is configured.
-# Usage, as root, with Debian's slurmctld slurmd slurm-client munge: scripts/cluster/node.sh up|down FOLDER
+# Usage, as root, with Debian's slurmctld slurmd slurm-client munge: tests/cluster/node.sh up|down FOLDER
 set -euo pipefail
 folder=$(realpath -m "$2")
 export SLURM_CONF=$folder/slurm.conf

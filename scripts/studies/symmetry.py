@@ -1,6 +1,10 @@
-"""What the symmetry study found, beside the truth: as a page and as a figure."""
+"""Does it find the symmetry that is there? Four labels of the same moved digits, each with a known symmetry.
 
-from collections.abc import Callable, Mapping, Sequence
+The data are those of `ellarepro/data/moves.py`, the runs those of configs/experiment/study/, by default with three
+seeds: measures of the paths of F-FC+CONV+GCONV beside the truth.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from statistics import fmean
 
@@ -12,8 +16,8 @@ from ellarepro.inspection import untrained_shares
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import UNTRAINED_COLOUR, UNTRAINED_LABEL, path_colour, path_marker, path_title
-from ellarepro.tables.markdown import markdown_table, sections
-from scripts.studies import made_of
+from ellarepro.tables.markdown import markdown_table
+from scripts.studies.study import Study, experiments
 
 PATHS = ("f_fc", "conv", "gconv")
 STRICTEST = {"none": "f_fc", "translation": "conv", "rotation": "f_fc", "both": "gconv"}
@@ -71,19 +75,13 @@ MEASURES: dict[str, Measure] = {
 DRAWN = [name for name in MEASURES if name != "prior variance ratio"]
 
 
-def page(results: Sequence[RunResult], asked: int, reading: str = "") -> str:
-    """study.md: what was found beside the truth as Markdown, then `reading`, a person's words."""
+def body(results: Sequence[RunResult]) -> Iterator[str]:
+    """What was found beside the truth: each objective's scores and measures, then which measures name the truth."""
     laplace, controls = ([r for r in results if r.objective == name] for name in ("laplace", "map"))
-    parts = [
-        "# Does it find the symmetry that is there?",
-        "Made by `python -m scripts.symmetry_study`, data as `ellarepro/data/moves.py` says: "
-        f"{made_of(results, asked)}. Four classes in every task: guessing is right in 25% and has 1.39 nats. "
-        "Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
-    ]
     for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
-        parts += [f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items())] if own else []
-    parts += ["## Is F-FC used where it is needed, and only there?", _named(laplace, controls)]
-    return sections(*parts, reading)
+        if own:
+            yield from (f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items()))
+    yield from ("## Is F-FC used where it is needed, and only there?", _named(laplace, controls))
 
 
 def contrast(results: Sequence[RunResult], of: Measure, path: str = "f_fc") -> dict[int, float]:
@@ -201,3 +199,16 @@ def _text(values: Sequence[float | None], digits: int) -> str:
         return "–"
     ends = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
     return f"{fmean(known):.{digits}f}{ends}"
+
+
+STUDY = Study(
+    name="symmetry",
+    question="Does it find the symmetry that is there?",
+    about="Data as `ellarepro/data/moves.py` says, four classes in every task: guessing is right in 25% and has 1.39 "
+    "nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
+    body=body,
+    draw=draw,
+    sweeps=((*experiments("study"), "seed=711,712,713"),),
+    # What says most comes first: each seed is complete before the next one begins.
+    order=lambda config: (-(config["dataset"]["strength"] or 0), config["seed"]),
+)

@@ -1,0 +1,122 @@
+"""The trained network of a finished run: kept beside its result as `weights.safetensors`, and given back."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ellarepro.data import Task
+from ellarepro.errors import UserError
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.network import Network
+from ellarepro.results.identity import ADDED_LATER, MOVED, RETIRED, flatten, leaves, run_id
+from ellarepro.results.record import RunResult, read_result, result_file
+from ellarepro.runs.preparing import data_key, prepare
+from ellarepro.settings.compose import compose
+
+WEIGHTS_FILE = "weights.safetensors"
+TODAY = {before: now for now, before in MOVED.items()}
+_PRECISION = "prior.log_precision"
+_GROUPS = ("dataset", "layer", "prior", "optimiser", "objective", "budget")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run: its trained network and learned prior, the data it was trained and tested on, its result."""
+
+    network: Network
+    prior: LayerwisePrior
+    task: Task
+    result: RunResult
+
+
+def packed(network: Network, prior: LayerwisePrior) -> bytes:
+    """The parameters and buffers of `network` and the log precisions of `prior`, in the format of safetensors."""
+    tensors = network.state_dict() | {_PRECISION: prior.log_precision.detach()}
+    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def digest(weights: bytes) -> str:
+    """The SHA-256 by which a result knows its weights."""
+    return hashlib.sha256(weights).hexdigest()
+
+
+def load_run(run: Path | str, *, root: str | None = None, device: str | None = None) -> LoadedRun:
+    """Return the finished run in the folder `run`, with the weights and precisions that its training ended with.
+
+    Seeds, threads and arithmetic are set as the run had them, so that its test scores come out the same to the digit on
+    the same instruction set.
+
+    Args:
+        run: the run's folder, or its `result.json`.
+        root: where the data lie here, if elsewhere than for the run (`dataset.root`, or the file of `dataset.path`).
+        device: where the network and the data are put, if elsewhere than for the run.
+
+    Raises:
+        UserError: a file is missing, damaged or of another run; the data are not there, or not those of the run.
+    """
+    file = result_file(Path(run))
+    result = read_result(file)
+    weights = _weights_of(result, file.with_name(WEIGHTS_FILE))
+    config = asked_again(result)
+    if root is not None:
+        config["dataset"][data_key(config["dataset"])] = root
+    trainer, task = prepare(config | ({} if device is None else {"device": device}))
+    if task.fingerprint != result.data_fingerprint:
+        raise UserError(
+            f"{file}: was made with other data (fingerprint {result.data_fingerprint}, here it is {task.fingerprint})"
+        )
+    network, prior = cast(Network, trainer.model), trainer.prior
+    try:
+        with torch.no_grad():
+            prior.log_precision.copy_(weights.pop(_PRECISION))
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{file.with_name(WEIGHTS_FILE)}: does not fit the network of its run: {error}") from error
+    return LoadedRun(network, prior, task, result)
+
+
+def _weights_of(result: RunResult, file: Path) -> dict[str, torch.Tensor]:
+    if not result.weights_digest:
+        raise UserError(
+            f"{file}: no weights were kept of {result.run_id}, by keep_weights=false or by an earlier version; "
+            "force=true runs it anew"
+        )
+    try:
+        content = file.read_bytes()
+        if digest(content) != result.weights_digest:
+            raise UserError(f"{file}: damaged, or of another run: its SHA-256 is not the one that its result holds")
+        return load(content)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); force=true runs it anew") from error
+
+
+def asked_again(result: RunResult) -> dict[str, Any]:
+    """The configuration of `result` with today's keys: those added since at the value that stands for what was done.
+
+    Raises:
+        UserError: it cannot be asked for today.
+    """
+    recorded = result.config
+    today = compose([f"{group}={recorded[group]['name']}" for group in _GROUPS])
+    before = {key: value for key, value in ADDED_LATER.items() if key not in recorded}
+    for key, value in [*before.items(), *leaves(recorded)]:
+        _set(today, TODAY.get(key, key), value)
+    if (got := run_id(recorded)) != result.run_id:
+        raise UserError(f"{result.run_id}: its configuration is that of {got}")
+    retired = RETIRED.get(recorded["optimiser"]["name"], {})
+    if gone := dict(flatten(recorded)).keys() - dict(flatten(today)).keys() - retired.keys():
+        raise UserError(f"{result.run_id}: there is no key {', '.join(sorted(gone))} any more")
+    return today | {"force": True, "wait": False, "tracking": {"name": "none"}}
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key`, if there is one today."""
+    group, _, name = key.rpartition(".")
+    place = config.get(group) if group else config
+    if isinstance(place, dict) and name in place:
+        place[name] = value
