@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from ellarepro.curvature.exact import KernelCurvature, ggn_rows
 from ellarepro.data import Samples
 from ellarepro.errors import command
 from ellarepro.evidence.evaluation import evaluate
@@ -30,6 +29,7 @@ from ellarepro.results import ADDED_LATER, RunResult, git_commit, read_results
 from ellarepro.resume.files import write_atomically
 from ellarepro.runs.preparing import prepare
 from ellarepro.settings.compose import compose
+from ellarepro.settings.parts import FitSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.markdown import markdown_table, mean_cell
@@ -197,12 +197,12 @@ def kernels(trainer: Trainer, few: int = FEW, sampled: int | None = None) -> dic
     -evidence, nats a datum, with either of the latter.
     """
     model, prior, train = trainer.model, trainer.prior, trainer.task.train
-    deltas, sizes = prior.log_precision.detach().exp(), [p.numel() for p in prior.parameters]
+    deltas = prior.log_precision.detach().exp()
     found: dict[str, Any] = {}
     for rows, count in (("all", few), ("sampled", sampled or len(train))):
         part = Samples(train.inputs[:count], train.targets[:count])
-        generator = torch.Generator().manual_seed(0) if rows == "sampled" else None
-        exact = KernelCurvature(ggn_rows(model, part.inputs, generator), sizes)
+        settings = FitSettings("kernel", tolerance=0, passes=1 if rows == "sampled" else "exact")
+        exact = fit(model, prior, part, settings, torch.Generator().manual_seed(0))
         kron = fit(model, prior, part)
         curvatures = {"kron": kron, "exact": exact}
         log_dets = {name: curvature.log_det_ratio(deltas).item() for name, curvature in curvatures.items()}

@@ -11,7 +11,8 @@ from typing import Any
 from ellarepro.settings.ranges import refuse_out_of_range, setting
 
 BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")
-STRUCTURES = (*BLOCK_STRUCTURES, "full")
+KERNEL_STRUCTURES = ("kernel", "kernel_batches")
+STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
 DEFAULT_TOLERANCE = 1e-3
@@ -87,7 +88,10 @@ class FitSettings:
     """
 
     structure: str = setting(
-        "of the curvature; kron is the paper's, full is for small networks", "kron", choices=STRUCTURES
+        "of the curvature; kron is the paper's, full is exact for small networks, kernel for few images, "
+        "kernel_batches bounds it by the kernel of each batch",
+        "kron",
+        choices=STRUCTURES,
     )
     tolerance: float = setting(
         "probability mass of a sample that class passes may leave out; 0 is exact", DEFAULT_TOLERANCE, least=0, below=1
@@ -109,7 +113,7 @@ class FitSettings:
         refuse_out_of_range(self)
         if self.engine == "asdl" and not self.has_blocks:
             raise ValueError(f"engine must be native for structure={self.structure}; got 'asdl'")
-        if self.sampled and (self.engine == "asdl" or not self.has_blocks):
+        if self.sampled and (self.engine == "asdl" or self.structure == "full"):
             choice = "engine=asdl" if self.engine == "asdl" else f"structure={self.structure}"
             raise ValueError(f"passes must be exact for {choice}; got {self.passes}")
 
