@@ -5,19 +5,20 @@ import torch
 from helpers import Probe, assert_close, parameter_slices, perturb_biases, relative_error, small_data, small_network
 from torch import nn
 
-from ellarepro.curvature.exact import FullCurvature, exact_ggn, ggn_rows
+from ellarepro.curvature.exact import FullCurvature, exact_ggn, ggn_rows, jacobians
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.kernel import KernelCurvature, KernelGatherer
 from ellarepro.curvature.likelihood import Regression
 from ellarepro.curvature.rows import DenseRows, FactoredRows
 from ellarepro.curvature.spectra import log_dets_of_parts
+from ellarepro.evidence.bracket import log_det_bounds
 from ellarepro.evidence.layerwise import LayerwiseLaplace
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.gconv import GroupConv
 from ellarepro.layers.sparse import SparseConv, SparseDense
-from ellarepro.settings.parts import AnchorSettings, FitSettings
+from ellarepro.settings.parts import AnchorSettings, BracketSettings, FitSettings
 
 ANCHORS = AnchorSettings(learn_omega=True)
 MAPS = (2, 3, (4, 4), (2, 2))
@@ -230,3 +231,86 @@ def test_a_library_user_learns_precisions_from_the_kernel():
 def test_rows_that_are_not_finite_are_refused():
     with pytest.raises(ArithmeticError, match="not finite"):
         KernelCurvature([torch.full((1, 2, 2), torch.nan, dtype=torch.float64)]).log_det_ratio(torch.ones(1))
+
+
+def random_network(generator):
+    """A small network of random depth, width and scale in float64, its data and precisions."""
+
+    def number(least, most):
+        return int(torch.randint(least, most + 1, (), generator=generator))
+
+    widths = [number(2, 4), *(number(2, 5) for _ in range(number(0, 2))), number(2, 4)]
+    layers = [module for pair in zip(widths, widths[1:], strict=False) for module in (nn.Linear(*pair), nn.Tanh())]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) * 1.5)
+    x = torch.randn(number(3, 9), widths[0], generator=generator, dtype=torch.float64)
+    deltas = (2 * torch.randn(len(parameter_sizes(model)), generator=generator, dtype=torch.float64) + 1).exp()
+    return model, x, deltas
+
+
+def single_outputs(model, x, deltas):
+    """What takes p (1 - p) of each class by itself: sum over classes of log|I + K_k|, K_k of one row a datum."""
+    jacobian, logits = jacobians(model, x)
+    p = logits.softmax(1)
+    scaled = jacobian / dense(model, x).each_entry(deltas).sqrt() * (p * (1 - p)).sqrt()[:, :, None]
+    kernels = torch.einsum("nkp,mkp->knm", scaled, scaled)
+    return torch.linalg.slogdet(torch.eye(len(x), dtype=torch.float64) + kernels).logabsdet.sum().item()
+
+
+def test_both_bounds_hold_on_random_networks_and_that_of_single_outputs_does_not():
+    generator = torch.Generator().manual_seed(0)
+    broken, wide = 0, 0
+    for index in range(200):
+        model, x, deltas = random_network(generator)
+        exact = dense(model, x).log_det_ratio(deltas).item()
+        settings = BracketSettings(core=(index % 3) * len(x) // 3, batch_size=1 + index % 4)
+        found = log_det_bounds(model, deltas, x, settings, generator)
+        slack = 1e-9 * max(exact, 1.0)
+        assert found.lower <= exact + slack and exact <= found.upper + slack and found.errors == (0.0, 0.0)
+        wide += found.lower < exact - 1e-6 and exact + 1e-6 < found.upper
+        broken += single_outputs(model, x, deltas) < exact - slack
+    assert wide > 100, "mostly they are bounds and not the number itself"
+    assert broken > 3, "the control: this form is no bound"
+
+
+def test_two_opposite_outputs_are_more_than_their_single_ones():
+    class Opposite(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False).double()
+            self.layer.weight.data.zero_()
+
+        def forward(self, x):
+            found = self.layer(x)
+            return torch.cat([found, -found], dim=1)
+
+    model, x, deltas = Opposite(), torch.full((1, 1), 0.3, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    exact = dense(model, x).log_det_ratio(deltas).item()
+    assert exact == pytest.approx(0.0862, abs=1e-4) and single_outputs(model, x, deltas) < 0.6 * exact
+    assert log_det_bounds(model, deltas, x, BracketSettings(), torch.Generator()).upper == pytest.approx(exact)
+
+
+def test_all_data_in_the_core_is_the_exact_log_determinant():
+    model, (x, _) = small_network("f_fc_conv"), small_data(5)
+    deltas, generator = precisions_of(model), torch.Generator().manual_seed(0)
+    exact = gathered(model, x).curvature(5).log_det_ratio(deltas).item()
+    for core in (5, 50):
+        found = log_det_bounds(model, deltas, x, BracketSettings(core, batch_size=2), generator)
+        assert found.lower == pytest.approx(exact, rel=1e-10) and found.upper == pytest.approx(exact, rel=1e-10)
+
+
+def test_drawn_batches_are_unbiased_for_all_and_say_how_far_off_they_may_be():
+    model, (x, _) = small_network("conv"), small_data(24)
+    deltas, generator = precisions_of(model), torch.Generator().manual_seed(0)
+
+    def bounds(batches):
+        return log_det_bounds(model, deltas, x, BracketSettings(4, 1, batches), generator)
+
+    every, draws = bounds(None), [bounds(5) for _ in range(60)]
+    for which, name in enumerate(("lower", "upper")):
+        found = torch.tensor([getattr(draw, name) for draw in draws])
+        said = torch.tensor([draw.errors[which] for draw in draws]).square().mean().sqrt()
+        assert abs(found.mean() - getattr(every, name)) < 4 * found.std() / len(draws) ** 0.5
+        assert 0.7 < found.std() / said < 1.4

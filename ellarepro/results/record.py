@@ -29,6 +29,8 @@ class RunResult:
     targets' unit; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
     latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
     effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
+    `neg_log_marglik_bounds` are bounds of the latter with the exact curvature in place of the structure's, and
+    `neg_log_marglik_bounds_errors` their standard errors, where they were asked for (`objective.bracket`).
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
     (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `use.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
@@ -67,6 +69,8 @@ class RunResult:
     config: dict[str, Any]
     hardware: str = ""
     test_rmse: float | None = None
+    neg_log_marglik_bounds: list[float] | None = None
+    neg_log_marglik_bounds_errors: list[float] | None = None
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)

@@ -132,6 +132,22 @@ DEFAULT_FIT = FitSettings()
 
 
 @dataclass(frozen=True)
+class BracketSettings:
+    """How the exact log-determinant is bounded (`evidence/bracket.py`).
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    core: int = setting("images, the least sure ones, whose rows meet those of all others", 0, least=0)
+    batch_size: int = setting("other images whose rows meet each other", 50, least=1, most=LARGEST_BATCH)
+    batches: int | None = setting("how many of these batches are drawn; null takes all of them", None, least=2)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+
+
+@dataclass(frozen=True)
 class LaplaceSettings:
     """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
 
@@ -146,6 +162,7 @@ class LaplaceSettings:
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
+    bracket: BracketSettings | None = None
 
     def __post_init__(self):
         refuse_out_of_range(self)
