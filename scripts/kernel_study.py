@@ -49,9 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def configuration(variant: str, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """That of a run."""
+    return compose([*FIXED, f"seed={seed}", *VARIANTS[variant], *changes])
+
+
 def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[str, Any], Trainer]:
     """A run's record, and the trainer at its end."""
-    config = compose([*FIXED, f"seed={seed}", *VARIANTS[variant], *changes])
+    config = configuration(variant, seed, changes)
     trainer, task = prepare(config)
 
     def say(epoch: int, metrics: Mapping[str, Any]) -> None:
@@ -75,7 +80,8 @@ def save(trainer: Trainer, path: Path) -> None:
 
 def loaded(path: Path) -> Trainer:
     """The trainer of the run with its record at `path`, as it ended."""
-    kept, (trainer, _) = torch.load(path.with_suffix(".pt")), prepare(json.loads(path.read_text())["config"])
+    record, kept = json.loads(path.read_text()), torch.load(path.with_suffix(".pt"))
+    trainer, _ = prepare(configuration(record["variant"], record["seed"]))
     trainer.model.load_state_dict(kept["model"])
     with torch.no_grad():
         trainer.prior.log_precision.copy_(kept["log_precision"])

@@ -42,6 +42,14 @@ class DenseRows:
         """Inner products with the rows of `other`, `(M, M')`, in float64."""
         return self.rows.double() @ other.rows.double().mT
 
+    def squares(self) -> Tensor:
+        """Their squared norms, `(M,)`, in float64."""
+        return self.rows.double().square().sum(1)
+
+    def first(self, count: int) -> "DenseRows":
+        """The first `count` rows."""
+        return DenseRows(self.rows[:count])
+
     def to(self, device: torch.device) -> "DenseRows":
         """The same on `device`."""
         return DenseRows(self.rows.to(device))
@@ -90,6 +98,19 @@ class FactoredRows:
             g = g.view(len(g), columns, samples, positions, others, of_others, at_others)
             total += g.mul_(a).sum((0, 3, 6)).flatten(2)
         return total
+
+    def squares(self) -> Tensor:
+        """Their squared norms, `(M,)`, in float64."""
+        if self.inputs.shape[2] == 1:
+            a, g = (side.double().square().sum((-1, -2)) for side in (self.inputs, self.outputs))
+            return (a[:, None] * g).sum(0).flatten()
+        a = self.inputs.double() @ self.inputs.double().mT
+        g = self.outputs.double() @ self.outputs.double().mT
+        return g.mul_(a[:, None]).sum((0, 3, 4)).flatten()
+
+    def first(self, count: int) -> "FactoredRows":
+        """The first `count` rows, whole columns of them."""
+        return FactoredRows(self.inputs, self.outputs[:, : count // self.inputs.shape[1]])
 
     def to(self, device: torch.device) -> "FactoredRows":
         """The same on `device`."""

@@ -1,7 +1,7 @@
 """Both sides of the exact log-determinant of more data than one kernel holds: log|I + K| of all their rows.
 
 The rows of some data, the core, meet all others; the rest comes in batches B, whose rows given the core have the Schur
-complement I + E_B. With weights w_B that sum to one,
+complement I + E_B. With weights w_B that sum to one, here by the traces of Lambda,
 
     log|I + K_core| + sum_B w_B log|I + E_B / w_B|  <=  log|I + K|  <=  log|I + K_core| + sum_B log|I + E_B|,
 
@@ -23,6 +23,8 @@ from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.settings.parts import BracketSettings
 
 _TOGETHER = 500
+LEFT_OUT = 1e-3
+"""Nats a datum that the smallest rows may add to the upper bound by themselves, in place of meeting others."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,27 @@ def log_det_bounds(
         CurvatureError: rows that are not finite.
     """
     gatherer = RowGatherer(model, likelihood=likelihood)
-    order = _least_sure_first(model, inputs, likelihood or Classification())
+    sizes, order = _least_sure_first(model, inputs, likelihood or Classification())
     core, rest = order[: settings.core], order[settings.core :]
-    rest = rest[torch.randperm(len(rest), generator=generator).to(rest.device)]
-    known = [chunk for some in _parts(core, settings.batch_size) for chunk in gatherer.chunks(inputs[some])[0]]
-    root = cholesky_of_identity_plus(kernel(known, known, precisions)) if known else None
+    known = [_large_rows(gatherer, inputs[some], precisions) for some in _parts(core, settings.batch_size)]
+    chunks = [chunk for chunk, _ in known]
+    root = cholesky_of_identity_plus(_lower(chunks, precisions)) if chunks else None
     whole = 0.0 if root is None else 2 * root.diagonal().log().sum().item()
+    batches = _parts(rest, settings.batch_size)
     lower, upper = [], []
-    for some in _parts(rest, settings.batch_size)[: settings.batches]:
-        chunks, weight = gatherer.chunks(inputs[some])[0], len(some) / len(rest)
-        left = kernel(chunks, chunks, precisions)
+    for index in torch.randperm(len(batches), generator=generator)[: settings.batches].tolist():
+        some, weight = batches[index], (sizes[batches[index]].sum() / sizes[rest].sum()).item()
+        chunk, left_out = _large_rows(gatherer, inputs[some], precisions)
+        beyond = _block(chunk, chunk, precisions)
         if root is not None:
-            seen = torch.linalg.solve_triangular(root, kernel(known, chunks, precisions), upper=False)
-            left -= seen.mT @ seen
-        values = torch.linalg.eigvalsh(left).clamp_min(0)
+            across = torch.cat([_block(one, chunk, precisions) for one in chunks])
+            seen = torch.linalg.solve_triangular(root, across, upper=False)
+            beyond -= seen.mT @ seen
+        values = torch.linalg.eigvalsh(beyond).clamp_min(0)
         lower.append(weight * (values / weight).log1p().sum().item())
-        upper.append(values.log1p().sum().item())
-    taken = min(len(lower) * settings.batch_size, len(rest))
-    (below, below_error), (above, above_error) = (_total(parts, taken, len(rest)) for parts in (lower, upper))
-    return Bounds(whole + below, whole + above, (below_error, above_error))
+        upper.append(values.log1p().sum().item() + left_out)
+    below, above = _total(lower, len(batches)), _total(upper, len(batches))
+    return Bounds(whole + below[0], whole + above[0] + sum(out for _, out in known), (below[1], above[1]))
 
 
 def evidence_bounds(
@@ -87,13 +91,22 @@ def evidence_bounds(
     return found, [error / 2 / size for error in bounds.errors]
 
 
-def _parts(indices: Tensor, size: int) -> Sequence[Tensor]:
-    return indices.split(size) if len(indices) else ()
+def _large_rows(gatherer: RowGatherer, inputs: Tensor, precisions: Tensor) -> tuple[Chunk, float]:
+    """The rows of `inputs` but for columns of small ones, and what those add to the upper bound, row by row."""
+    (chunk,), _ = gatherer.chunks(inputs)
+    pairs = zip(chunk.values(), precisions.tolist(), strict=True)
+    squares = torch.stack([rows.squares() / delta for rows, delta in pairs]).sum(0)
+    columns = squares.log1p().view(-1, len(inputs)).sum(1)
+    after = columns.flip(0).cumsum(0).flip(0)
+    kept = max(int((after > LEFT_OUT * len(inputs)).sum()), 1)
+    return {name: rows.first(kept * len(inputs)) for name, rows in chunk.items()}, columns[kept:].sum().item()
 
 
-def kernel(one: Sequence[Chunk], other: Sequence[Chunk], precisions: Tensor) -> Tensor:
-    """R_1 D^-1 R_2^T of the rows in two lists of chunks, `(M_1, M_2)`, float64."""
-    return torch.cat([torch.cat([_block(a, b, precisions) for b in other], dim=1) for a in one])
+def _lower(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
+    """R D^-1 R^T of all rows in `chunks`, `(M, M)`, float64; above the diagonal blocks zero, as no root looks there."""
+    sizes = [len(next(iter(chunk.values()))) for chunk in chunks]
+    rows = [torch.cat([_block(one, b, precisions) for b in chunks[: a + 1]], dim=1) for a, one in enumerate(chunks)]
+    return torch.cat([nn.functional.pad(row, (0, sum(sizes) - row.shape[1])) for row in rows])
 
 
 def _block(one: Chunk, other: Chunk, precisions: Tensor) -> Tensor:
@@ -106,17 +119,21 @@ def _block(one: Chunk, other: Chunk, precisions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _least_sure_first(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
-    """Indices of the data by the trace of Lambda, largest first."""
+def _least_sure_first(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
+    """The trace of Lambda of each datum, and the data's indices by it, largest first."""
     with evaluation_mode(model):
         outputs = torch.cat([model(some) for some in inputs.split(_TOGETHER)])
-    return likelihood.hessian(outputs).diagonal(dim1=1, dim2=2).sum(1).argsort(descending=True)
+    traces = likelihood.hessian(outputs).diagonal(dim1=1, dim2=2).double().sum(1)
+    return traces, traces.argsort(descending=True)
 
 
-def _total(parts: list[float], taken: int, size: int) -> tuple[float, float]:
-    """The sum over batches of `size` data in all, from those of `taken`; and its standard error."""
-    if taken == size:
+def _parts(indices: Tensor, size: int) -> Sequence[Tensor]:
+    return indices.split(size) if len(indices) else ()
+
+
+def _total(parts: list[float], batches: int) -> tuple[float, float]:
+    """The sum over all `batches` from those of `parts`, and its standard error."""
+    if len(parts) == batches:
         return sum(parts), 0.0
-    found = torch.tensor(parts, dtype=torch.float64) * (size / taken)
-    spread = found.std().item() * len(parts) ** 0.5 * (1 - taken / size) ** 0.5
-    return found.sum().item(), spread
+    found = torch.tensor(parts, dtype=torch.float64) * (batches / len(parts))
+    return found.sum().item(), found.std().item() * len(parts) ** 0.5 * (1 - len(parts) / batches) ** 0.5

@@ -90,6 +90,13 @@ class RunResult:
         """Return the list `name` of `history`, empty where there is none."""
         return cast(list[float], self.history.get(name) or [])
 
+    def bounds_text(self, digits: int = 3) -> str:
+        """Return " (exact: … to …)" for after the evidence, "" where its bounds were not asked for."""
+        if self.neg_log_marglik_bounds is None:
+            return ""
+        lower, upper = (f"{bound:.{digits}f}" for bound in self.neg_log_marglik_bounds)
+        return f" (exact: {lower} to {upper})"
+
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""
         return as_json(dataclasses.asdict(self))
