@@ -65,7 +65,7 @@ def _run(config: Mapping[str, Any]) -> int:
     evidence = result.neg_log_marglik_per_datum
     print(
         f"test {result.measured(2)}, test NLL {result.test_nll:.4f} nats"
-        + ("" if evidence is None else f", -log marginal likelihood {evidence:.4f} nats a datum")
+        + ("" if evidence is None else f", -log marginal likelihood {evidence:.4f}{result.bounds_text(4)} nats a datum")
         + f"\n{outcome.folder / 'result.json'}"
     )
     return 0

@@ -18,7 +18,7 @@ from ellarepro.settings.parts import AnchorSettings, FitSettings
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"structure": "dense"}, "^structure must be one of kron, .*, full; got 'dense'"),
+        ({"structure": "dense"}, "^structure must be one of kron, .*, full, kernel, .*; got 'dense'"),
         ({"tolerance": 2}, "^tolerance must be at least 0 and below 1; got 2"),
         ({"tolerance": -0.1}, "^tolerance must be at least 0 and below 1; got -0.1"),
         ({"batch_size": 0}, "^batch_size must be at least 1 .*; got 0"),

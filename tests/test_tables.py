@@ -325,3 +325,10 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         main(["table9"])
     assert stop.value.code == 2
     assert "table1" in capsys.readouterr().err
+
+
+def test_bounds_of_the_exact_evidence_stand_below_the_table_where_runs_have_them():
+    bounded = run(fields={"neg_log_marglik_bounds": [0.4, 0.45]}, layer={"name": "conv"})
+    (grid,) = build_grids("table1", [bounded, run(layer={"name": "fc"})])
+    (note,) = [note for note in grid.notes if "exact" in note]
+    assert f"CONV {bounded.seed} (exact: 0.400 to 0.450)" in note and "FC 711 (" not in note.replace("CONV", "")

@@ -1,6 +1,5 @@
 """The exact generalised Gauss-Newton from automatic Jacobians: the oracles, for small networks or few data only."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -129,26 +128,3 @@ def ggn_rows(model: nn.Module, inputs: Tensor, generator: torch.Generator | None
                 rows = one_a_datum(parameters, part, root.column(index).to(logits))
                 found.append(torch.cat([rows[name].flatten(1) for name in parameters], dim=1))
     return torch.cat(found)
-
-
-class KernelCurvature:
-    """H = A^T A by the inner products of its rows: the exact log-determinant of a large network on few data.
-
-    Args:
-        rows: A, `(M, P)`, as `ggn_rows` gives them.
-        sizes: entries of each tensor, summing to P.
-
-    Attributes:
-        grams: A_l A_l^T of each tensor's columns of A, `(M, M)`, float64.
-    """
-
-    blocks = None
-
-    def __init__(self, rows: Tensor, sizes: Sequence[int]):
-        self.grams = [(part := columns.double()) @ part.mT for columns in rows.split(list(sizes), dim=1)]
-
-    def log_det_ratio(self, precisions: Tensor) -> Tensor:
-        """log |I + A D^-1 A^T| = log |H + D| - log |D| with D = diag(delta), one delta a tensor `(L,)`."""
-        kernel = sum(gram / delta for gram, delta in zip(self.grams, precisions.unbind(), strict=True))
-        identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-        return 2 * torch.linalg.cholesky(identity + kernel).diagonal().log().sum()

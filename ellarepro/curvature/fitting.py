@@ -6,8 +6,9 @@ from torch import nn
 from ellarepro.curvature.exact import FullGatherer
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.ggn import GGN
+from ellarepro.curvature.kernel import KernelGatherer
 from ellarepro.curvature.likelihood import Classification, Likelihood
-from ellarepro.settings.parts import FitSettings
+from ellarepro.settings.parts import KERNEL_STRUCTURES, FitSettings
 
 
 def gatherer_of(
@@ -27,8 +28,11 @@ def gatherer_of(
         ValueError: `structure=full` for a large network, sampled passes without a generator,
             asdl for another likelihood than `Classification`.
     """
-    if not settings.has_blocks:
+    if settings.structure == "full":
         return FullGatherer(model, likelihood)
+    if settings.structure in KERNEL_STRUCTURES:
+        batch_size = settings.batch_size if settings.structure == "kernel_batches" else None
+        return KernelGatherer(model, batch_size, settings.tolerance, settings.sampled, generator, likelihood)
     if settings.engine == "asdl":
         if likelihood is not None and not isinstance(likelihood, Classification):
             raise ValueError(f"engine must be native for {type(likelihood).__name__.lower()}, got 'asdl'")

@@ -1,7 +1,8 @@
 """What gathers a curvature: batches go in, a curvature comes out, and what it will take is known before."""
 
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +55,18 @@ class BlockGatherer:
         ValueError: an unknown structure.
     """
 
+    structures: ClassVar[dict[str, type[Structure]]] = STRUCTURES
+
     def __init__(self, model: nn.Module, structure: str = "kron"):
-        if structure not in STRUCTURES:
-            raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}; got {structure!r}")
+        if structure not in self.structures:
+            raise ValueError(f"structure must be one of {', '.join(self.structures)}; got {structure!r}")
         self.model = model
         self.structure = structure
         self.gathered = 0
         rules = rules_of(model)
         self.layers = {name: model.get_submodule(name) for name in rules}
-        self.parts = {name: STRUCTURES[structure](rule, _trainable(self.layers[name])) for name, rule in rules.items()}
+        part_of = self.structures[structure]
+        self.parts = {name: part_of(rule, _trainable(self.layers[name])) for name, rule in rules.items()}
 
     def parts_by_layer(self) -> dict[nn.Module, Structure]:
         """The gathering structure of each layer."""
@@ -105,22 +109,14 @@ class BlockGatherer:
 
     def forecast(self, inputs: Tensor) -> Forecast:
         """What a fit of `inputs (N, ...)` will take: the same gathering, of tensors without storage."""
-        twin = BlockGatherer(_without_storage(self.model), self.structure)
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-        def see(name: str, layer_inputs: Tensor, output: Tensor) -> None:
-            seen[name] = layer_inputs, output
-
-        with forward_hooks(self.layers, see), evaluation_mode(self.model), torch.no_grad():
-            width = self.model(inputs[:1]).shape[1]
-        rows = len(inputs) * self.most_passes(width)
-        for name, (layer_inputs, output) in seen.items():
-            part = twin.parts[name]
-            part.add_inputs(_batch_like(layer_inputs, len(inputs)))
+        blocks = {}
+        for name, part, layer_inputs, output, passes in self.layers_without_storage(inputs):
+            rows = len(inputs) * passes
+            part.add_inputs(batch_like(layer_inputs, len(inputs)))
             # To what sums over class passes, all of one batch are one of a larger batch.
-            part.keep_inputs(_batch_like(layer_inputs, rows))
-            part.add_gradients(_batch_like(output, rows))
-        blocks = {name: part.blocks(len(inputs)) for name, part in twin.parts.items()}
+            part.keep_inputs(batch_like(layer_inputs, rows))
+            part.add_gradients(batch_like(output, rows))
+            blocks[name] = part.blocks(len(inputs))
         sums = [total for own in blocks.values() for total in sums_of(own)]
         return Forecast(
             sizes={name: factor_bytes(own) for name, own in blocks.items()},
@@ -129,12 +125,27 @@ class BlockGatherer:
             eigenvalues=sum(block.eigenvalues for own in blocks.values() for block in own.values()),
         )
 
+    def layers_without_storage(self, inputs: Tensor) -> Iterator[tuple[str, Structure, Tensor, Tensor, int]]:
+        """Of each layer its name, a structure of a layer without storage, input and output for a datum, and passes."""
+        twin = _without_storage(self.model)
+        rules, part_of = rules_of(twin), self.structures[self.structure]
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def see(name: str, layer_inputs: Tensor, output: Tensor) -> None:
+            seen[name] = layer_inputs, output
+
+        with forward_hooks(self.layers, see), evaluation_mode(self.model), torch.no_grad():
+            width = self.model(inputs[:1]).shape[1]
+        for name, (layer_inputs, output) in seen.items():
+            part = part_of(rules[name], _trainable(twin.get_submodule(name)))
+            yield name, part, layer_inputs, output, self.most_passes(width)
+
     def most_passes(self, width: int) -> int:
         """Backward passes that a sample takes at most in a model of `width` outputs."""
         raise NotImplementedError
 
 
-def _batch_like(tensor: Tensor, size: int) -> Tensor:
+def batch_like(tensor: Tensor, size: int) -> Tensor:
     """`size` samples of the kind of `tensor (B, ...)`, without storage."""
     return torch.empty(size, *tensor.shape[1:], dtype=tensor.dtype, device="meta")
 

@@ -31,12 +31,14 @@ class Forecast:
         workspace: bytes that the largest decomposition takes beside them.
         decompositions: what is decomposed once a fit, as (number of matrices, their width).
         eigenvalues: how many a hyper-step sums over.
+        remedy: what to change where it does not fit.
     """
 
     sizes: dict[str, int]
     workspace: int
     decompositions: Sequence[tuple[int, int]] = ()
     eigenvalues: int = 0
+    remedy: str = "lower alpha, take layer=f_fc for fc, or objective=map"
 
     @property
     def total(self) -> int:
@@ -63,7 +65,7 @@ class Forecast:
             raise FactorsTooLarge(
                 f"the curvature factors need about {self.peak / 1e9:.1f} GB "
                 f"({largest}: {self.sizes[largest] / 1e9:.1f} GB), {free / 1e9:.1f} GB are free on {device}; "
-                "lower alpha, take layer=f_fc for fc, or objective=map"
+                f"{self.remedy}"
             )
         return f"curvature factors {self.total / 1e6:.1f} MB, {self.peak / 1e6:.1f} MB at the peak of a fit"
 

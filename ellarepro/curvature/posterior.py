@@ -37,6 +37,6 @@ def posterior_precision(curvature: Curvature, deltas: Tensor, factor: float = 1.
     if isinstance(curvature, FullCurvature):
         return FullPosterior(factor * curvature.matrix + curvature.each_entry(deltas).to(curvature.matrix).diag())
     if curvature.blocks is None:
-        raise ValueError("this curvature has no blocks to take a posterior from")
+        raise ValueError("a kernel has no blocks to take a posterior from: take kron, kron_blockwise, diag or full")
     decomposed = BlockKron.from_blocks(curvature.blocks).decompose()
     return decomposed * factor + deltas.to(decomposed.eigenvalues[0][0])

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ellarepro.curvature.eigen import CurvatureError, counted
 from ellarepro.curvature.fitting import gatherer_of
@@ -14,11 +15,12 @@ from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.data.dataset import Samples
 from ellarepro.data.loading import Data
 from ellarepro.errors import RunFailure, UserError
+from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
 from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import linearised_scores
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.objectives.objective import Objective, Pause
-from ellarepro.settings.parts import LaplaceSettings
+from ellarepro.settings.parts import BracketSettings, LaplaceSettings
 
 
 class Laplace(Objective):
@@ -133,6 +135,8 @@ class Laplace(Objective):
         marglik = self.fit(pause, "after the last epoch")
         self._fit = None
         told = self._told(marglik)
+        if self.settings.bracket is not None and isinstance(self.data, Samples):
+            told |= self._bounds(marglik, self.settings.bracket, self.data.inputs, generator.initial_seed())
         if samples := self.settings.predictive_samples:
             with counted(self.fallbacks):
                 deltas = self.prior.log_precision.detach().exp()
@@ -140,6 +144,15 @@ class Laplace(Objective):
             scores = linearised_scores(self.model, posterior, test, self.likelihood, samples, generator)
             told["linearised"] = {name: value for name, value in asdict(scores).items() if value is not None}
         return told
+
+    def _bounds(
+        self, marglik: MarginalLikelihood, settings: BracketSettings, inputs: Tensor, seed: int
+    ) -> dict[str, list[float]]:
+        log_precision, generator = self.prior.log_precision.detach(), torch.Generator().manual_seed(seed)
+        deltas = log_precision.exp() / self.factor
+        found = log_det_bounds(self.model, deltas, inputs, settings, generator, self.likelihood)
+        bounds, errors = evidence_bounds(marglik, log_precision, found)
+        return {"neg_log_marglik_bounds": bounds, "neg_log_marglik_bounds_errors": errors}
 
     @property
     def doing(self) -> str | None:

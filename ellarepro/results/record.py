@@ -27,6 +27,8 @@ class RunResult:
     targets' unit; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
     latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
     effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
+    `neg_log_marglik_bounds` are bounds of the latter with the exact curvature in place of the structure's, and
+    `neg_log_marglik_bounds_errors` their standard errors, where they were asked for (`objective.bracket`).
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
     (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `ablation.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
@@ -66,6 +68,8 @@ class RunResult:
     config: dict[str, Any]
     hardware: str = ""
     test_rmse: float | None = None
+    neg_log_marglik_bounds: list[float] | None = None
+    neg_log_marglik_bounds_errors: list[float] | None = None
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -85,6 +89,13 @@ class RunResult:
     def series(self, name: str) -> list[float]:
         """Return the list `name` of `history`, empty where there is none."""
         return cast(list[float], self.history.get(name) or [])
+
+    def bounds_text(self, digits: int = 3) -> str:
+        """Return " (exact: … to …)" for after the evidence, "" where its bounds were not asked for."""
+        if self.neg_log_marglik_bounds is None:
+            return ""
+        lower, upper = (f"{bound:.{digits}f}" for bound in self.neg_log_marglik_bounds)
+        return f" (exact: {lower} to {upper})"
 
     def to_json(self) -> str:
         """Return the record as indented JSON; a number that is not finite becomes null, as JSON has none."""

@@ -11,7 +11,8 @@ from typing import Any
 from ellarepro.settings.ranges import refuse_out_of_range, setting
 
 BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")
-STRUCTURES = (*BLOCK_STRUCTURES, "full")
+KERNEL_STRUCTURES = ("kernel", "kernel_batches")
+STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
 DEFAULT_TOLERANCE = 1e-3
@@ -87,7 +88,10 @@ class FitSettings:
     """
 
     structure: str = setting(
-        "of the curvature; kron is the paper's, full is for small networks", "kron", choices=STRUCTURES
+        "of the curvature; kron is the paper's, full is exact for small networks, kernel for few images, "
+        "kernel_batches bounds it by the kernel of each batch",
+        "kron",
+        choices=STRUCTURES,
     )
     tolerance: float = setting(
         "probability mass of a sample that class passes may leave out; 0 is exact", DEFAULT_TOLERANCE, least=0, below=1
@@ -109,7 +113,7 @@ class FitSettings:
         refuse_out_of_range(self)
         if self.engine == "asdl" and not self.has_blocks:
             raise ValueError(f"engine must be native for structure={self.structure}; got 'asdl'")
-        if self.sampled and (self.engine == "asdl" or not self.has_blocks):
+        if self.sampled and (self.engine == "asdl" or self.structure == "full"):
             choice = "engine=asdl" if self.engine == "asdl" else f"structure={self.structure}"
             raise ValueError(f"passes must be exact for {choice}; got {self.passes}")
 
@@ -128,6 +132,22 @@ DEFAULT_FIT = FitSettings()
 
 
 @dataclass(frozen=True)
+class BracketSettings:
+    """How the exact log-determinant is bounded (`evidence/bracket.py`).
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    core: int = setting("images, the least sure ones, whose rows meet those of all others", 0, least=0)
+    batch_size: int = setting("other images whose rows meet each other", 50, least=1, most=LARGEST_BATCH)
+    batches: int | None = setting("how many of these batches are drawn; null takes all of them", None, least=2)
+
+    def __post_init__(self):
+        refuse_out_of_range(self)
+
+
+@dataclass(frozen=True)
 class LaplaceSettings:
     """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
 
@@ -142,6 +162,7 @@ class LaplaceSettings:
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
+    bracket: BracketSettings | None = None
 
     def __post_init__(self):
         refuse_out_of_range(self)

@@ -12,7 +12,14 @@ from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import LAYERS, options_of, priors_of
-from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings, OptimiserSettings, WeightSettings
+from ellarepro.settings.parts import (
+    AnchorSettings,
+    BracketSettings,
+    FitSettings,
+    LaplaceSettings,
+    OptimiserSettings,
+    WeightSettings,
+)
 from ellarepro.training.optimisers import states_of
 
 
@@ -113,8 +120,14 @@ def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
         return None
     with keyed("objective"):
         fit = FitSettings(**{f.name: objective[f.name] for f in fields(FitSettings)})
-        own = {f.name: objective[f.name] for f in fields(LaplaceSettings) if f.name != "fit"}
-        return LaplaceSettings(fit=fit, **own)
+        own = {f.name: objective[f.name] for f in fields(LaplaceSettings) if f.name not in ("fit", "bracket")}
+        return LaplaceSettings(fit=fit, bracket=_bracket_settings(objective), **own)
+
+
+def _bracket_settings(objective: Mapping[str, Any]) -> BracketSettings | None:
+    if objective["bracket"] is None:
+        return None
+    return BracketSettings(objective["bracket"], objective["bracket_batch_size"], objective["bracket_batches"])
 
 
 def device_of(config: Mapping[str, Any]) -> torch.device:

@@ -15,6 +15,7 @@ from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, OmegaConf, St
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
     AnchorSettings,
+    BracketSettings,
     FitSettings,
     LaplaceSettings,
     OptimiserSettings,
@@ -105,6 +106,11 @@ class Laplace:
     engine: str = same_as(FitSettings, "engine")
     tied: bool = same_as(LaplaceSettings, "tied", "${recipe.tied}")
     predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
+    bracket: int | None = setting(
+        "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
+    )
+    bracket_batch_size: int = same_as(BracketSettings, "batch_size")
+    bracket_batches: int | None = same_as(BracketSettings, "batches")
 
 
 @dataclass

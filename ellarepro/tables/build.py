@@ -59,6 +59,7 @@ def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
         notes=[
             "a cell is ours [published]; ± is the sample standard deviation over n seeds; – has not been run",
             note,
+            *_bounds(edition.runs),
             f"published: {published()[table]['protocol']}",
         ],
         budget=_several((run.budget for run in edition.runs), ", "),
@@ -88,6 +89,12 @@ def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResul
         run_ids=[run_id for run_id, values in readings.items() if values],
         left_out=[run.run_id for run in taken if run.run_id not in readings],
     )
+
+
+def _bounds(runs: Sequence[RunResult]) -> list[str]:
+    """What the exact curvature makes of the evidence of `runs`, where they have bounds of it; one line or none."""
+    found = [f"{r.dataset} {layer_title(r.layer)} {r.seed}{r.bounds_text()}" for r in runs if r.neg_log_marglik_bounds]
+    return [f"-log marginal likelihood, by run: {'; '.join(found)}"] if found else []
 
 
 def _left_out(grid: Grid) -> str:

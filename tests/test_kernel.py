@@ -1,0 +1,316 @@
+"""The kernel form of the evidence beside the dense GGN of automatic Jacobians, for every layer type; its bounds."""
+
+import pytest
+import torch
+from helpers import Probe, assert_close, parameter_slices, perturb_biases, relative_error, small_data, small_network
+from torch import nn
+
+from ellarepro.curvature.exact import FullCurvature, exact_ggn, ggn_rows, jacobians
+from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.kernel import KernelCurvature, KernelGatherer
+from ellarepro.curvature.likelihood import Regression
+from ellarepro.curvature.rows import DenseRows, FactoredRows
+from ellarepro.curvature.spectra import log_dets_of_parts
+from ellarepro.evidence.bracket import log_det_bounds
+from ellarepro.evidence.layerwise import LayerwiseLaplace
+from ellarepro.layers.conv import Conv
+from ellarepro.layers.dense import Dense
+from ellarepro.layers.factored import FactoredDense
+from ellarepro.layers.gconv import GroupConv
+from ellarepro.layers.sparse import SparseConv, SparseDense
+from ellarepro.settings.parts import AnchorSettings, BracketSettings, FitSettings
+
+ANCHORS = AnchorSettings(learn_omega=True)
+MAPS = (2, 3, (4, 4), (2, 2))
+LAYERS = {
+    "fc": lambda: Dense(*MAPS),
+    "conv": lambda: Conv(*MAPS),
+    "conv, zeros": lambda: Conv(2, 3, (4, 4), (4, 4), padding_mode="zeros"),
+    "f_fc": lambda: FactoredDense(*MAPS),
+    "s_fc": lambda: SparseDense(*MAPS, anchors=ANCHORS),
+    "s_conv": lambda: SparseConv(*MAPS, anchors=ANCHORS),
+    "gconv, lifting": lambda: GroupConv(2, 4, (4, 4), (4, 4), lifting=True),
+    "stock": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2, stride=2),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(inplace=True),
+        nn.Flatten(2),
+        nn.Linear(4, 3),
+        nn.LayerNorm(3),
+    ),
+    "embedding": lambda: nn.Sequential(nn.Flatten(), Words(), nn.Embedding(5, 3)),
+}
+
+
+class Words(nn.Module):
+    """Real numbers as indices of an embedding of five words."""
+
+    def forward(self, x):
+        return (x.abs() * 2).long().clamp_max(4)
+
+
+def probe(layer):
+    torch.manual_seed(0)
+    return Probe(LAYERS[layer](), (2, 4, 4))
+
+
+def precisions_of(model):
+    return torch.linspace(-2, 3, len(list(model.parameters())), dtype=torch.float64).exp()
+
+
+def gathered(model, *batches, **options):
+    gatherer = KernelGatherer(model, **options)
+    for batch in batches:
+        gatherer.update(batch)
+    return gatherer
+
+
+def dense(model, x, likelihood=None):
+    return FullCurvature(exact_ggn(model, x, likelihood), [p.numel() for p in model.parameters()])
+
+
+def value_and_gradient(curvature, deltas):
+    eta = deltas.log().requires_grad_()
+    value = curvature.log_det_ratio(eta.exp())
+    return value.detach(), torch.autograd.grad(value, eta)[0]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_all_rows_give_the_dense_log_determinant_and_effective_numbers(layer):
+    model, x = probe(layer), small_data(4, channels=2, side=4)[0]
+    deltas, full = precisions_of(model), dense(model, x)
+    value, slope = value_and_gradient(gathered(model, x).curvature(4), deltas)
+    assert_close(value, full.log_det_ratio(deltas), 1e-9)
+    posterior = torch.linalg.inv(full.matrix + full.each_entry(deltas).diag())
+    own = [(posterior @ full.matrix).diagonal()[place].sum() for place in parameter_slices(model).values()]
+    assert_close(-slope, torch.stack(own), 1e-7)
+    in_two = gathered(model, x[:1], x[1:]).curvature(4).log_det_ratio(deltas)
+    assert_close(in_two, value, 1e-10)
+    without_one = gathered(model, x[1:]).curvature(3).log_det_ratio(deltas)
+    assert relative_error(without_one, value) > 1e-2, "the control: a datum left out"
+
+
+@pytest.mark.parametrize("layer", ["fc_conv", "f_fc_conv", "s_fc_s_conv"])
+def test_in_whole_networks_rows_are_those_of_automatic_gradients(layer):
+    model, (x, _) = small_network(layer, anchors=ANCHORS), small_data(3)
+    deltas = precisions_of(model)
+    rows = ggn_rows(model, x).split([p.numel() for p in model.parameters()], dim=1)
+    kernel = sum((part @ part.mT / delta for part, delta in zip(rows, deltas, strict=True)), torch.eye(6))
+    gatherer = gathered(model, x)
+    assert {type(own) for own in gatherer.kept[0].values()} == {DenseRows, FactoredRows}
+    assert_close(gatherer.curvature(3).log_det_ratio(deltas), torch.linalg.slogdet(kernel).logabsdet, 1e-9)
+
+
+def test_gradients_are_finite_differences():
+    model, (x, _) = small_network("f_fc_conv"), small_data(3)
+    curvature, deltas = gathered(model, x).curvature(3), precisions_of(model)
+    _, slope = value_and_gradient(curvature, deltas)
+    for index in range(len(deltas)):
+        step = torch.zeros_like(deltas)
+        step[index] = 1e-5
+        sides = [curvature.log_det_ratio((deltas.log() + sign * step).exp()) for sign in (1, -1)]
+        assert abs((sides[0] - sides[1]) / 2e-5 - slope[index]) < 1e-7 * slope.abs().max()
+
+
+def test_a_regression_has_the_kernel_of_its_noise():
+    model, x = nn.Linear(5, 2).double(), torch.randn(6, 5, dtype=torch.float64)
+    deltas = precisions_of(model)
+    found = gathered(model, x, likelihood=Regression()).curvature(6)
+    assert_close(found.log_det_ratio(deltas), dense(model, x, Regression()).log_det_ratio(deltas), 1e-10)
+
+
+def test_fewer_data_are_scaled_up_and_batches_are_summed():
+    model, x = probe("f_fc"), small_data(4, channels=2, side=4)[0]
+    deltas, full = precisions_of(model), dense(model, x)
+    scaled = FullCurvature(2.5 * full.matrix, full.sizes.tolist()).log_det_ratio(deltas)
+    assert_close(gathered(model, x).curvature(10).log_det_ratio(deltas), scaled, 1e-9)
+    parts = sum(dense(model, part).log_det_ratio(deltas) for part in (x[:3], x[3:]))
+    apart = gathered(model, x[:3], x[3:], batch_size=3)
+    assert_close(apart.curvature(4).log_det_ratio(deltas), parts, 1e-9)
+    assert_close(apart.curvature(10).log_det_ratio(deltas), 2.5 * parts, 1e-9)
+    assert relative_error(parts, full.log_det_ratio(deltas)) > 1e-3, "the control: they are not the same"
+
+
+def test_a_tolerance_leaves_out_rows_and_hardly_changes_the_whole():
+    model, (x, _) = small_network("conv", num_classes=6), small_data(6, classes=6)
+    with torch.no_grad():
+        model.head[-1].bias += torch.tensor([12.0, 11, 0, 0, 0, 0])
+    deltas = precisions_of(model)
+    exact, some = (gathered(model, x, tolerance=tolerance) for tolerance in (0.0, 1e-3))
+    assert some.class_passes < exact.class_passes
+    assert_close(some.curvature(6).log_det_ratio(deltas), exact.curvature(6).log_det_ratio(deltas), 1e-3)
+
+
+def test_samples_that_need_more_passes_make_a_chunk_of_their_own():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 6).double(), torch.randn(5, 3, dtype=torch.float64)
+    x[0], x[1:] = 0.1 * x[0], 300 * x[1:]
+    deltas, gatherer = precisions_of(model), gathered(model, x, tolerance=1e-9)
+    assert len(gatherer.kept) == 2 and sum(len(chunk["weight"]) for chunk in gatherer.kept) < 25
+    assert_close(gatherer.curvature(5).log_det_ratio(deltas), dense(model, x).log_det_ratio(deltas), 1e-6)
+
+
+def test_sampled_rows_are_one_a_datum_and_unbiased_for_the_curvature():
+    model, (x, _) = small_network("conv"), small_data(3)
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.stack([part.square().sum() for part in ggn_rows(model, x).split(parameter_sizes(model), dim=1)])
+    draws = [gathered(model, x, passes=1, generator=generator).curvature(3).products[0] for _ in range(200)]
+    assert draws[0].shape[1:] == (3, 3)
+    traces = torch.stack([draw.diagonal(dim1=1, dim2=2).sum(1) for draw in draws])
+    assert relative_error(traces.mean(0), wanted) < 0.1
+    assert relative_error(traces[0], wanted) > 0.1, "the control: a single draw"
+
+
+def parameter_sizes(model):
+    return [p.numel() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_fit_continues_from_its_state(batch_size):
+    model, (x, _) = small_network("f_fc_conv"), small_data(4)
+    first, whole = gathered(model, x[:2], batch_size=batch_size), gathered(model, x[:2], x[2:], batch_size=batch_size)
+    again = KernelGatherer(model, batch_size)
+    again.load_state_dict(first.state_dict(), torch.device("cpu"))
+    again.update(x[2:])
+    values = [found.curvature(4).log_det_ratio(precisions_of(model)) for found in (again, whole)]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("layer", ["fc_conv", "f_fc_conv", "s_fc_s_conv"])
+def test_the_forecast_is_what_is_kept(layer):
+    model, (x, _) = small_network(layer, anchors=ANCHORS).float(), small_data(4)
+    together = gathered(model, x.float())
+    kept = sum(rows.nbytes for rows in together.kept[0].values())
+    assert together.forecast(x.float()).total == kept + together.curvature(4).products[0].nbytes
+    apart = gathered(model, x[:2].float(), x[2:].float(), batch_size=2)
+    products = sum(products.nbytes for products in apart.products)
+    assert apart.forecast(x.float()).total - kept / 2 == products
+
+
+def test_parts_are_what_they_are_alone():
+    model, x = probe("f_fc"), small_data(4, channels=2, side=4)[0]
+    deltas, kernel = precisions_of(model), gathered(model, x).curvature(4)
+    parts = [[0], [1, 2]]
+    alone = log_dets_of_parts(kernel, deltas, parts)
+    for curvature in (dense(model, x), gatherer_fit(model, x, "full")):
+        assert_close(alone, log_dets_of_parts(curvature, deltas, parts), 1e-9)
+    ends = parameter_slices(model)
+    first, *_, last = (place for place in ends.values())
+    matrix = exact_ggn(model, x)[first.stop : last.stop, first.stop : last.stop]
+    own = FullCurvature(matrix, parameter_sizes(model)[1:]).log_det_ratio(deltas[1:])
+    assert_close(alone[1], own, 1e-9)
+    assert alone.sum() > kernel.log_det_ratio(deltas) * 1.01, "what they have in common is charged twice"
+    blocks = gatherer_fit(model, x, "kron")
+    by_tensor = log_dets_of_parts(blocks, deltas, [[index] for index in range(len(deltas))])
+    assert_close(by_tensor.sum(), blocks.log_det_ratio(deltas), 1e-12)
+
+
+def gatherer_fit(model, x, structure):
+    gatherer = gatherer_of(model, FitSettings(structure, tolerance=0))
+    gatherer.update(x)
+    return gatherer.curvature(len(x))
+
+
+def test_a_library_user_learns_precisions_from_the_kernel():
+    torch.manual_seed(0)
+    model = perturb_biases(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))).double()
+    x, y = torch.randn(30, 4, dtype=torch.float64), torch.randint(3, (30,))
+    found = {}
+    for structure in ("full", "kernel", "kernel_batches"):
+        settings = FitSettings(structure, tolerance=0, batch_size=10)
+        laplace = LayerwiseLaplace(model, settings=settings).fit((x, y)).learn(steps=20)
+        found[structure] = laplace.log_marginal_likelihood()
+        effective = laplace.effective_numbers()
+        assert all(0 < effective[name] < p.numel() for name, p in model.named_parameters())
+    assert found["kernel"] == pytest.approx(found["full"], rel=1e-9)
+    assert found["kernel_batches"] < found["kernel"], "batches bound the evidence from below"
+    with pytest.raises(ValueError, match="take kron, kron_blockwise, diag or full"):
+        laplace.predict(x)
+
+
+def test_rows_that_are_not_finite_are_refused():
+    with pytest.raises(ArithmeticError, match="not finite"):
+        KernelCurvature([torch.full((1, 2, 2), torch.nan, dtype=torch.float64)]).log_det_ratio(torch.ones(1))
+
+
+def random_network(generator):
+    """A small network of random depth, width and scale in float64, its data and precisions."""
+
+    def number(least, most):
+        return int(torch.randint(least, most + 1, (), generator=generator))
+
+    widths = [number(2, 4), *(number(2, 5) for _ in range(number(0, 2))), number(2, 4)]
+    layers = [module for pair in zip(widths, widths[1:], strict=False) for module in (nn.Linear(*pair), nn.Tanh())]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) * 1.5)
+    x = torch.randn(number(3, 9), widths[0], generator=generator, dtype=torch.float64)
+    deltas = (2 * torch.randn(len(parameter_sizes(model)), generator=generator, dtype=torch.float64) + 1).exp()
+    return model, x, deltas
+
+
+def single_outputs(model, x, deltas):
+    """What takes p (1 - p) of each class by itself: sum over classes of log|I + K_k|, K_k of one row a datum."""
+    jacobian, logits = jacobians(model, x)
+    p = logits.softmax(1)
+    scaled = jacobian / dense(model, x).each_entry(deltas).sqrt() * (p * (1 - p)).sqrt()[:, :, None]
+    kernels = torch.einsum("nkp,mkp->knm", scaled, scaled)
+    return torch.linalg.slogdet(torch.eye(len(x), dtype=torch.float64) + kernels).logabsdet.sum().item()
+
+
+def test_both_bounds_hold_on_random_networks_and_that_of_single_outputs_does_not():
+    generator = torch.Generator().manual_seed(0)
+    broken, wide = 0, 0
+    for index in range(200):
+        model, x, deltas = random_network(generator)
+        exact = dense(model, x).log_det_ratio(deltas).item()
+        settings = BracketSettings(core=(index % 3) * len(x) // 3, batch_size=1 + index % 4)
+        found = log_det_bounds(model, deltas, x, settings, generator)
+        slack = 1e-9 * max(exact, 1.0)
+        assert found.lower <= exact + slack and exact <= found.upper + slack and found.errors == (0.0, 0.0)
+        wide += found.lower < exact - 1e-6 and exact + 1e-6 < found.upper
+        broken += single_outputs(model, x, deltas) < exact - slack
+    assert wide > 100, "mostly they are bounds and not the number itself"
+    assert broken > 3, "the control: this form is no bound"
+
+
+def test_two_opposite_outputs_are_more_than_their_single_ones():
+    class Opposite(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False).double()
+            self.layer.weight.data.zero_()
+
+        def forward(self, x):
+            found = self.layer(x)
+            return torch.cat([found, -found], dim=1)
+
+    model, x, deltas = Opposite(), torch.full((1, 1), 0.3, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    exact = dense(model, x).log_det_ratio(deltas).item()
+    assert exact == pytest.approx(0.0862, abs=1e-4) and single_outputs(model, x, deltas) < 0.6 * exact
+    assert log_det_bounds(model, deltas, x, BracketSettings(), torch.Generator()).upper == pytest.approx(exact)
+
+
+def test_all_data_in_the_core_is_the_exact_log_determinant():
+    model, (x, _) = small_network("f_fc_conv"), small_data(5)
+    deltas, generator = precisions_of(model), torch.Generator().manual_seed(0)
+    exact = gathered(model, x).curvature(5).log_det_ratio(deltas).item()
+    for core in (5, 50):
+        found = log_det_bounds(model, deltas, x, BracketSettings(core, batch_size=2), generator)
+        assert found.lower == pytest.approx(exact, rel=1e-10) and found.upper == pytest.approx(exact, rel=1e-10)
+
+
+def test_drawn_batches_are_unbiased_for_all_and_say_how_far_off_they_may_be():
+    model, (x, _) = small_network("conv"), small_data(24)
+    deltas, generator = precisions_of(model), torch.Generator().manual_seed(0)
+
+    def bounds(batches):
+        return log_det_bounds(model, deltas, x, BracketSettings(4, 1, batches), generator)
+
+    every, draws = bounds(None), [bounds(5) for _ in range(60)]
+    for which, name in enumerate(("lower", "upper")):
+        found = torch.tensor([getattr(draw, name) for draw in draws])
+        said = torch.tensor([draw.errors[which] for draw in draws]).square().mean().sqrt()
+        assert abs(found.mean() - getattr(every, name)) < 4 * found.std() / len(draws) ** 0.5
+        assert 0.7 < found.std() / said < 1.4
