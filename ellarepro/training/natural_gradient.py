@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.damping import DampedInverses
 from ellarepro.curvature.moving import MovingCurvature, refuse
-from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.objectives.objective import Objective
 from ellarepro.training.optimisers import parameter_groups
 
 _SMALLEST = 1e-30
@@ -70,11 +70,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
 
     @classmethod
-    def of_network(
-        cls, model: nn.Module, prior: LayerwisePrior | None, groups: Sequence[dict[str, Any]], **options: Any
-    ) -> "NaturalGradient":
-        """As a configuration makes it; the prior's part is in the gradients already."""
-        return cls(model, groups=groups, **options)
+    def of_objective(cls, objective: Objective, groups: Sequence[dict[str, Any]], **options: Any) -> "NaturalGradient":
+        """Of a configuration, for the objective's model and likelihood."""
+        return cls(objective.model, groups=groups, likelihood=objective.likelihood, **options)
 
     def observe(self, inputs: Tensor) -> None:
         """Take `inputs (B, ...)` of the batch of the next step into account: `MovingCurvature.observe`."""
@@ -101,17 +99,14 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moves = [
-            (p, max(group["lr"], _SMALLEST), self._direction(p, group["momentum"]))
-            for group in self.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        if moves:
-            squares = torch.stack([(direction / lr).square().sum() for _, lr, direction in moves])
-            size = (squares.sum() / sum(p.numel() for p, _, _ in moves)).sqrt().clamp_min(_SMALLEST)
-            for p, _, direction in moves:
-                p.sub_(direction / size)
+        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if moved:
+            directions = [self._direction(p, group["momentum"]) for p, group in moved]
+            rates = torch.tensor([group["lr"] for _, group in moved]).clamp_min(_SMALLEST).to(directions[0])
+            norms = torch.stack(torch._foreach_norm(directions)) / rates
+            size = norms.norm() / sum(p.numel() for p, _ in moved) ** 0.5
+            torch._foreach_mul_(directions, 1 / size.clamp_min(_SMALLEST))
+            torch._foreach_sub_([p for p, _ in moved], directions)
         return loss
 
     def _direction(self, p: Tensor, momentum: float) -> Tensor:

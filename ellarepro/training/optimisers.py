@@ -107,7 +107,8 @@ def states_of(settings: OptimiserSettings) -> int:
 def _kind(settings: OptimiserSettings) -> Any:
     kind = locate(settings._target_)
     if not callable(kind):
-        raise UserError(f"optimiser={settings.name}: there is no class {settings._target_}")
+        package = settings._target_.partition(".")[0]
+        raise UserError(f"optimiser={settings.name}: there is no class {settings._target_}; is {package} installed?")
     return kind
 
 
