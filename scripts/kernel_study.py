@@ -16,9 +16,9 @@ import torch
 
 from ellarepro.errors import command
 from ellarepro.evidence.evaluation import evaluate
-from ellarepro.files import write_atomically
-from ellarepro.preparing import prepare
 from ellarepro.results import git_commit
+from ellarepro.resume.files import write_atomically
+from ellarepro.runs.preparing import prepare
 from ellarepro.settings.compose import compose
 from ellarepro.training.loop import Trainer
 

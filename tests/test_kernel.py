@@ -12,12 +12,12 @@ from ellarepro.curvature.likelihood import Regression
 from ellarepro.curvature.rows import DenseRows, FactoredRows
 from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.evidence.bracket import log_det_bounds
-from ellarepro.evidence.layerwise import LayerwiseLaplace
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.gconv import GroupConv
 from ellarepro.layers.sparse import SparseConv, SparseDense
+from ellarepro.layerwise import LayerwiseLaplace
 from ellarepro.settings.parts import AnchorSettings, BracketSettings, FitSettings
 
 ANCHORS = AnchorSettings(learn_omega=True)

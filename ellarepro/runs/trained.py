@@ -70,7 +70,7 @@ def load_run(run: Path | str, *, root: str | None = None, device: str | None = N
         raise UserError(
             f"{file}: was made with other data (fingerprint {result.data_fingerprint}, here it is {task.fingerprint})"
         )
-    network, prior = cast(Network, trainer.model), trainer.prior
+    network, prior = cast(Network, trainer.model), trainer.objective.prior
     try:
         with torch.no_grad():
             prior.log_precision.copy_(weights.pop(_PRECISION))
