@@ -112,8 +112,8 @@ class LambdaSquareRoot(Columns):
         ordered[:, index] = pivot
         left_out = self.mass[:, index + 1] - self.probabilities[:, index + 1 :].square().sum(1) / rest
         stretch = (1 + left_out / ordered.square().sum(1).clamp_min(_SMALLEST)).sqrt()
-        ordered *= torch.where(self._needed == index + 1, stretch, (self._needed > index).double())[:, None]
-        return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
+        ordered = ordered * torch.where(self._needed == index + 1, stretch, (self._needed > index).double())[:, None]
+        return torch.zeros_like(ordered).scatter(1, self.order, ordered)
 
 
 class SignedColumns(LambdaSquareRoot):
@@ -151,4 +151,4 @@ class SignedColumns(LambdaSquareRoot):
         ordered = torch.zeros_like(self.probabilities)
         ordered[:, :-1] = pivots
         ordered[:, 1:] -= self.probabilities[:, 1:] * (pivots / rest).cumsum(1)
-        return torch.zeros_like(ordered).scatter_(1, self.order, ordered)
+        return torch.zeros_like(ordered).scatter(1, self.order, ordered)

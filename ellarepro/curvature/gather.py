@@ -112,10 +112,11 @@ class BlockGatherer:
         blocks = {}
         for name, part, layer_inputs, output, passes in self.layers_without_storage(inputs):
             rows = len(inputs) * passes
-            part.add_inputs(batch_like(layer_inputs, len(inputs)))
+            copies = part.rule.copies
+            part.add_inputs(batch_like(layer_inputs, len(inputs) * copies))
             # To what sums over class passes, all of one batch are one of a larger batch.
-            part.keep_inputs(batch_like(layer_inputs, rows))
-            part.add_gradients(batch_like(output, rows))
+            part.keep_inputs(batch_like(layer_inputs, rows * copies))
+            part.add_gradients(batch_like(output, rows * copies))
             blocks[name] = part.blocks(len(inputs))
         sums = [total for own in blocks.values() for total in sums_of(own)]
         return Forecast(

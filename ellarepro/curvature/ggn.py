@@ -86,7 +86,7 @@ class GGN(BlockGatherer):
                 raise ValueError(
                     f"layer {name} is called twice in one forward pass: no rule covers this; make it two layers"
                 )
-            _check_samples(name, layer_inputs, output, len(inputs))
+            _check_samples(name, layer_inputs, output, len(inputs) * self.parts[name].rule.copies)
             if not torch.is_grad_enabled():
                 raise ValueError(
                     f"layer {name} is called without gradients: under torch.no_grad(), or in a checkpoint, which must "

@@ -11,12 +11,14 @@ Factors, scaling and structure are then the same for every layer and live in `fa
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from ellarepro.curvature.factors import second_moment
 
+COPIES = "copies"
+"""Attribute of a network that averages its outputs over so many copies of each input."""
 _RULES: dict[type[nn.Module], type["CurvatureRule"]] = {}
 
 
@@ -38,11 +40,13 @@ class CurvatureRule:
     """
 
     group_axis: int | None = None
-    input_first: ClassVar[bool] = False
-    bias_is_output: ClassVar[bool] = False
-    pointwise: ClassVar[tuple[str, ...]] = ()
+    input_first: bool = False
+    bias_is_output: bool = False
+    pointwise: tuple[str, ...] = ()
 
     layer: Any  # of the type that the rule is registered for
+    copies: int = 1
+    """Inputs of the layer a sample, in a row."""
 
     def __init__(self, layer: nn.Module):
         self.layer = layer
@@ -92,6 +96,43 @@ class CurvatureRule:
         rows = self.input_rows(inputs)
         positions = rows.shape[2] if rows.ndim == 4 else 1
         return second_moment(rows) / positions
+
+
+class ReducedRule(CurvatureRule):
+    """`rule` in a network that averages its outputs over `copies` of each input, those of one sample in a row.
+
+    The Jacobian of the average is a sum over copies of products. The factors take the mean of the input rows and the
+    sum of the output rows over a sample's copies ("reduce" of Immer et al., 2022). Biases and pointwise parameters
+    stay exact, as their gradients are summed.
+    """
+
+    def __init__(self, rule: CurvatureRule, copies: int):
+        super().__init__(rule.layer)
+        self.rule, self.copies = rule, copies
+        self.group_axis, self.bias_is_output = rule.group_axis, rule.bias_is_output
+        self.input_first, self.pointwise = rule.input_first, rule.pointwise
+
+    def _by_sample(self, rows: Tensor) -> Tensor:
+        """`(G, N S, ...)` to `(G, N, S, ...)`."""
+        return rows.unflatten(1, (-1, self.copies))
+
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        return self._by_sample(self.rule.input_rows(inputs)).mean(2)
+
+    def matched_input_rows(self, inputs: Tensor) -> Tensor:
+        return self._by_sample(with_positions(self.rule.matched_input_rows(inputs))).mean(2)
+
+    def output_rows(self, gradients: Tensor) -> Tensor:
+        return self._by_sample(self.rule.output_rows(gradients)).sum(2)
+
+    def bias_rows(self, gradients: Tensor) -> Tensor:
+        return self.rule.bias_rows(gradients).unflatten(0, (-1, self.copies)).sum(1)
+
+    def tangent(self, inputs: Tensor, name: str) -> Tensor:
+        return self.rule.tangent(inputs, name)
+
+    def pointwise_rows(self, products: Tensor, name: str) -> Tensor:
+        return self.rule.pointwise_rows(products, name).unflatten(0, (-1, self.copies)).sum(1)
 
 
 def register(layer_type: type[nn.Module]) -> Callable[[type[CurvatureRule]], type[CurvatureRule]]:
@@ -144,7 +185,8 @@ def rules_of(model: nn.Module) -> dict[str, CurvatureRule]:
                     "with another forward: register one with ellarepro.curvature.rule.register, or freeze the parameter"
                 )
             rules[name] = rule
-    return rules
+    copies = getattr(model, COPIES, 1)
+    return {name: ReducedRule(rule, copies) for name, rule in rules.items()} if copies > 1 else rules
 
 
 def with_positions(rows: Tensor) -> Tensor:

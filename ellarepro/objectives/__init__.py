@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 OBJECTIVES = {
     "map": "map.Map",
     "laplace": "laplace.Laplace",
+    "lila": "lila.Lila",
     "vi": "vi.Variational",
 }
 """Module and class of each, imported on first use."""

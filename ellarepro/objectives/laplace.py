@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,11 +47,15 @@ class Laplace(Objective):
             marglik.ascend(self.prior.log_precision, self.hyper_optimiser, 1)
             self._hyper_steps += 1
             pause()
+        told = self._told(marglik) | self.learned_from(cast(Fit, self._fit), marglik)
         self._fit, self._hyper_steps = None, 0
-        told = self._told(marglik)
         if self.likelihood.hyperparameters():
-            told["hyperparameters"] = {"noise_precision": self.factor}
+            told["hyperparameters"] = {"noise_precision": self.factor} | told.get("hyperparameters", {})
         return told | {"prior_precision": self.prior.precisions()}
+
+    def learned_from(self, fit: Fit, marglik: MarginalLikelihood) -> dict[str, Any]:
+        """What a subclass learns from a fit beside the precisions, and tells of it; the base learns nothing."""
+        return {}
 
     def _told(self, marglik: MarginalLikelihood) -> dict[str, Any]:
         log_precision = self.prior.log_precision.detach()

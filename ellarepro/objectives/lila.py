@@ -1,0 +1,85 @@
+"""objective=lila: precisions and the ranges of an affine invariance, learned by the marginal likelihood.
+
+Immer, van der Ouderaa et al. (NeurIPS 2022). The network averages over transformed copies of each image. After each fit
+the precisions take their hyper-steps, and the ranges one step of Adam along the gradient of the evidence. Where a unit
+is switched or a polyphase jumps as a range changes, the evidence jumps and its gradient does not say so: layers that
+choose their phase by its norm are therefore refused.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ellarepro.errors import UserError
+from ellarepro.evidence.adjoint import evidence_gradient
+from ellarepro.evidence.marglik import Fit, MarginalLikelihood
+from ellarepro.layers.paths import PathMean
+from ellarepro.layers.spatial import SpatialLayer
+from ellarepro.objectives.laplace import Laplace
+from ellarepro.settings.parts import LaplaceSettings
+from ellarepro.settings.ranges import setting
+from ellarepro.symmetry.affine import Affine, Averaging
+
+
+@dataclass(frozen=True)
+class LilaSettings(LaplaceSettings):
+    """As of Laplace, and of the invariance.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
+    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
+    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
+
+
+class Lila(Laplace):
+    """Laplace with an affine invariance of the network's input.
+
+    Attributes:
+        affine: with the ranges.
+    """
+
+    settings: LilaSettings
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        refuse_jumps(self.model)
+        self.affine = Affine(self.settings.start).to(self.prior.parameters[0])
+        Averaging(self.model, self.affine, self.settings.copies, self.generator)
+        self.range_optimiser = torch.optim.Adam([self.affine.eta], lr=self.settings.range_lr)
+
+    def learned_from(self, fit: Fit, marglik: MarginalLikelihood) -> dict[str, Any]:
+        """One step on the ranges, at the precisions that the hyper-steps ended with."""
+        eta = self.affine.eta.requires_grad_()
+        try:
+            (gradient,) = evidence_gradient(fit, marglik, self.prior.log_precision, [eta])
+        finally:
+            eta.requires_grad_(False)
+        eta.grad = -gradient * self.affine.learned / fit.size
+        self.range_optimiser.step()
+        return {"hyperparameters": {f"range_{name}": value for name, value in self.affine.ranges().items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"range_optimiser": self.range_optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.range_optimiser.load_state_dict(state["range_optimiser"])
+
+
+def refuse_jumps(model: torch.nn.Module) -> None:
+    """Refuse a network in which a phase is chosen by its norm.
+
+    Raises:
+        UserError: it names what goes.
+    """
+    for name, module in model.named_modules():
+        chooses = isinstance(module, SpatialLayer) and module.subsamples and module.equivariant_to
+        if chooses or (isinstance(module, PathMean) and module.subsampled):
+            raise UserError(
+                f"objective=lila: {name} keeps the largest of four phases, which jumps as a range changes, and no "
+                "gradient sees that; take layer=fc, f_fc or s_fc"
+            )

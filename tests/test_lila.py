@@ -1,0 +1,152 @@
+"""Learned invariances: the average's curvature, and the adjoint gradient of the evidence by finite differences."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from helpers import relative_error, small_data, small_network, weight_settings
+from torch import nn
+
+from ellarepro.curvature.exact import exact_ggn
+from ellarepro.curvature.likelihood import Classification
+from ellarepro.data import Samples, Task
+from ellarepro.errors import UserError
+from ellarepro.evidence.adjoint import evidence_gradient
+from ellarepro.evidence.marglik import Fit, fit
+from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.objectives.lila import LilaSettings
+from ellarepro.runs.preparing import trainer_of
+from ellarepro.settings.parts import FitSettings
+from ellarepro.symmetry.affine import GENERATORS, Affine, Averaging
+
+EXACT = FitSettings(tolerance=0.0)
+
+
+class Smooth(nn.Module):
+    """A tiny network of smooth units in float64."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv, self.head = nn.Conv2d(1, 3, 3, padding=1).double(), nn.Linear(3 * 64, 3).double()
+
+    def forward(self, images):
+        return self.head(self.conv(images).tanh().flatten(1))
+
+
+def averaged(network: nn.Module, copies: int = 4, start: float = 0.2) -> tuple[nn.Module, Affine]:
+    affine = Affine(start).double()
+    affine.eta.requires_grad_()
+    Averaging(network, affine, copies, torch.Generator().manual_seed(0))
+    return network.eval(), affine
+
+
+def test_generators_are_what_they_are_called():
+    image = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+    image[0, 0, 4, 7] = 1.0
+    turn = torch.zeros(1, 1, 6, dtype=torch.float64)
+    turn[0, 0, list(GENERATORS).index("rotation")] = 1.0
+    affine = Affine(math.pi / 2).double()
+    turned = affine(image, turn)[0, 0]
+    assert turned.sum() == pytest.approx(1.0, abs=1e-6) and turned[4, 7] < 1e-6 and turned[[1, 7], 4].sum() > 0.99
+    shift = torch.zeros(1, 1, 6, dtype=torch.float64)
+    shift[0, 0, 0] = 2 / 9 / (math.pi / 2)  # a pixel, as the image reaches from -1 to 1
+    assert affine(image, shift)[0, 0, 4, 6] == pytest.approx(1.0)
+    still = affine(image, torch.zeros(1, 1, 6, dtype=torch.float64))
+    torch.testing.assert_close(still, image, rtol=0, atol=1e-12)
+
+
+def test_copies_that_are_all_the_identity_give_the_plain_curvature():
+    data = small_data()
+    plain = fit(Smooth(), LayerwisePrior(Smooth()), data, EXACT)
+    network, affine = averaged(Smooth())
+    with torch.no_grad():
+        affine.eta.zero_()
+    found = fit(network, LayerwisePrior(network), data, EXACT)
+    deltas = torch.rand(4, dtype=torch.float64) + 0.5
+    wanted = plain.curvature.log_det_ratio(deltas).item()
+    assert found.curvature.log_det_ratio(deltas).item() == pytest.approx(wanted, rel=1e-9)
+    with torch.no_grad():
+        affine.eta.fill_(0.3)
+    moved = fit(network, LayerwisePrior(network), data, EXACT)
+    assert moved.curvature.log_det_ratio(deltas).item() != pytest.approx(wanted, rel=1e-3), "the control"
+
+
+def test_biases_of_the_average_have_their_exact_block():
+    """Their gradients are summed over copies: nothing is reduced."""
+    images, _ = small_data()
+    network, _ = averaged(Smooth())
+    dense = exact_ggn(network, images)
+    blocks = fit(network, LayerwisePrior(network), small_data(), EXACT).curvature.blocks
+    sizes = [p.numel() for p in network.parameters()]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    for index, (name, p) in enumerate(network.named_parameters()):
+        if name.endswith("bias"):
+            part = slice(starts[index], starts[index] + p.numel())
+            assert relative_error(blocks[name].factors[0][0], dense[part, part]) < 1e-9
+
+
+def evidence_at(network, affine, eta, data, prior, settings=EXACT) -> float:
+    with torch.no_grad():
+        affine.eta.copy_(eta)
+    return fit(network, prior, data, settings).evidence(prior.log_precision.detach()).value.item()
+
+
+def gradient_error(network, data, settings=EXACT, step: float = 1e-5) -> float:
+    """Relative distance of the adjoint gradient in eta to central differences."""
+    network, affine = averaged(network)
+    prior = LayerwisePrior(network, 1.3)
+    start = torch.tensor([0.11, -0.07, 0.3, 0.08, -0.12, 0.05], dtype=torch.float64)
+    with torch.no_grad():
+        affine.eta.copy_(start)
+    whole = Fit(network, prior, data, settings, None, Classification())
+    (found,) = evidence_gradient(whole, whole.whole(), prior.log_precision, [affine.eta])
+    wanted = torch.zeros_like(start)
+    for index in range(6):
+        moved = torch.zeros_like(start)
+        moved[index] = step
+        ends = [evidence_at(network, affine, start + sign * moved, data, prior, settings) for sign in (1, -1)]
+        wanted[index] = (ends[0] - ends[1]) / (2 * step)
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("structure", ["kron", "kron_blockwise"])
+def test_the_gradient_is_that_of_finite_differences(structure):
+    assert gradient_error(Smooth(), small_data(), FitSettings(structure, tolerance=0.0)) < 1e-6
+
+
+@pytest.mark.parametrize("layer", ["fc", "f_fc", "s_fc"])
+def test_the_gradient_holds_for_layers_of_the_project(layer):
+    """Of layers that subsample by themselves; units that are switched on or off within the step are few."""
+    assert gradient_error(small_network(layer), small_data(4), step=1e-7) < 1e-3
+
+
+def run(layer: str = "f_fc", seed: int = 3):
+    pixels, labels = small_data(24)
+    data = Samples(pixels.float(), labels)
+    task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
+    prior = LayerwisePrior(small_network(layer, seed).float())
+    weights = weight_settings(epochs=3, batch_size=8, kind="Adam", lr=0.003)
+    settings = LilaSettings(burn_in=1, frequency=1, steps=2, copies=3, fit=FitSettings(passes=1))
+    return trainer_of(prior, task, weights, ("lila", settings), torch.Generator().manual_seed(seed))
+
+
+def test_a_run_learns_ranges_and_continues_to_the_same_bits():
+    whole, states = run(), []
+    whole.pause = lambda state: states.append(deepcopy(state()))
+    whole.run()
+    ranges = whole.history["hyperparameters"]
+    assert set(ranges) == {f"range_{name}" for name in GENERATORS}
+    assert all(len(values) == 2 and values[0] != pytest.approx(0.1) for values in ranges.values())
+    assert "invariance.eta" in whole.model.state_dict(), "kept with the weights"
+    for state in states[1::4]:
+        continued = run(seed=9)
+        continued.load_state_dict(state)
+        continued.run()
+        assert continued.history == whole.history
+
+
+def test_networks_whose_phase_jumps_are_refused():
+    with pytest.raises(UserError, match="keeps the largest of four phases.*layer=fc, f_fc or s_fc"):
+        run("f_fc_conv")
