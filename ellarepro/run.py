@@ -163,7 +163,7 @@ def _keep_weights(config: Mapping[str, Any], trainer: Trainer, keeper: Keeper, r
     if not config["keep_weights"]:
         (keeper.folder / WEIGHTS_FILE).unlink(missing_ok=True)
         return result
-    weights = packed(cast(Network, trainer.model), trainer.objective.prior)
+    weights = packed(trainer.objective)
     keeper.write(WEIGHTS_FILE, weights)
     return replace(result, weights_digest=digest(weights))
 

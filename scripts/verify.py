@@ -92,7 +92,7 @@ def _tested(run: Path, root: str | None) -> RunResult:
     from ellarepro.evidence.evaluation import evaluate
 
     loaded = load_run(run, root=root)
-    scores = evaluate(loaded.network, loaded.task.test)
+    scores = evaluate(loaded.network, loaded.task.test, likelihood=loaded.likelihood)
     return replace(loaded.result, test_accuracy=scores.accuracy, test_nll=scores.nll)
 
 

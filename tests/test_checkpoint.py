@@ -80,7 +80,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, wanted
     quiet(tmp_path)
     assert found(tmp_path) == wanted
     names = {path.name for path in folder.iterdir()}
-    assert names == {"result.json", "config.yaml", "effective_parameters.png", "checkpoint.damaged-1.pt"}
+    assert names == {
+        "result.json",
+        "weights.safetensors",
+        "config.yaml",
+        "effective_parameters.png",
+        "checkpoint.damaged-1.pt",
+    }
 
 
 def test_a_checkpoint_of_another_configuration_or_without_a_part_is_refused(tmp_path):
@@ -91,7 +97,7 @@ def test_a_checkpoint_of_another_configuration_or_without_a_part_is_refused(tmp_
     shutil.copy(other / "checkpoint.pt", folder / "checkpoint.pt")
     with pytest.raises(UserError, match=r"another configuration \(run_id\)"):
         quiet(own)
-    for missing in ("model", "optimiser", "history", "fit", "place"):
+    for missing in ("model", "optimiser", "history", "objective", "place"):
         part = {**kept, "state": {key: value for key, value in kept["state"].items() if key != missing}}
         save_checkpoint(folder / "checkpoint.pt", part)
         with pytest.raises(UserError, match="does not fit this run.*delete it"):

@@ -10,10 +10,11 @@ import torch
 from helpers import small_data, weight_settings
 from torch import nn
 
-from ellarepro import LaplaceSettings, LayerwiseLaplace, Regression, objectives
+from ellarepro import LaplaceSettings, LayerwiseLaplace, Regression, load_run, objectives
 from ellarepro.data import Samples, Task, load_task
 from ellarepro.data.__main__ import main as show_data
 from ellarepro.errors import UserError
+from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.inspection import markdown
 from ellarepro.network import build_network
@@ -79,6 +80,9 @@ def test_a_regression_from_command_line_to_report(tmp_path, objective):
     assert result.test_accuracy is None and 0 < result.test_rmse < 0.5 * spread, "the control: guessing has the spread"
     gaussian = math.log(math.sqrt(2 * math.pi) * result.test_rmse) + 0.5
     assert result.test_nll == pytest.approx(gaussian, abs=1.0), "in the unit of the targets, as the RMSE is"
+    loaded = load_run(outcome.folder)
+    scores = evaluate(loaded.network, loaded.task.test, likelihood=loaded.likelihood)
+    assert (scores.nll, scores.rmse) == (result.test_nll, result.test_rmse), "its weights, and its noise, are kept"
     assert len(result.history["train_rmse"]) == 15 and "accuracy_change" not in result.path_use["all"]["conv"]
     assert "test RMSE" in markdown(result)
     assert "RMSE" in [chart.title for chart in run_charts(result)]

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from smoke_runs import config, quiet
 
 from ellarepro import load_run
 from ellarepro.errors import UserError
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
-from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
-from ellarepro.runs.trained import WEIGHTS_FILE, digest, packed
+from ellarepro.runs.trained import WEIGHTS_FILE, digest
 from ellarepro.settings.parts import FitSettings
 
 MAP = ["objective=map"]
@@ -39,7 +39,7 @@ def test_a_run_loaded_has_the_numbers_of_its_result_to_the_digit(folder):
     settings = FitSettings(fit_size=result.config["objective"]["fit_size"])
     evidence = fit(run.network, run.prior, run.task.train, settings).evidence(run.prior.log_precision.detach())
     assert evidence.negative_per_datum == pytest.approx(result.neg_log_marglik_per_datum, rel=1e-6)
-    untrained = prepare(result.config)[0].model
+    untrained = prepare(result.config)[0].objective.model
     assert evaluate(untrained, run.task.test).nll != result.test_nll, "the control: without the weights"
 
 
@@ -72,8 +72,7 @@ def test_a_file_that_is_damaged_foreign_or_gone_is_refused(copy):
     file = copy / WEIGHTS_FILE
     whole = file.read_bytes()
     flipped = whole[:-1] + bytes([whole[-1] ^ 1])
-    other = torch.nn.Linear(2, 2)
-    foreign = packed(other, LayerwisePrior(other))
+    foreign = save({"weight": torch.zeros(2)})
     for content in (flipped, whole[:-10], b"", foreign):
         file.write_bytes(content)
         with pytest.raises(UserError, match=f"{WEIGHTS_FILE}: damaged, or of another run"):

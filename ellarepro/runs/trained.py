@@ -9,10 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.data import Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import Network
+from ellarepro.objectives.objective import Objective
 from ellarepro.results.identity import ADDED_LATER, MOVED, RETIRED, flatten, leaves, run_id
 from ellarepro.results.record import RunResult, read_result, result_file
 from ellarepro.runs.preparing import data_key, prepare
@@ -20,24 +22,41 @@ from ellarepro.settings.compose import compose
 
 WEIGHTS_FILE = "weights.safetensors"
 TODAY = {before: now for now, before in MOVED.items()}
-_PRECISION = "prior.log_precision"
 _GROUPS = ("dataset", "layer", "prior", "optimiser", "objective", "budget")
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run: its trained network and learned prior, the data it was trained and tested on, its result."""
+    """A finished run.
+
+    Attributes:
+        network: trained.
+        prior: with the precisions that were learned.
+        likelihood: of the targets, with the noise that was learned.
+        task: what it was trained and tested on.
+        result: as read.
+    """
 
     network: Network
     prior: LayerwisePrior
+    likelihood: Likelihood
     task: Task
     result: RunResult
 
 
-def packed(network: Network, prior: LayerwisePrior) -> bytes:
-    """The parameters and buffers of `network` and the log precisions of `prior`, in the format of safetensors."""
-    tensors = network.state_dict() | {_PRECISION: prior.log_precision.detach()}
-    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+def packed(objective: Objective) -> bytes:
+    """What training has learned, in the format of safetensors: the network's state, log precisions, a log noise."""
+    return save({name: tensor.cpu().contiguous() for name, tensor in _tensors(objective).items()})
+
+
+def _tensors(objective: Objective) -> dict[str, torch.Tensor]:
+    """The tensors themselves, by name."""
+    learned = enumerate(objective.likelihood.hyperparameters())
+    return {
+        **objective.model.state_dict(),
+        "prior.log_precision": objective.prior.log_precision.detach(),
+        **{f"likelihood.{index}": tensor.detach() for index, tensor in learned},
+    }
 
 
 def digest(weights: bytes) -> str:
@@ -70,14 +89,12 @@ def load_run(run: Path | str, *, root: str | None = None, device: str | None = N
         raise UserError(
             f"{file}: was made with other data (fingerprint {result.data_fingerprint}, here it is {task.fingerprint})"
         )
-    network, prior = cast(Network, trainer.model), trainer.objective.prior
-    try:
-        with torch.no_grad():
-            prior.log_precision.copy_(weights.pop(_PRECISION))
-        network.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{file.with_name(WEIGHTS_FILE)}: does not fit the network of its run: {error}") from error
-    return LoadedRun(network, prior, task, result)
+    tensors = _tensors(objective := trainer.objective)
+    if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in weights.items()}:
+        raise UserError(f"{file.with_name(WEIGHTS_FILE)}: does not fit the network of its run")
+    for name, tensor in tensors.items():
+        tensor.copy_(weights[name])
+    return LoadedRun(cast(Network, objective.model), objective.prior, objective.likelihood, task, result)
 
 
 def _weights_of(result: RunResult, file: Path) -> dict[str, torch.Tensor]:

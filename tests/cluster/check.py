@@ -5,7 +5,6 @@ cancelled while it waits; then the table is asked for again, with a time limit t
 every result must be, bit for bit, that of a run here that nothing happened to.
 """
 
-import argparse
 import json
 import os
 import re
@@ -208,7 +207,7 @@ def check(folder: Path, say: Callable[[str], None] = print) -> list[str]:
     Raises:
         RuntimeError: a step went otherwise than it should.
     """
-    node = REPOSITORY / "scripts" / "cluster" / "node.sh"
+    node = REPOSITORY / "tests" / "cluster" / "node.sh"
     steps = Check(folder, say)
     steps.copy()
     subprocess.run([node, "up", folder / "slurm"], check=True)
@@ -222,22 +221,3 @@ def check(folder: Path, say: Callable[[str], None] = print) -> list[str]:
         for process in steps.started:
             process.kill()
         subprocess.run([node, "down", folder / "slurm"], check=False)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a result differs, 2 where there can be no cluster."""
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.check", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a folder that does not exist yet; everything is kept in it")
-    folder = parser.parse_args(arguments).folder.resolve()
-    if (reason := missing()) is not None:
-        print(f"check: {reason}", file=sys.stderr)
-        return 2
-    folder.mkdir(parents=True)
-    wrong = check(folder, lambda text: print(text, flush=True))
-    for line in wrong:
-        print(f"check: {line}", file=sys.stderr)
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
