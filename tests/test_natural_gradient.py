@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import assert_close, parameter_slices, relative_error, small_data, small_network
 from torch import nn
+from valueless import DEVICE, Valueless
 
 from ellarepro import Classification, NaturalGradient, Regression
 from ellarepro.curvature import moving
@@ -166,6 +167,32 @@ def test_stock_layers_take_steps():
     images, labels = small_data(48, channels=2)
     losses = train(model, NaturalGradient(model, lr=0.03), range(40), images.float(), labels)
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+def test_the_host_never_waits_for_the_device():
+    torch.manual_seed(0)
+    network = build_network("f_fc_conv_gconv", in_channels=1, num_classes=3, alpha=1, image_size=8, group="c4").to(
+        DEVICE
+    )
+    images, labels = torch.empty(8, 1, 8, 8, device=DEVICE), torch.zeros(8, dtype=torch.long, device=DEVICE)
+    with Valueless() as device:
+        optimiser = NaturalGradient(network, passes=None)
+        before = device.reads.total(), device.sends
+        assert before[0] > 0, "the control: each tensor's size at the start is read"
+        for _ in range(2):
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimiser.observe(images)
+            optimiser.step()
+        assert (device.reads.total(), device.sends) == before
+
+
+def test_what_cannot_be_inverted_is_never_a_step_to_take():
+    _, model = moved([torch.randn(50, 40, dtype=torch.float64)], decay=0.5)
+    average = MovingBlocks(0.5)
+    fit = GGN(model, tolerance=0)
+    fit.update(torch.full((50, 40), torch.inf, dtype=torch.float64))
+    average.add(fit.blocks(1), 50)
+    assert DampedInverses(average.blocks(), 0.1).times("0.weight", model[0].weight).isnan().all()
 
 
 def moved(batches: list[torch.Tensor], decay: float) -> tuple[MovingBlocks, nn.Module]:

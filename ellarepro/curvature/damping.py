@@ -10,7 +10,6 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.structures import Block, Factor
 
 
@@ -21,8 +20,7 @@ class DampedInverses:
         blocks: by parameter name.
         damping: positive.
 
-    Raises:
-        CurvatureError: a damped factor is not positive definite, or not finite.
+    Nothing is looked at on the host. Where a factor has overflowed, or rounding exceeds the damping, products are NaN.
     """
 
     @torch.no_grad()
@@ -31,7 +29,7 @@ class DampedInverses:
             name: [_Damped(part, shift) for part, shift in zip(block.parts, _shifts(block.parts, damping), strict=True)]
             for name, block in blocks.items()
         }
-        _invert([(name, factor) for name, factors in damped.items() for factor in factors])
+        _invert([factor for factors in damped.values() for factor in factors])
         self._factors = damped
         self._axes = {name: block.group_axis for name, block in blocks.items()}
 
@@ -99,21 +97,15 @@ def _mean_eigenvalue(part: Factor) -> Tensor:
     return total.rows[0].square().sum() * (part.scale / (groups * width))
 
 
-def _invert(named: list[tuple[str, _Damped]]) -> None:
-    """Give each its inverse; matrices of one width are inverted together."""
-    together: dict[int, list[tuple[str, _Damped]]] = defaultdict(list)
-    for name, damped in named:
-        together[damped.matrix.shape[-1]].append((name, damped))
+def _invert(damped: list[_Damped]) -> None:
+    """Replace each matrix by its inverse, those of one width together; by NaN, where it is not positive definite."""
+    together: dict[int, list[_Damped]] = defaultdict(list)
+    for one in damped:
+        together[one.matrix.shape[-1]].append(one)
     for group in together.values():
-        roots, failed = torch.linalg.cholesky_ex(torch.cat([damped.matrix for _, damped in group]))
-        sizes = [len(damped.matrix) for _, damped in group]
-        if failed.any():
-            bad = next(name for (name, _), part in zip(group, failed.split(sizes), strict=True) if part.any())
-            raise CurvatureError(
-                f"a damped curvature factor of {bad} is not positive definite: outputs or gradients have overflowed, "
-                "or rounding exceeds the damping; lower the learning rate, or raise damping"
-            )
+        roots, failed = torch.linalg.cholesky_ex(torch.cat([one.matrix for one in group]))
+        inverses = torch.cholesky_inverse(roots).masked_fill(failed[:, None, None] > 0, torch.nan)
         # By rows, as products want it: LAPACK leaves it by columns, and it is symmetric.
-        inverses = torch.cholesky_inverse(roots).mT.contiguous().split(sizes)
-        for (_, damped), inverse in zip(group, inverses, strict=True):
-            damped.matrix = inverse
+        parts = inverses.mT.contiguous().split([len(one.matrix) for one in group])
+        for one, inverse in zip(group, parts, strict=True):
+            one.matrix = inverse

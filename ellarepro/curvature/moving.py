@@ -62,7 +62,8 @@ class MovingCurvature:
         self.passes, self.likelihood = passes, likelihood
         self.observed = 0
         self.average = MovingBlocks(decay)
-        self.generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        self.device = next(model.parameters()).device
+        self.generator = None if passes is None else torch.Generator(self.device).manual_seed(seed)
         self._new_fit()  # refuses what no rule covers, before anything is trained
 
     def _new_fit(self) -> GGN:
@@ -85,14 +86,15 @@ class MovingCurvature:
 
     def state_dict(self) -> dict[str, Any]:
         """All that going on needs, as tensors and plain values."""
-        state = {"observed": self.observed, "generator": self.generator.get_state()}
-        return state | {"average": self.average.state_dict()}
+        drawn = None if self.generator is None else self.generator.get_state()
+        return {"observed": self.observed, "generator": drawn, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, as `state_dict` gave it."""
         self.observed = state["observed"]
-        self.generator.set_state(state["generator"].cpu())
-        self.average.load_state_dict(state["average"], self.generator.device)
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
+        self.average.load_state_dict(state["average"], self.device)
 
 
 def refuse(name: str, got: float, in_range: bool, wanted: str) -> None:

@@ -102,9 +102,9 @@ class NaturalGradient(torch.optim.Optimizer):
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if moved:
             directions = [self._direction(p, group["momentum"]) for p, group in moved]
-            rates = torch.tensor([group["lr"] for _, group in moved]).clamp_min(_SMALLEST).to(directions[0])
-            norms = torch.stack(torch._foreach_norm(directions)) / rates
-            size = norms.norm() / sum(p.numel() for p, _ in moved) ** 0.5
+            rates = [max(group["lr"], _SMALLEST) for _, group in moved]
+            norm = torch.stack(torch._foreach_div(torch._foreach_norm(directions), rates)).norm()
+            size = norm / sum(p.numel() for p, _ in moved) ** 0.5
             torch._foreach_mul_(directions, 1 / size.clamp_min(_SMALLEST))
             torch._foreach_sub_([p for p, _ in moved], directions)
         return loss
