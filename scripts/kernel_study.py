@@ -66,7 +66,7 @@ def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[
     trainer.on_epoch = say
     busy = time.process_time()
     trainer.run()
-    seconds, scores = time.process_time() - busy, evaluate(trainer.model, task.test)
+    seconds, scores = time.process_time() - busy, evaluate(trainer.objective.model, task.test)
     record = {"variant": variant, "seed": seed, "commit": git_commit(), "config": config, "cpu_seconds": seconds}
     return record | {"test_nll": scores.nll, "test_accuracy": scores.accuracy}, trainer
 
@@ -74,7 +74,10 @@ def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[
 def save(trainer: Trainer, path: Path) -> None:
     """The weights and precisions of a run, beside its record at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"model": trainer.model.state_dict(), "log_precision": trainer.prior.log_precision.detach()}
+    kept = {
+        "model": trainer.objective.model.state_dict(),
+        "log_precision": trainer.objective.prior.log_precision.detach(),
+    }
     torch.save(kept, path.with_suffix(".pt"))
 
 
@@ -82,9 +85,9 @@ def loaded(path: Path) -> Trainer:
     """The trainer of the run with its record at `path`, as it ended."""
     record, kept = json.loads(path.read_text()), torch.load(path.with_suffix(".pt"))
     trainer, _ = prepare(configuration(record["variant"], record["seed"]))
-    trainer.model.load_state_dict(kept["model"])
+    trainer.objective.model.load_state_dict(kept["model"])
     with torch.no_grad():
-        trainer.prior.log_precision.copy_(kept["log_precision"])
+        trainer.objective.prior.log_precision.copy_(kept["log_precision"])
     return trainer
 
 
