@@ -54,6 +54,16 @@ class RowGatherer(GGN):
         ]
         return [{name: chunk[name] for name in names} for chunk in found], outputs
 
+    def rows_of(self, inputs: Tensor, count: int) -> dict[str, dict[str, Rows]]:
+        """All rows of `count` data like `inputs`, without storage, by layer and tensor."""
+        found = {}
+        for name, part, layer_inputs, output, passes in self.layers_without_storage(inputs):
+            part.keep_inputs(batch_like(layer_inputs, count))
+            for _ in range(passes):
+                part.add_gradients(batch_like(output, count))
+            (found[name],) = cast(RowStructure, part).take()
+        return found
+
 
 class KernelGatherer(RowGatherer):
     """Inner products of the rows of all data, or of each batch by itself, tensor by tensor; see `gather.Gatherer`.
@@ -104,15 +114,11 @@ class KernelGatherer(RowGatherer):
     def forecast(self, inputs: Tensor) -> Forecast:
         """Each layer's rows while they are needed, and its products; the workspace is the kernel, its root, inverse."""
         together = min(self.batch_size or len(inputs), len(inputs))
-        sizes, rows = {}, 0
-        for name, part, layer_inputs, output, passes in self.layers_without_storage(inputs):
-            part.keep_inputs(batch_like(layer_inputs, together))
-            for _ in range(passes):
-                part.add_gradients(batch_like(output, together))
-            (own,) = cast(RowStructure, part).take()
-            rows = together * passes
-            sizes[name] = sum(r.nbytes for r in own.values()) + 8 * len(own) * rows * len(inputs) * passes
-        return Forecast(sizes, workspace=3 * 8 * rows**2, remedy="lower objective.fit_size, or take passes=1")
+        found = self.rows_of(inputs, together)
+        width = max(len(rows) for own in found.values() for rows in own.values())
+        products = 8 * width**2 * len(inputs) // together
+        sizes = {name: sum(rows.nbytes + products for rows in own.values()) for name, own in found.items()}
+        return Forecast(sizes, workspace=3 * 8 * width**2, remedy="lower objective.fit_size, or take passes=1")
 
 
 def _rows(**tensors: Tensor) -> Rows:

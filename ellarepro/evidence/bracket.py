@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.kernel import Chunk, RowGatherer, cholesky_of_identity_plus
 from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.memory import Forecast
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.settings.parts import BracketSettings
 
@@ -79,6 +80,17 @@ def log_det_bounds(
         upper.append(values.log1p().sum().item() + left_out)
     below, above = _total(lower, len(batches)), _total(upper, len(batches))
     return Bounds(whole + below[0], whole + above[0] + sum(out for _, out in known), (below[1], above[1]))
+
+
+def bracket_forecast(
+    model: nn.Module, inputs: Tensor, settings: BracketSettings, likelihood: Likelihood | None = None
+) -> Forecast:
+    """What `log_det_bounds` takes at most: the rows of the core, and its kernel beside those that it is made of."""
+    count = min(settings.core, len(inputs)) + settings.batch_size
+    rows = RowGatherer(model, likelihood=likelihood).rows_of(inputs, count)
+    width = max(len(own) for layer in rows.values() for own in layer.values())
+    sizes = {name: sum(own.nbytes for own in layer.values()) for name, layer in rows.items()}
+    return Forecast(sizes, workspace=3 * 8 * width**2, remedy="lower objective.bracket")
 
 
 def evidence_bounds(

@@ -15,7 +15,7 @@ from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.data.dataset import Samples
 from ellarepro.data.loading import Data
 from ellarepro.errors import RunFailure, UserError
-from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
+from ellarepro.evidence.bracket import bracket_forecast, evidence_bounds, log_det_bounds
 from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import linearised_scores
 from ellarepro.evidence.prior import LayerwisePrior
@@ -118,6 +118,8 @@ class Laplace(Objective):
             return None
         inputs = self.data.inputs
         try:
+            if self.settings.bracket is not None:
+                bracket_forecast(self.model, inputs, self.settings.bracket, self.likelihood).check(inputs.device)
             gatherer = gatherer_of(self.model, self.settings.fit, self.generator, self.likelihood)
             return gatherer.forecast(inputs[: self.settings.fit.fit_size]).check(inputs.device)
         except FactorsTooLarge as error:
