@@ -10,7 +10,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(JOBS),hydra.launcher.$(if $(filter joblib,$(LAUNCHER)),n_jobs,jobs)=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cuda test-cluster bench report tables verify table1 table2 table3 appendix sync lint
+.PHONY: help demo test test-cuda test-cluster bench gpu report tables verify table1 table2 table3 appendix sync lint
 .DEFAULT_GOAL := help
 
 help:  ## list the targets, and what can be said
@@ -56,6 +56,10 @@ appendix: .venv/ready  ## separable group convolutions on rotated images, MAP an
 
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
 	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))
+
+gpu: .venv/ready  ## the first 12 minutes on a GPU: tests, speed, estimates of the tables; ONLY=NAME, ROOT, SOURCE, CIFAR
+	@$(PY) -m scripts.gpu $(if $(ONLY),--only $(ONLY)) $(if $(ROOT),--root $(ROOT)) $(if $(SOURCE),--source $(SOURCE)) \
+	  $(if $(CIFAR),--cifar $(CIFAR))
 
 report: .venv/ready  ## the tables and all finished runs as one page for a browser: RUNS, OUT
 	@$(PY) -m ellarepro.report $(if $(RUNS),--runs $(RUNS)) $(if $(OUT),--out $(OUT))

@@ -1,5 +1,7 @@
 """One thread for all tests: they are small, and faster for it on a shared machine."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from idx_files import write_idx
 from matplotlib.figure import Figure
 from smoke_runs import found, quiet
+from valued import MISSING, NAME, Valued
 
 from ellarepro.data import sources
 
@@ -47,9 +50,12 @@ def mnist_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request) -> torch.device:
+@pytest.fixture(params=["cpu", NAME, pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request) -> Iterator[torch.device]:
     """Each device in turn; a test on one that is not here is skipped."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device was found")
-    return torch.device(request.param)
+    if request.param == NAME and MISSING:
+        pytest.skip(MISSING)
+    with Valued() if request.param == NAME else nullcontext():
+        yield torch.device(request.param)

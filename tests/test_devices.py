@@ -1,139 +1,164 @@
-"""Where tensors lie: a run on an accelerator never mixes devices, and the host reads nothing within an epoch.
+"""On a device with values a run never mixes devices, and what the host reads there is a number.
 
-Checked without an accelerator, on a device without values; `pytest -m cuda` compares the numbers where there is one.
+What it computes there is compared with the CPU in `test_cuda.py`; each kind of mistake has its control here.
 """
 
 import pytest
 import torch
-from helpers import small_data, weight_settings
-from torch import nn
-from valueless import DEVICE, MixedDevices, Valueless
+from helpers import small_data, small_network, weight_settings
+from smoke_runs import config, found, quiet, stopped
+from valued import MISSING, NAME, MixedDevices, Valued
 
 from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.posterior import posterior_precision
-from ellarepro.curvature.structures import STRUCTURES, sums_of
 from ellarepro.data import Samples, Task
-from ellarepro.evidence.evaluation import evaluate
+from ellarepro.errors import UserError
 from ellarepro.evidence.marglik import fit
-from ellarepro.evidence.predictive import evaluate_linearised, weight_deviations
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.network import LAYERS, build_network
-from ellarepro.runs.preparing import trainer_of
+from ellarepro.network import LAYERS
+from ellarepro.results import flatten
+from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings
-from ellarepro.symmetry.ablation import path_use
 from ellarepro.training.loop import Trainer
 
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "never")
+HERE, THERE = torch.device("cpu"), torch.device(NAME, 0)
 SPARSE = ("s_fc", "s_conv", "s_fc_s_conv")
+AT_AN_EPOCHS_END = 4
+"""What the host reads then beside a number a tensor: loss, accuracy, squared norms, the first step that went wrong."""
+A_BATCH, A_FIT, A_DECOMPOSITION, A_FACTOR, A_HYPER_STEP = 2, 2, 4, 3, 2
+"""What it reads of these: whether inputs are finite and labels in range; the loss and the squared norms; whether what
+goes in and comes out is finite, whether it has converged, how many were clipped; which rows and columns are used, at
+most; the value and its gradient.
+"""
 
 
-def network(layer: str, **anchors):
-    options = {"in_channels": 1, "num_classes": 3, "alpha": 1, "image_size": 8}
-    return build_network(layer, **options, anchors=AnchorSettings(**{"learn_omega": True} | anchors)).to(DEVICE)
+@pytest.fixture
+def valued():
+    with Valued() as device:
+        yield device
 
 
 def images(size: int = 12) -> Samples:
-    pixels, labels = small_data(size)
-    return Samples(pixels.float().to(DEVICE), labels.to(DEVICE))
+    return Samples(*small_data(size)).to(THERE)
 
 
-def trainer(layer: str, anchors: dict | None = None, **changes) -> Trainer:
-    data, model = images(), network(layer, **(anchors or {}))
+def trainer(layer: str, basis: str = "rbf", learned: bool = True, generator=None, **changes) -> Trainer:
+    data, model = images(), small_network(layer, anchors=AnchorSettings(basis, learn_omega=learned)).to(THERE)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), True, ("a", "b", "c"))
-    weights = weight_settings(**({"epochs": 3, "batch_size": 6, "kind": "SGD", "lr": 0.1, "momentum": 0.9} | changes))
+    weights = {"epochs": 1, "batch_size": 6, "lr": 0.1, "momentum": 0.9} | changes
     laplace = LaplaceSettings(burn_in=1, frequency=1, steps=2, lr=0.1, fit=FitSettings(batch_size=5))
-    # The meta device has no generators: None stands for the default one.
-    run = trainer_of(LayerwisePrior(model), task, weights, ("laplace", laplace), generator=None)
-    run.data.order = lambda generator: torch.randperm(run.data.size, device=DEVICE)
-    for group in run.optimiser.param_groups:
-        group["fused"] = False  # There are no fused kernels without values.
-    return run
+    generator = generator or torch.Generator(THERE)
+    return trainer_of(LayerwisePrior(model), task, weight_settings(**weights), ("laplace", laplace), generator)
 
 
-def test_the_device_without_values_refuses_what_cuda_refuses():
-    """Controls: the meta device alone would let these pass."""
-    there, here = torch.empty(3, 3, device=DEVICE), torch.ones(3, 3)
-    there @ here, there.add_(here)
-    with Valueless() as device:
-        for call in (lambda: there @ here, lambda: there.add_(here)):
-            with pytest.raises(MixedDevices):
-                call()
-        assert (there / torch.tensor(2.0))[torch.tensor([0, 1])].device == DEVICE, "single numbers and indices may"
-        assert not device.reads
-        assert (there.sum().item(), bool(there.any()), there[:1].long().tolist()) == (1.0, True, [[2, 2, 2]])
-        assert there.cpu().device == torch.device("cpu") and there[there[0] > 0].shape == (3, 3)
-        assert device.reads.total() == 5
+def test_the_device_refuses_what_cuda_refuses(valued):
+    there, here = torch.ones(3, 3, device=THERE), torch.ones(3, 3)
+    draws = (torch.Generator(), THERE), (torch.Generator(THERE), HERE)
+    calls = [lambda: there @ here, lambda: there.add_(here), lambda: here.add_(there), lambda: torch.cat([here, there])]
+    calls += [lambda g=g, d=d: torch.randn(3, device=d, generator=g) for g, d in draws]
+    calls += [lambda: there.normal_(generator=torch.Generator())]
+    for call in calls:
+        with pytest.raises(MixedDevices):
+            call()
+    assert (there / torch.tensor(2.0))[torch.tensor([0, 1])].device == THERE, "single numbers and indices may"
+    one, other = torch.Generator(THERE).manual_seed(5), torch.Generator().manual_seed(5)
+    drawn = torch.randn(3, device=THERE, generator=one)
+    assert drawn.device == THERE and torch.equal(drawn.cpu(), torch.randn(3, generator=other))
+    with pytest.raises(MixedDevices):
+        torch.nn.Linear(3, 3)(there)
 
 
-def test_a_buffer_left_on_the_host_is_found():
-    """The control for what follows: one tensor that did not move with the network."""
-    run = trainer("s_fc", {"learn_omega": False})
+def test_what_the_host_reads_and_sends_is_counted(valued):
+    there = torch.ones(3, 3, device=THERE)
+    there @ there, there[0].add_(1), torch.where(there > 1, there, 0), there[torch.tensor([1])]
+    assert valued.reads.total() == valued.sends == 0, "the control"
+    assert (there.sum().item(), bool((there > 0).all()), there[:1].long().tolist()) == (12.0, True, [[2, 2, 2]])
+    assert there.cpu().device == HERE and there[there > 1].tolist() == [2.0] * 3
+    assert valued.reads.total() == 6
+    torch.linalg.eigh(there), torch.zeros(8).to(THERE), torch.tensor([1.0], device=THERE)
+    assert valued.reads.total() == 7 and valued.sends == 2
+
+
+def test_outside_of_tests_there_is_no_such_device(tmp_path):
+    with pytest.raises(UserError, match=f"device={NAME} is not usable here: possible are auto, cpu"):
+        prepare(config(tmp_path) | {"device": NAME})
+
+
+def test_a_tensor_left_on_the_cpu_is_found(valued):
+    run = trainer("s_fc", learned=False)
     path = run.model.blocks[0].paths["s_fc"]
     basis = next(m for m in path.modules() if "psi" in dict(m.named_buffers(recurse=False)))
-    basis.psi = torch.ones(basis.psi.shape)
-    with Valueless(), pytest.raises(MixedDevices):
-        run.run()
-
-
-@pytest.mark.parametrize("kind", ["SGD", "Adam"])
-@pytest.mark.parametrize(("layer", "basis"), [*((n, "rbf") for n in LAYERS), *((n, "posterior_mean") for n in SPARSE)])
-def test_the_host_reads_nothing_within_an_epoch(layer, basis, kind):
-    run = trainer(layer, {"basis": basis}, kind=kind, momentum=0.0)
-    with Valueless() as device:
-        read_before = []
-        run.pause = lambda state: read_before.append(device.reads.total())
+    basis.psi = basis.psi.cpu()
+    with pytest.raises(MixedDevices):
         run._train_epoch()
-    assert read_before == [0, 0], "after each step"
-    assert device.reads.total() > 0, "the control: at the epoch's end it does"
-    assert all(p.device == p.grad.device == DEVICE for p in run.model.parameters())
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_run_with_its_fits_stays_on_its_device(layer):
-    run = trainer(layer)
-    with Valueless():
-        run.run()
-        evidence = run.objective.fit()
-        evaluate(run.model, run.objective.data)
-        path_use(run.model, run.objective.prior.precisions(), run.objective.data, run.objective.data)
-    assert run.epoch == 3 and len(run.history["fit_epoch"]) == 2
-    assert all(total.shape for total in sums_of(evidence.curvature.blocks))
-    assert all(v.device == DEVICE for values in evidence.curvature.eigenvalues for v in values)
-    assert run.objective.prior.log_precision.device == evidence.squared_norms.device == torch.device("cpu")
+def test_a_generator_on_the_wrong_device_is_found(valued):
+    with pytest.raises(MixedDevices):
+        trainer("conv", generator=torch.Generator())._train_epoch()
 
 
-@pytest.mark.parametrize("layer", ["fc_conv", "s_fc_s_conv", "f_fc_conv_gconv"])
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_every_structure_and_its_posterior_stay_on_the_device(structure, layer):
-    model, data = network(layer), images()
-    prior = LayerwisePrior(model)
-    with Valueless():
-        found = fit(model, prior, data, FitSettings(structure, tolerance=0.0, batch_size=5))
-        assert found.effective_parameters(prior.log_precision).device == torch.device("cpu")
-        posterior = posterior_precision(found.curvature, prior.log_precision.detach().exp())
-        deviations = weight_deviations(model, posterior, 2, None)
-        evaluate_linearised(model, deviations, data)
-    factors = [factor for block in found.curvature.blocks.values() for factor in block.factors]
-    drawn = [tensor for deviation in deviations for tensor in deviation.values()]
-    assert {tensor.device for tensor in [*drawn, *factors]} == {DEVICE}
+def reads_by_step(run: Trainer, valued: Valued) -> list[int]:
+    """How often the host has read before the first step, after each of them, and at the epoch's end."""
+    valued.reads.clear()
+    counted = [0]
+    run.pause = lambda state: counted.append(valued.reads.total())
+    run._train_epoch()
+    return [*counted, valued.reads.total()]
 
 
-def test_the_full_matrix_stays_on_the_device():
-    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(DEVICE), images()
-    prior = LayerwisePrior(model)
-    with Valueless():
-        found = fit(model, prior, data, FitSettings("full"))
-        assert found.curvature.matrix.device == DEVICE
-        found.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision]), 1)
-        assert found.effective_parameters(prior.log_precision).device == torch.device("cpu")
+CASES = [*((layer, "rbf", "SGD") for layer in LAYERS), *((layer, "posterior_mean", "SGD") for layer in SPARSE)]
+
+
+@pytest.mark.parametrize(("layer", "basis", "kind"), [*CASES, ("f_fc_conv", "rbf", "Adam")])
+def test_the_host_reads_nothing_within_an_epoch(layer, basis, kind, valued):
+    run = trainer(layer, basis, kind=kind, momentum=0.0)
+    tensors = list(run.model.parameters())
+    assert reads_by_step(run, valued) == [0, 0, 0, AT_AN_EPOCHS_END + len(tensors)]
+    assert all(p.device == p.grad.device == THERE for p in tensors)
+
+
+def test_a_host_read_in_the_step_is_found(valued):
+    run = trainer("conv")
+    run.model.register_forward_hook(lambda model, inputs, logits: logits.sum().item() and None)
+    assert reads_by_step(run, valued)[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("layer", ["conv", "s_fc_s_conv", "f_fc_conv_gconv"])
+def test_what_the_host_reads_of_a_fit_grows_with_its_batches_and_matrices_alone(layer, valued):
+    model = small_network(layer).to(THERE)
+    prior, counted = LayerwisePrior(model), []
+    for batch_size in (12, 4):
+        valued.reads.clear()
+        evidence = fit(model, prior, images(), FitSettings(tolerance=0.0, batch_size=batch_size))
+        counted.append(valued.reads.copy())
+    one, three = (reads.total() for reads in counted)
+    assert three - one == 2 * A_BATCH
+    decompositions = counted[0]["aten._linalg_eigh.default"]
+    factors = sum(len(block.factors) for block in evidence.curvature.blocks.values())
+    others = one - A_BATCH - A_FIT - A_DECOMPOSITION * decompositions
+    assert 0 < decompositions <= factors <= others <= A_FACTOR * factors
+    valued.reads.clear()
+    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision]), 5)
+    assert valued.reads.total() == 5 * A_HYPER_STEP
 
 
 @pytest.mark.parametrize("engine", ["native", "asdl"])
-def test_exact_passes_wait_for_the_device_only_where_labels_are_checked(engine):
-    model, data = network("f_fc_conv"), images()
-    with Valueless() as device:
-        gatherer_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.inputs)
-        assert device.reads.total() == device.sends == 0
-        gatherer_of(model, FitSettings(tolerance=0.1)).update(data.inputs)
-        assert device.reads.total() > 0, "the control: which samples have left is read"
-        torch.zeros(8).to(DEVICE)
-        assert device.sends == 1, "the control"
+def test_exact_passes_wait_for_the_device_only_where_labels_are_checked(engine, valued):
+    model, data = small_network("f_fc_conv").to(THERE), images()
+    valued.sends = 0
+    gatherer_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.inputs)
+    assert valued.reads.total() == 0 and valued.sends == (0 if engine == "native" else 3)
+    gatherer_of(model, FitSettings(tolerance=0.1)).update(data.inputs)
+    assert valued.reads.total() > 0, "the control: which samples have left is read"
+
+
+def test_a_run_stopped_and_continued_there_is_the_whole_one_of_the_cpu(wanted, tmp_path, valued):
+    """By way of a checkpoint; one of the other kind of device is refused by name. Sums are in another order."""
+    stopped(tmp_path, 5, f"device={NAME}")
+    with pytest.raises(UserError, match=rf"another device \({NAME}, this run has cpu\)"):
+        quiet(tmp_path)
+    quiet(tmp_path, f"device={NAME}")
+    got = dict(flatten(found(tmp_path)))
+    assert got == {key: pytest.approx(value, rel=1e-4) for key, value in flatten(wanted)}
+    assert got["test_nll"] != pytest.approx(wanted["test_nll"] + 0.01, rel=1e-4), "the control"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ellarepro.errors import command
 from ellarepro.report import render_page
+from ellarepro.report.cards import read_cards
 from ellarepro.resume.files import write_atomically
 from ellarepro.tables import unique_runs
 
@@ -25,9 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, action="append", default=[], metavar="DIR", help=help_text)
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE.html", help=f"default: {PAGE}")
     options = parser.parse_args(arguments)
-    runs = unique_runs(options.runs or [RESULTS])
+    folders = options.runs or [RESULTS]
+    runs = unique_runs(folders)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out, render_page(runs).encode())
+    write_atomically(options.out, render_page(runs, read_cards(folders)).encode())
     print(f"{len(runs)} runs: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     return 0
 

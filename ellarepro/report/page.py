@@ -8,6 +8,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ellarepro.inspection import heading, learned_lines, notes, use_lines
+from ellarepro.report.cards import Card
 from ellarepro.report.charts import Chart, run_charts
 from ellarepro.results import RunResult, flatten
 from ellarepro.symmetry.labels import layer_title
@@ -31,8 +32,8 @@ class RunView:
     config: dict[str, object]
 
 
-def render_page(runs: Sequence[RunResult]) -> str:
-    """Return the page of `runs` as HTML that needs nothing else: the three tables, and each run by itself."""
+def render_page(runs: Sequence[RunResult], cards: Sequence[Card] = ()) -> str:
+    """Return the page of `runs` as HTML that needs nothing else: the tables, and each run and card by itself."""
     environment = Environment(loader=PackageLoader("ellarepro.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= {"verdict": verdict, "difference": difference, "coverage": coverage}
@@ -41,6 +42,7 @@ def render_page(runs: Sequence[RunResult]) -> str:
     return environment.get_template("page.html").render(
         grids={table: build_grids(table, runs) for table in SPECS},
         runs=[_view(run) for run in runs],
+        cards=cards,
         plotly=Markup(get_plotlyjs()),
     )
 

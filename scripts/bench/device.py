@@ -31,7 +31,8 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     choose_arithmetic(tf32=False)
     network = build_network("f_fc_conv", in_channels=CHANNELS, num_classes=CLASSES, alpha=alpha).to(device)
     fitted = torch.randn(fit_batch, CHANNELS, 32, 32, device=device)
-    images, labels = fitted[:BATCH], torch.randint(CLASSES, (BATCH,), device=device)
+    images = fitted[:BATCH]
+    labels = torch.randint(CLASSES, (len(images),), device=device)
     ggn = GGN(network, tolerance=0.0)
     step = training_step(network, images, labels)
     calls = {"epoch of steps": several(step), "exact fit": lambda: ggn.update(fitted)}
