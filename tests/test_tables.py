@@ -12,6 +12,7 @@ from ellarepro.results import write_result
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, published
 from ellarepro.tables.__main__ import main
+from ellarepro.tables.cells import Cell
 from ellarepro.tables.guessing import only_guesses
 
 
@@ -297,6 +298,41 @@ def test_latex_is_balanced_and_escaped():
     body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {5}
     assert r"85.00 $\pm$ 7.07" in text
+
+
+def test_an_accuracy_has_its_sampling_error_in_every_format():
+    tested = [run(accuracy, {"test_size": 10_000}, seed=seed) for seed, accuracy in enumerate((0.98, 0.96))]
+    (grid,) = build_grids("table1", tested)
+    # 97% of 10,000: sqrt(0.97 * 0.03 / 10,000), in points.
+    assert cell(grid, "quadrant_digit", "laplace/fc").text() == "97.00 ± 1.41 (0.17) n=2 [97.04]"
+    assert any("sampling error" in note and "10,000 test samples" in note for note in grid.notes)
+    assert r"97.00 $\pm$ 1.41 (0.17) n=2" in RENDERERS["tex"]([grid])
+    errors = {row["row"]: row["sampling_error"] for row in rows_of(tested, "table1") if row["ours_mean"]}
+    assert errors == {"quadrant_digit": "0.170587", "n_params": ""}
+    (unknown,) = build_grids("table1", [run(0.9)])
+    assert not any("sampling error" in note for note in unknown.notes)
+    (two_sizes,) = build_grids("table1", [tested[0], run(0.9, {"test_size": 1_000}, seed=2)])
+    assert cell(two_sizes, "quadrant_digit", "laplace/fc").sampling_error is None
+
+
+def test_more_measures_stand_in_place_of_the_published_ones():
+    fields = {"expected_calibration_error": 0.0125, "linearised": {"nll": 0.75, "accuracy": 0.5}, "test_size": 100}
+    cifar = {"name": "cifar10", "source": "torchvision"}
+    runs = [run(0.5, fields, dataset=cifar, objective={"name": name}) for name in ("laplace", "map")]
+    (grid,) = build_grids("table2", runs, measures="more")
+    shown = {c.column: c.text() for row in grid.rows for c in row.cells if c.row == "fc/theta"}
+    both = {f"{name}/train_accuracy": "90.00" for name in ("map", "laplace")}
+    both |= {f"{name}/calibration": "0.013" for name in ("map", "laplace")}
+    assert shown == both | {"laplace/linearised_nll": "0.750", "laplace/bounds": "–"}
+    assert not any("published:" in note or "sampling" in note for note in grid.notes)
+    (toy,) = build_grids("table1", [run()], measures="more")
+    assert cell(toy, "quadrant_digit/train_accuracy", "laplace/fc").text() == "90.00"
+    assert cell(toy, "quadrant_digit/nll", "laplace/fc").text() == "0.250"
+
+
+def test_bounds_of_the_evidence_are_a_lower_and_an_upper_one():
+    bounds = Cell("row", "laplace/bounds", "bounds", [[1.5, 1.75], [1.25, 1.5]], [], 3, kind="bounds")
+    assert (bounds.text(), bounds.std) == ("1.250–1.750", None)
 
 
 def test_csv_has_one_row_a_number():

@@ -29,9 +29,14 @@ class Scores:
 def class_scores(log_probabilities: Tensor, classes: Tensor) -> Scores:
     """Scores of predictive `log_probabilities (N, K)` against `classes (N,)`."""
     nll = -log_probabilities.gather(1, classes[:, None]).double().mean().item()
-    confidence, predicted = log_probabilities.exp().max(1)
-    correct = (predicted == classes).double()
+    confidence = log_probabilities.exp().amax(1)
+    correct = correct_classes(log_probabilities, classes).double()
     return Scores(nll, correct.mean().item(), _calibration_error(confidence.double(), correct))
+
+
+def correct_classes(log_probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Whether the most probable class is the right one: `(N,)`, of `log_probabilities (N, K)` and `classes (N,)`."""
+    return log_probabilities.exp().max(1).indices == classes
 
 
 def value_scores(means: Tensor, values: Tensor, precision: Tensor | float, unit: Tensor) -> Scores:

@@ -1,6 +1,7 @@
 """One finished run as data: its record, its name, where it came from, and its way to disk and back."""
 
 from ellarepro.results.identity import ADDED_LATER, NOT_IN_RUN_ID, counted, flatten, run_id
+from ellarepro.results.outcomes import accuracy_error, packed, unpacked
 from ellarepro.results.provenance import (
     code_at_start,
     git_commit,
@@ -26,11 +27,13 @@ __all__ = [
     "RESULT_FILE",
     "UNTRAINED",
     "RunResult",
+    "accuracy_error",
     "code_at_start",
     "counted",
     "flatten",
     "git_commit",
     "hardware",
+    "packed",
     "peak_memory",
     "read_result",
     "read_results",
@@ -38,6 +41,7 @@ __all__ = [
     "result_path",
     "run_id",
     "short_commit",
+    "unpacked",
     "versions",
     "write_result",
 ]

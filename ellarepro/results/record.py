@@ -12,6 +12,7 @@ from typing import Any, cast, get_args, get_origin
 from ellarepro.errors import UserError
 from ellarepro.layers.tensors import Place
 from ellarepro.results.identity import run_id
+from ellarepro.results.outcomes import known_test_size
 from ellarepro.resume.files import write_atomically
 
 RESULT_FILE = "result.json"
@@ -39,7 +40,9 @@ class RunResult:
     want of memory, `fit_batch_halved`. `source_fingerprint` is of the raw images and labels, `data_fingerprint` of what
     was made of them. `peak_memory` is in bytes, `host` and `gpu`, of the process that ended the run; `code_changes` the
     states of the code (commit and a digest) in their order, where there was more than one. `weights_digest` is the
-    SHA-256 of `weights.safetensors` beside it, empty where the weights were not kept.
+    SHA-256 of `weights.safetensors` beside it, empty where the weights were not kept. `test_size` is the number of test
+    samples, and `test_correct` says which of them a classifier had right, as `outcomes.packed` has it; empty in earlier
+    results.
     """
 
     run_id: str
@@ -79,6 +82,8 @@ class RunResult:
     peak_memory: dict[str, int] = field(default_factory=dict)
     code_changes: list[str] = field(default_factory=list)
     weights_digest: str = ""
+    test_size: int | None = None
+    test_correct: str = ""
 
     def measured(self, digits: int = 1) -> str:
         """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""
@@ -125,6 +130,7 @@ class RunResult:
                     raise UserError(f"{f.name} must be {f.type}, got entries of another kind")
                 raise UserError(f"{f.name} must be {kind}, got {got}")
         known = {f.name: record[f.name] for f in fields if f.name in record}
+        known.setdefault("test_size", known_test_size(record["config"]))
         return cls(**known | {"tensors": _places_from(record["tensors"])})
 
 

@@ -4,10 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ellarepro.data import Task
-from ellarepro.evidence.evaluation import evaluate
+from torch import Tensor
+
+from ellarepro.curvature.scores import correct_classes
+from ellarepro.data import Samples, Task
+from ellarepro.evidence.evaluation import outputs_of
 from ellarepro.network import Network
-from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, peak_memory, versions
+from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, packed, peak_memory, versions
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.symmetry.shares import effective_share, has_choice, relative_effective_parameters
 from ellarepro.training.loop import Trainer
@@ -46,7 +49,8 @@ def measured(
     """
     network, objective = cast(Network, trainer.model), trainer.objective
     places, precisions, device = network.places(), objective.prior.precisions(), task.train.targets.device
-    scores = evaluate(network, task.test, likelihood=objective.likelihood)
+    outputs = outputs_of(network, task.test)
+    scores = objective.likelihood.scores(outputs, task.test.targets)
     report = objective.report(task.test, trainer.generator, trainer.pause_within)
     use = path_use(network, precisions, task.train, task.test, likelihood=objective.likelihood)
     trainer.lap()
@@ -82,5 +86,11 @@ def measured(
         source_fingerprint=task.source_fingerprint,
         peak_memory=peak_memory(device),
         code_changes=list(code) if len(code) > 1 else [],
+        test_size=len(task.test),
+        test_correct="" if scores.accuracy is None else _correct(outputs, task.test),
         **report,
     )
+
+
+def _correct(outputs: Tensor, test: Samples) -> str:
+    return packed(correct_classes(outputs.log_softmax(1), test.targets).numpy(force=True))

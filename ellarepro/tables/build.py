@@ -1,6 +1,6 @@
 """From runs to a table's editions, filled in."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.guessing import GUESSING_SHARE, only_guesses
 from ellarepro.tables.orderings import summary
-from ellarepro.tables.spec import MEASURES, SPECS, Line, published
+from ellarepro.tables.spec import MEASURED, MEASURES, Line, Spec, published
 
 RUNS = Path("results/runs")
 WORDS: dict[str, Callable[[str], str]] = {
@@ -22,12 +22,15 @@ WORDS: dict[str, Callable[[str], str]] = {
 """How the value of a key is said; others are said with the key."""
 
 
-def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None) -> list[Grid]:
+def build_grids(
+    table: str, runs: Iterable[RunResult], budget: str | None = None, measures: str = "published"
+) -> list[Grid]:
     """Return the editions of `table` that `runs` make up (of one budget if given); one empty grid if there are none.
 
-    They are in the order of their budgets' names and, of one budget, the most complete comes first.
+    They are in the order of their budgets' names and, of one budget, the most complete comes first. `measures`, a key
+    of `MEASURED`, says what they show.
     """
-    spec, runs = SPECS[table], list(runs)
+    spec, runs = MEASURED[measures][table], list(runs)
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
     found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets, spec.spans)
@@ -35,47 +38,61 @@ def build_grids(table: str, runs: Iterable[RunResult], budget: str | None = None
         others = sorted({run.budget for run in wanted})
         note = f"nothing has been run{f' with budget {budget}' if budget else ''}"
         note += f"; there are runs with budget {', '.join(others)}" if others else ""
-        return [_grid(table, Edition([]), "nothing run", note)]
-    grids = [_grid(table, edition, _heading(edition, spec.heading), _protocol(edition.runs)) for edition in found]
+        return [_grid(table, spec, Edition([]), note)]
+    grids = [_grid(table, spec, edition, _protocol(edition.runs)) for edition in found]
     return sorted(grids, key=lambda grid: (grid.budget, -grid.coverage[0]))
 
 
-def _heading(edition: Edition, keys: Sequence[str]) -> str:
-    """Return what the runs of `edition` have under `keys`, and what else tells it from the other editions."""
-    told = {key: setting(edition.runs[0], key) for key in keys} | edition.differences
+def _heading(edition: Edition, keys: Sequence[str], differences: Mapping[str, str]) -> str:
+    """Return what the runs of `edition` have under `keys`, and the `differences` that tell it from other editions."""
+    if not edition.runs:
+        return "nothing run"
+    told = {key: setting(edition.runs[0], key) for key in keys} | dict(differences)
     return ", ".join(WORDS.get(key, f"{key} {{}}".format)(value) for key, value in told.items())
 
 
-def _grid(table: str, edition: Edition, heading: str, note: str) -> Grid:
-    spec = SPECS[table]
+def _grid(table: str, spec: Spec, edition: Edition, note: str) -> Grid:
+    heading, columns = _heading(edition, spec.heading, edition.differences), spec.columns.items()
     grid = Grid(
         table=table,
         title=f"{spec.caption} ({heading})",
-        headers=[*spec.headers, *(line.labels[0] for line in spec.columns.values())],
+        headers=[*spec.headers, *(line.labels[0] for _, line in columns)],
         rows=[
-            Row(line.labels, [_cell(table, row, column, line, edition.runs) for column in spec.columns])
+            Row(line.labels, [_cell((table, row, column), line, across, edition.runs) for column, across in columns])
             for row, line in spec.expand(spec.rows, edition.runs).items()
         ],
         notes=[
             "a cell is ours [published]; ± is the sample standard deviation over n seeds; – has not been run",
             note,
             *_bounds(edition.runs),
-            f"published: {published()[table]['protocol']}",
         ],
         budget=_several((run.budget for run in edition.runs), ", "),
         source=_several((setting(run, "dataset.source") for run in edition.runs), ", "),
         edition=heading,
+        setting=_heading(edition, spec.heading, {}),
     )
-    return replace(grid, notes=[*grid.notes, *filter(None, [_left_out(grid), summary(grid)])])
+    cells = [cell for row in grid.rows for cell in row.cells]
+    protocol = f"published: {published()[table]['protocol']}" if any(cell.published for cell in cells) else ""
+    notes = [*grid.notes, protocol, _sampling(cells), _left_out(cells), summary(grid)]
+    return replace(grid, notes=list(filter(None, notes)))
 
 
-def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResult]) -> Cell:
-    across = SPECS[table].columns[column]
+def _sampling(cells: Sequence[Cell]) -> str:
+    """What the numbers in brackets are; nothing where there are none."""
+    sizes = _several(f"{cell.test_size:,}" for cell in cells if cell.sampling_error is not None)
+    what = "the sampling error of an accuracy: one standard error, binomial, in points"
+    return f"(…) is {what}; {sizes} test samples" if sizes else ""
+
+
+def _cell(place: tuple[str, str, str], line: Line, across: Line, runs: Sequence[RunResult]) -> Cell:
+    table, row, column = place
     name = line.measure or across.measure
     measure = MEASURES[name]
     taken = [run for run in runs if line.takes(run) and across.takes(run)]
     learned = [run for run in taken if not only_guesses(run)] or taken
     readings = {run.run_id: measure.read(run) for run in learned}
+    sizes = {run.test_size for run in learned} if measure.sampled else set()
+    outcomes = [run.test_correct for run in learned] if measure.sampled else []
     number = published()[table]["rows"].get(line.published or row, {}).get(column, [])
     return Cell(
         row=row,
@@ -88,6 +105,9 @@ def _cell(table: str, row: str, column: str, line: Line, runs: Sequence[RunResul
         better=measure.better,
         run_ids=[run_id for run_id, values in readings.items() if values],
         left_out=[run.run_id for run in taken if run.run_id not in readings],
+        test_size=sizes.pop() if len(sizes) == 1 else None,
+        outcomes=outcomes if all(outcomes) else [],
+        data=_several(run.data_fingerprint for run in learned),
     )
 
 
@@ -97,9 +117,9 @@ def _bounds(runs: Sequence[RunResult]) -> list[str]:
     return [f"-log marginal likelihood, by run: {'; '.join(found)}"] if found else []
 
 
-def _left_out(grid: Grid) -> str:
+def _left_out(cells: Sequence[Cell]) -> str:
     """Say which runs are in no mean; nothing where all are."""
-    names = sorted({run_id for row in grid.rows for cell in row.cells for run_id in cell.left_out})
+    names = sorted({run_id for cell in cells for run_id in cell.left_out})
     if not names:
         return ""
     return f"in no mean, as their training loss never fell below {GUESSING_SHARE} of guessing's: {', '.join(names)}"

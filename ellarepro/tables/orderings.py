@@ -1,16 +1,26 @@
 """Orderings of the paper: which of two numbers that a table prints is the better one, and whether ours agree."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from ellarepro.tables.cells import Cell, Grid
+from ellarepro.tables.comparing import LEVEL, SEEDS, error_text, lead_error, told_apart
 from ellarepro.tables.markdown import markdown_table
 from ellarepro.tables.spec import SPECS
 
-SIGMAS = 2
-"""Standard deviations over seeds of a difference, above which it is called clear."""
+ERRORS = 2
+"""Sampling errors of a difference that two accuracies of too few seeds for a test must be apart."""
+YES, NO, TIE = "yes", "no", "tie"
+RULE = (
+    "An ordering holds where ours are in the same order and are no tie. "
+    f"Of {SEEDS} seeds each, a tie is a pair that Welch's t-test over seeds does not tell apart at {LEVEL:.0%}. "
+    f"Of fewer, it is a pair of accuracies less than {ERRORS} sampling errors of their difference apart; "
+    "other measures are compared as they are. "
+    f"An ordering is clear where each has {SEEDS} seeds, it is no tie and accuracies are {ERRORS} sampling errors "
+    "apart, too. Each pair is tested by itself."
+)
+
 KINDS = ("MAP or Laplace", "layer types", "shares of paths")
 
 
@@ -26,20 +36,35 @@ class Ordering:
     second: Cell
 
     @property
-    def holds(self) -> bool | None:
-        """Whether ours are in the same order; None where either has not been run."""
-        return None if (lead := self._lead()) is None else lead > 0
-
-    @property
-    def clear(self) -> bool | None:
-        """Whether ours are further apart than their seeds; None where either has fewer than two."""
-        lead, spreads = self._lead(), [cell.std for cell in (self.first, self.second) if cell.std is not None]
-        return abs(lead) > SIGMAS * math.hypot(*spreads) if lead is not None and len(spreads) == 2 else None
-
-    def _lead(self) -> float | None:
+    def lead(self) -> float | None:
+        """By how much ours are in the same order, below zero where they are in the other; None where one is missing."""
         if self.first.mean is None or self.second.mean is None:
             return None
         return (self.first.mean - self.second.mean) * (self.first.better or 1)
+
+    @property
+    def tested(self) -> bool:
+        """Whether both have the seeds that a test takes."""
+        return min(len(self.first.runs), len(self.second.runs)) >= SEEDS
+
+    @property
+    def verdict(self) -> str | None:
+        """`YES` where ours are in the same order, `NO` where in the other, else `TIE`; None where one is missing."""
+        if self.lead is None:
+            return None
+        apart = told_apart(self.first, self.second)
+        if apart is None:
+            apart = self._beyond_sampling()
+        return TIE if not apart else YES if self.lead > 0 else NO
+
+    @property
+    def clear(self) -> bool:
+        """Whether `verdict` is of seeds enough, and of test samples."""
+        return self.tested and self.verdict in (YES, NO) and self._beyond_sampling()
+
+    def _beyond_sampling(self) -> bool:
+        error, _ = lead_error(self.first, self.second) or (0.0, "")
+        return abs(self.lead or 0.0) > ERRORS * error
 
 
 def orderings(grid: Grid) -> list[Ordering]:
@@ -75,32 +100,32 @@ def summary(grid: Grid) -> str:
     found = _both_run(grid)
     kinds = [[o for o in found if o.kind == kind] for kind in KINDS]
     parts = [f"{own[0].kind} {_count(own)}" for own in kinds if own]
-    return f"orderings of the paper that hold here: {', '.join(parts)}" if parts else ""
+    return f"orderings of the paper that hold here: {'; '.join(parts)}" if parts else ""
 
 
 def page(grids: Sequence[Grid]) -> str:
     """Every ordering of the paper of which `grids` have both cells, as Markdown: those that do not hold come first."""
-    return "\n\n".join(f"## {grid.title}\n\n{_listing(grid)}" for grid in grids) + "\n"
+    return "\n\n".join([*(f"## {grid.title}\n\n{_listing(grid)}" for grid in grids), RULE]) + "\n"
 
 
 def _both_run(grid: Grid) -> list[Ordering]:
-    return [ordering for ordering in orderings(grid) if ordering.holds is not None]
+    return [ordering for ordering in orderings(grid) if ordering.lead is not None]
 
 
 def _count(found: Sequence[Ordering]) -> str:
-    """How many hold; of those with seeds, how many clearly, and how many clearly do not."""
-    count = f"{[ordering.holds for ordering in found].count(True)} of {len(found)}"
-    seeded = [ordering for ordering in found if ordering.clear is not None]
-    clear = [ordering.holds for ordering in seeded if ordering.clear]
-    if not seeded:
+    """How many hold and how many are ties; of those with the seeds, how many hold clearly, and clearly do not."""
+    verdicts, clear = [o.verdict for o in found], [o.verdict for o in found if o.clear]
+    ties = f", ties {verdicts.count(TIE)}" if TIE in verdicts else ""
+    count, tested = f"{verdicts.count(YES)} of {len(found)}{ties}", sum(o.tested for o in found)
+    if not tested:
         return count
-    return f"{count} (of {len(seeded)} with seeds {clear.count(True)} clearly, {clear.count(False)} clearly not)"
+    return f"{count} (of {tested} with {SEEDS} seeds {clear.count(YES)} clearly, {clear.count(NO)} clearly not)"
 
 
 def _listing(grid: Grid) -> str:
-    found = sorted(_both_run(grid), key=lambda ordering: bool(ordering.holds))
-    head = ["what differs", "ahead in the paper", "of", "ours", "and", "holds"]
-    lines = [[o.kind, _name(o.first), _name(o.second), o.first.text(), o.second.text(), _verdict(o)] for o in found]
+    found = sorted(_both_run(grid), key=lambda ordering: (NO, TIE, YES).index(str(ordering.verdict)))
+    head = ["what differs", "ahead in the paper", "of", "ours", "and", "sampling error of the lead", "holds"]
+    lines = [[o.kind, _name(o.first), _name(o.second), o.first.text(), o.second.text(), *_said(o)] for o in found]
     return f"{summary(grid)}\n\n{markdown_table([head, *lines], labels=3)}" if found else "nothing to compare yet"
 
 
@@ -108,5 +133,7 @@ def _name(cell: Cell) -> str:
     return f"{cell.row} {cell.column}"
 
 
-def _verdict(ordering: Ordering) -> str:
-    return ("yes" if ordering.holds else "no") + (", clearly" if ordering.clear else "")
+def _said(ordering: Ordering) -> list[str]:
+    """The sampling error of the lead, and the verdict."""
+    verdict = f"{ordering.verdict}, clearly" if ordering.clear else str(ordering.verdict)
+    return [error_text(ordering.first, ordering.second), verdict]

@@ -8,10 +8,10 @@ from ellarepro.tables.cells import Cell, Grid
 from ellarepro.tables.markdown import markdown_table
 
 CSV_COLUMNS = (
-    *("table", "row", "column", "ours_mean", "ours_std", "seeds", "left_out"),
+    *("table", "row", "column", "ours_mean", "ours_std", "sampling_error", "seeds", "left_out"),
     *("published", "budget", "source", "edition"),
 )
-"""`seeds` are those of the mean, `left_out` those that only guess."""
+"""`seeds` are those of the mean, `left_out` those that only guess; `sampling_error` is of accuracies, in points."""
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -36,7 +36,7 @@ def latex(grids: Sequence[Grid]) -> str:
 
 
 def comma_separated(grids: Sequence[Grid]) -> str:
-    """Return the grids as CSV, one line a number (`CSV_COLUMNS`); bounds over layers are columns `….min`, `….max`."""
+    """Return the grids as CSV, one line a number (`CSV_COLUMNS`); bounds are columns `….min`, `….max`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -44,7 +44,7 @@ def comma_separated(grids: Sequence[Grid]) -> str:
         for cell in (cell for row in grid.rows for cell in row.cells):
             for suffix, mean, std, published in _numbers(cell):
                 name = [grid.table, cell.row, cell.column + suffix]
-                numbers = ["" if number is None else f"{number:.6g}" for number in (mean, std)]
+                numbers = ["" if number is None else f"{number:.6g}" for number in (mean, std, cell.sampling_error)]
                 shown = "" if published is None else f"{published:g}"
                 counts = [len(cell.runs), len(cell.left_out)]
                 writer.writerow([*name, *numbers, *counts, shown, grid.budget, grid.source, grid.edition])
@@ -98,9 +98,9 @@ def _escape(text: str) -> str:
 
 
 def _numbers(cell: Cell) -> list[tuple[str, float | None, float | None, float | None]]:
-    published = [*cell.published, None][:1] if cell.kind != "layers" else [*cell.published, None, None, None]
+    published = [*cell.published, None, None, None]
     numbers = [("", cell.mean, cell.std, published[0])]
-    if cell.kind == "layers":
+    if cell.kind in ("layers", "bounds"):
         low, high = cell.bounds or (None, None)
         numbers += [(".min", low, None, published[1]), (".max", high, None, published[2])]
     return numbers

@@ -1,7 +1,7 @@
 """What the paper's tables consist of: which runs a row and a column take, what they show, and the published numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -31,13 +31,15 @@ ARROWS = {1: "↑", -1: "↓"}
 class Measure:
     """A number of a run: `read` gives it (a value a layer for kind "layers"; none where the run has none).
 
-    `better` is 1 where more is better, -1 where less is, and 0 where neither.
+    `better` is 1 where more is better, -1 where less is, and 0 where neither. `sampled` says whether it is a share of
+    test samples, in percent, that is right by `RunResult.test_correct`.
     """
 
     read: Callable[[RunResult], Sequence[float]]
     digits: int
     kind: str = "seeds"
     better: int = 0
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,49 @@ def _shares(path: str) -> Measure:
 
 
 MEASURES = {
-    "accuracy": Measure(lambda r: [100 * value for value in _known(r.test_accuracy)], 2, better=1),
+    "accuracy": Measure(lambda r: [100 * value for value in _known(r.test_accuracy)], 2, better=1, sampled=True),
     "rmse": Measure(lambda r: _known(r.test_rmse), 4, better=-1),
     "nll": Measure(lambda r: _known(r.test_nll), 3, better=-1),
     "marglik": Measure(lambda r: _known(r.neg_log_marglik_per_datum), 3, better=-1),
+    "train_accuracy": Measure(lambda r: [100 * value for value in r.series("train_accuracy")[-1:]], 2, better=1),
+    "calibration": Measure(lambda r: _known(r.expected_calibration_error), 3, better=-1),
+    "linearised_nll": Measure(lambda r: _known((r.linearised or {}).get("nll")), 3, better=-1),
+    "bounds": Measure(lambda r: r.neg_log_marglik_bounds or [], 3, "bounds"),
     "n_params": Measure(lambda r: [r.n_params / 1e6], 2, "count"),
     "thousands": Measure(lambda r: [r.n_params / 1e3], 1, "count"),
     "seconds": Measure(lambda r: [r.wall_seconds], 0),
     **{column: _shares(path) for column, path in SHARES.items()},
 }
 
-_SCORES = {
-    f"{objective}/{measure}": Line(
-        (f"{title} {label} {ARROWS[MEASURES[measure].better]}",), {"objective": (objective,)}, measure
-    )
-    for objective, title in (("map", "MAP"), ("laplace", "Laplace"))
-    for measure, label in (("nll", "NLL"), ("accuracy", "acc. %"), ("marglik", "-marglik"))
-    if (objective, measure) != ("map", "marglik")
+LABELS = {
+    "nll": "NLL",
+    "accuracy": "acc. %",
+    "marglik": "-marglik",
+    "train_accuracy": "train acc. %",
+    "calibration": "calibration error",
+    "linearised_nll": "linearised NLL",
+    "bounds": "-marglik bounds",
 }
+SHOWN, MORE = ("nll", "accuracy", "marglik"), ("train_accuracy", "calibration", "linearised_nll", "bounds")
+"""What tables of both objectives show, and what they show instead where more is asked for."""
+OF_LAPLACE = ("marglik", "linearised_nll", "bounds")
+
+
+def _scores(measures: Sequence[str]) -> dict[str, Line]:
+    """A column for each objective and measure that it has."""
+    return {
+        f"{objective}/{measure}": Line((f"{title} {_label(measure)}",), {"objective": (objective,)}, measure)
+        for objective, title in (("map", "MAP"), ("laplace", "Laplace"))
+        for measure in measures
+        if objective == "laplace" or measure not in OF_LAPLACE
+    }
+
+
+def _label(measure: str) -> str:
+    return f"{LABELS[measure]} {ARROWS.get(MEASURES[measure].better, '')}".strip()
+
+
+_SCORES = _scores(SHOWN)
 
 
 def _table1_column(objective: str, title: str, layer: str) -> Line:
@@ -227,6 +254,22 @@ SPECS = {
         expand=_by_width,
     ),
 }
+
+WITH_MORE = {
+    "table1": replace(
+        SPECS["table1"],
+        headers=("task", "measure"),
+        rows={
+            f"{dataset}/{measure}": Line((dataset, _label(measure)), {"dataset": (dataset,)}, measure)
+            for dataset in TOY
+            for measure in ("nll", *MORE)
+        },
+    ),
+    **{name: replace(SPECS[name], columns=_scores(MORE)) for name in ("table2", "table3", "appendix")},
+}
+"""The tables with what the paper does not print."""
+MEASURED = {"published": SPECS, "more": WITH_MORE}
+"""What the tables can show."""
 
 
 @cache
