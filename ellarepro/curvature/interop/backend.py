@@ -8,12 +8,15 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import CHECKED, check_gradients
+from ellarepro.curvature.checks import check_gradients
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.curvature.likelihood import LIKELIHOODS
+from ellarepro.curvature.likelihoods import likelihood_of
 from ellarepro.settings.parts import BLOCK_STRUCTURES, FitSettings
+
+_LIKELIHOODS = ("classification", "regression")
+"""Of laplace-torch's, those that are covered; its reward modelling folds pairs into the batch."""
 
 
 class EllaGGN(GGNInterface):
@@ -45,8 +48,8 @@ class EllaGGN(GGNInterface):
         tolerance: float = 0.0,
         engine: str = "native",
     ):
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}; got {likelihood!r}")
+        if likelihood not in _LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(_LIKELIHOODS)}; got {str(likelihood)!r}")
         if last_layer or subnetwork_indices is not None:
             raise ValueError(
                 "EllaGGN covers all trainable parameters, not the last layer or a subnetwork: write "
@@ -80,9 +83,9 @@ class EllaGGN(GGNInterface):
     def _fit(self, settings: FitSettings, x: Tensor, y: Tensor, N: int) -> tuple[Tensor, BlockKron]:
         if not isinstance(x, Tensor):
             raise ValueError(f"the network's input must be one tensor, got {type(x).__name__}")
-        likelihood = LIKELIHOODS[self.likelihood]()
+        likelihood = likelihood_of(self.likelihood)
         if not self._checked:
-            check_gradients(self.model, x[:CHECKED], likelihood)
+            check_gradients(self.model, x, likelihood)
             self._checked = True
         gatherer = gatherer_of(self.model, settings, likelihood=likelihood)
         outputs = gatherer.update(x)
