@@ -12,7 +12,7 @@ from networks import Transformer, curve, resnet, separable_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError

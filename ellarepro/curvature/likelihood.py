@@ -31,8 +31,7 @@ class Likelihood:
             raise ValueError(f"the network must return one tensor of outputs, got {type(outputs).__name__}")
         if outputs.ndim != 2 or len(outputs) != samples:
             raise ValueError(
-                f"the network must map {samples} samples to outputs ({samples}, K), one row a sample; got "
-                f"{tuple(outputs.shape)}"
+                f"the network must map {samples} samples to outputs ({samples}, K), got {tuple(outputs.shape)}"
             )
 
     def check_targets(self, targets: Tensor, outputs: Tensor) -> None:
@@ -294,9 +293,8 @@ def last_axis_hint(targets: Tensor, outputs: Tensor) -> str:
 
 def _check_labels(targets: Tensor, samples: int, classes: int) -> None:
     if targets.shape != (samples,) or targets.dtype != torch.int64:
-        raise ValueError(
-            f"classification needs int64 labels of shape ({samples},), got {targets.dtype} {tuple(targets.shape)}"
-        )
+        got = f"{targets.dtype} {tuple(targets.shape)}"
+        raise ValueError(f"classification needs int64 labels of shape ({samples},), got {got}")
     least, most = torch.stack(targets.aminmax()).tolist()
     if least < 0 or most >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}, one a logit; got labels from {least} to {most}")
