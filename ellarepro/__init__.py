@@ -1,7 +1,7 @@
 """Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023).
 
-For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification` and
-`Regression`. For a finished run: `load_run`, which gives network, prior, data and result back. All are imported on
+For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification`, `Bernoulli`
+and `Regression`. For a finished run: `load_run`, which gives network, prior, data and result back. All are imported on
 first use: a command must not wait for PyTorch to check its configuration.
 """
 
@@ -13,6 +13,7 @@ _HOMES = {
     "LayerwiseLaplace": "layerwise",
     "FitSettings": "settings.parts",
     "LaplaceSettings": "settings.parts",
+    "Bernoulli": "curvature.likelihoods",
     "Classification": "curvature.likelihood",
     "Regression": "curvature.likelihood",
     "NaturalGradient": "training.natural_gradient",
@@ -20,6 +21,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bernoulli",
     "Classification",
     "FitSettings",
     "LaplaceSettings",

@@ -4,24 +4,33 @@ laplace = LayerwiseLaplace(model, "classification")
 laplace.train(loader, epochs=30)        # weights and precisions together; or, for a network that is trained,
 laplace.fit(loader).learn()             # the precisions alone
 laplace.log_marginal_likelihood(), laplace.precisions(), laplace.effective_numbers(), laplace.predict(inputs)
+torch.save(laplace.state_dict(), file)  # and load_state_dict, beside the network's own
 """
 
-from dataclasses import replace
+import warnings
+from copy import deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import CHECKED, check_gradients
 from ellarepro.curvature.hooks import evaluation_mode
-from ellarepro.curvature.likelihood import LIKELIHOODS, Classification, Likelihood
-from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
+from ellarepro.curvature.likelihood import Likelihood, Regression
+from ellarepro.curvature.likelihoods import likelihood_of, load_state, state_of
+from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.data.loading import Data, batches_of
 from ellarepro.data.training_batches import training_batches
+from ellarepro.evidence.checks import check_optimiser, check_parameters
+from ellarepro.evidence.fingerprint import fingerprint
+from ellarepro.evidence.fitted import Fitted, check_network, new_fit
 from ellarepro.evidence.marglik import Evidence, Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import Prediction, predict_classes, predict_outputs
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.objectives.laplace import Laplace
+from ellarepro.evidence.settling import MOST_STEPS, ascend, settle_noise
+from ellarepro.evidence.telling import batches_in, told
+from ellarepro.objectives.checked import CheckedLaplace
 from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings
 from ellarepro.training.loop import Trainer
 from ellarepro.training.optimisers import SchedulerRates
@@ -36,7 +45,8 @@ class LayerwiseLaplace:
     Args:
         model: maps one tensor `(B, ...)` to logits or outputs `(B, K)`, in training or evaluation mode. Unless
             `structure=full`, every trainable parameter needs a curvature rule (docs/library.md).
-        likelihood: `classification`, `regression`, or an object, `Regression(100.0, learned=False)` say.
+        likelihood: `classification`, `bernoulli`, `regression`, or an object, `Regression(100.0, learned=False)` or
+            `Classification(class_weights=...)` say, of which a copy is taken.
         prior_precision: delta of every tensor at the start.
         settings: how the curvature is fitted: its structure, and from how much data.
 
@@ -56,20 +66,19 @@ class LayerwiseLaplace:
         prior_precision: float = 1.0,
         settings: FitSettings = DEFAULT_FIT,
     ):
-        if isinstance(likelihood, str) and likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}; got {likelihood!r}")
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("model must have trainable parameters")
         self.model = model
-        self.likelihood = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
+        self.likelihood = likelihood_of(likelihood)
         self.prior = LayerwisePrior(model, prior_precision)
         self.settings = settings
-        self._fitted: MarginalLikelihood | None = None
-        self._posterior: tuple[tuple[list[float], float], PosteriorPrecision] | None = None
-        self._checked = settings.structure == "full"
+        self._fitted: Fitted | None = None
 
+    @torch.inference_mode(False)
     def fit(self, data: Data) -> "LayerwiseLaplace":
-        """Fit the curvature at the current weights; the precisions stay.
+        """Fit the curvature at the current weights; the precisions stay, as does a noise that was given a start.
+
+        Any other noise is taken to the evidence's maximum. A `fit_size` is a random subset, always the same one.
 
         Args:
             data: the whole training set, without augmentation: a pair of tensors, or a loader of such pairs.
@@ -79,24 +88,36 @@ class LayerwiseLaplace:
             UnclaimedParameterError: a trainable parameter without a rule.
             ValueError: data, outputs or layers that are not covered; it says what to change.
         """
-        self._fitted, self._posterior = self._new_fit(data).whole(), None
+        whole = self._new_fit(data)
+        for _ in told(whole.batches(), batches_in(data, self.settings.batch_size), self._device):
+            pass
+        self._fitted = Fitted(whole.result(), fingerprint(self.model))
+        settle_noise(self._fitted.marglik, self.prior.log_precision)
         return self
 
     def _new_fit(self, data: Data) -> Fit:
         """A fit that has still to begin, of a model that was checked."""
-        self._check_parameters()
-        if not self._checked:
-            inputs, _ = next(batches_of(data, CHECKED, self._device))
-            check_gradients(self.model, inputs[:CHECKED], self.likelihood)
-            self._checked = True
-        generator = torch.Generator(self._device).manual_seed(0)
-        return Fit(self.model, self.prior, data, self.settings, generator, self.likelihood)
+        check_parameters(self.model, self.prior)
+        check_network(self.model, data, self.settings, self.likelihood, self._device)
+        return new_fit(self.model, self.prior, data, self.settings, self.likelihood)
 
-    def learn(self, steps: int = 200, lr: float = 0.1) -> "LayerwiseLaplace":
-        """Take `steps` Adam steps on the log precisions, and the noise's, up the evidence of the last fit."""
-        self._fit_done.ascend(self.prior.log_precision, self._hyper_optimiser(lr), steps)
+    @torch.inference_mode(False)
+    def learn(self, steps: int | None = None, lr: float = 0.1) -> "LayerwiseLaplace":
+        """Take Adam steps on the log precisions, and the noise's, up the last fit's evidence until it has no slope.
+
+        Args:
+            steps: at most so many. If none are given, 2,000, and a warning says what has not arrived by then.
+        """
+        left = ascend(self._fit_done, self.prior, self._hyper_optimiser(lr), MOST_STEPS if steps is None else steps)
+        if left and steps is None:
+            warnings.warn(
+                f"after {MOST_STEPS} steps the evidence still rises with the precision of {', '.join(left)}: call "
+                "learn() again, or ask whether the network is trained",
+                stacklevel=2,
+            )
         return self
 
+    @torch.inference_mode(False)
     def train(  # noqa: PLR0913 (each is what somebody's training needs, and has a default)
         self,
         data: Data,
@@ -128,8 +149,8 @@ class LayerwiseLaplace:
         Raises:
             RunFailure: a loss that is not finite.
             UserError: a checkpoint that cannot be read, or of another training.
-            ValueError: as for `fit`; no epoch after which the precisions would move; or a schedule that says more
-                than when and how far.
+            ValueError: as for `fit`; an optimiser with a weight decay, or of other parameters; no epoch after which the
+                precisions would move; or a schedule that says more than when and how far.
         """
         if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0) != schedule:
             raise ValueError(
@@ -140,10 +161,17 @@ class LayerwiseLaplace:
             raise ValueError(
                 f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}"
             )
-        self._check_parameters()
+        check_parameters(self.model, self.prior)
+        check_network(self.model, data, self.settings, self.likelihood, self._device)
+        if optimiser is not None:
+            check_optimiser(optimiser, self.prior)
+        with evaluation_mode(self.model), torch.no_grad():  # a noise without a start begins at these residuals
+            self.loss(*next(batches_of(data, batch_size, self._device)), data_size=1)
         fit_data = data if fit_data is None else fit_data
         optimiser = optimiser or torch.optim.Adam(self.prior.parameters)
-        objective = _CheckedLaplace(self, fit_data, replace(schedule, fit=self.settings))
+        objective = CheckedLaplace(
+            self.prior, self.likelihood, fit_data, replace(schedule, fit=self.settings), self._new_fit
+        )
         generator = torch.Generator().manual_seed(0)
         batches = training_batches(data, batch_size, self._device)
         trainer = Trainer(objective, batches, optimiser, SchedulerRates(scheduler), epochs, generator)
@@ -161,8 +189,11 @@ class LayerwiseLaplace:
         self.likelihood.check_targets(targets, outputs)
         deltas = self.prior.precisions().values()
         penalty = sum(delta * p.square().sum() for delta, p in zip(deltas, self.prior.parameters, strict=True))
-        return self._factor * self.likelihood.losses(outputs, targets).mean() + penalty / (2 * data_size)
+        losses = self.likelihood.losses(outputs, targets)
+        self.likelihood.start(losses.detach(), outputs.shape[1])
+        return self._factor * losses.mean() + penalty / (2 * data_size)
 
+    @torch.inference_mode(False)
     def evidence(self) -> Evidence:
         """The parts of log p(D|eta) at the last fit and the precisions as they are."""
         with torch.no_grad():
@@ -176,17 +207,20 @@ class LayerwiseLaplace:
         """delta of each tensor by name."""
         return self.prior.precisions()
 
+    @torch.inference_mode(False)
     def effective_numbers(self) -> dict[str, float]:
         """Effective number of parameters of each tensor by name: how many of its entries the data determine."""
         numbers = self._fit_done.effective_parameters(self.prior.log_precision)
         return dict(zip(self.prior.names, numbers.tolist(), strict=True))
 
+    @torch.inference_mode(False)
     def predict(self, inputs: Tensor, samples: int = 100) -> Prediction:
         """Predictions with uncertainty, of the network linearised at its weights.
 
         Args:
             inputs: `(B, ...)`.
-            samples: functions drawn for classification, always the same, at least two; a regression is exact.
+            samples: functions drawn for classes, always the same, at least two; a regression is exact. Up to 1 GB of
+                them (in float32) are kept for the next call.
 
         Raises:
             ValueError: fewer samples; no inputs.
@@ -195,36 +229,60 @@ class LayerwiseLaplace:
             raise ValueError(f"samples must be at least 2, for there to be a spread; got {samples}")
         if not len(inputs):
             raise ValueError("inputs must hold at least one sample, got none")
-        posterior, inputs = self.posterior(), inputs.to(self._device)
+        posterior = self.posterior()
+        ((inputs, _),) = batches_of((inputs, inputs), len(inputs), self._device)
         with evaluation_mode(self.model):
-            if isinstance(self.likelihood, Classification):
-                return predict_classes(self.model, posterior, inputs, samples)
-            return predict_outputs(self.model, posterior, inputs, 1 / self._factor)
+            if isinstance(self.likelihood, Regression):
+                return predict_outputs(self.model, posterior, inputs, 1 / self._factor)
+            functions = self._fit_checked.functions(self.model, posterior, samples, self._device)
+            return predict_classes(self.model, functions, inputs, self.likelihood)
 
+    @torch.inference_mode(False)
     def posterior(self) -> PosteriorPrecision:
         """The posterior's precision matrix, curvature plus prior precisions, at the last fit."""
-        deltas = self.prior.log_precision.detach().exp()
-        place = (deltas.tolist(), self._factor)
-        if self._posterior is None or self._posterior[0] != place:
-            self._posterior = place, posterior_precision(self._fit_done.curvature, deltas, self._factor)
-        return self._posterior[1]
+        return self._fit_checked.posterior(self.prior.log_precision.detach().exp(), self._factor)
 
-    def _check_parameters(self) -> None:
-        """Refuse a model of other trainable tensors than those that the prior is of."""
-        known = dict(zip(self.prior.names, self.prior.parameters, strict=True))
-        there = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        changed = sorted(name for name in known.keys() | there.keys() if known.get(name) is not there.get(name))
-        if changed or list(known) != list(there):
-            raise ValueError(
-                f"{changed or list(there)} were frozen, no longer are, or are others than when this object was made: "
-                "make a new one"
-            )
+    def state_dict(self) -> dict[str, Any]:
+        """Precisions, noise, settings and the last fit, as tensors and plain values; the network's weights are its own.
+
+        Raises:
+            ValueError: a curvature that cannot be saved.
+        """
+        return {
+            "settings": asdict(self.settings),
+            "precisions": dict(zip(self.prior.names, self.prior.log_precision.exp().tolist(), strict=True)),
+            "likelihood": state_of(self.likelihood),
+            "fit": None if self._fitted is None else self._fitted.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, as `state_dict` gave it, with the network at the weights that it had at that fit.
+
+        Raises:
+            ValueError: a state of other tensors, of another likelihood, or of other weights than the network has.
+        """
+        if list(state["precisions"]) != self.prior.names:
+            raise ValueError(f"the state is of the tensors {', '.join(state['precisions'])}: it is of another network")
+        likelihood = deepcopy(self.likelihood)
+        load_state(likelihood, state["likelihood"])
+        fitted = Fitted.of_state(state["fit"], likelihood, self._device) if state["fit"] else None
+        if fitted is not None:
+            fitted.check(self.model)
+        self.settings, self.likelihood, self._fitted = FitSettings(**state["settings"]), likelihood, fitted
+        with torch.no_grad():
+            self.prior.log_precision.copy_(torch.tensor(list(state["precisions"].values()), dtype=torch.float64).log())
+
+    @property
+    def _fit_checked(self) -> Fitted:
+        if self._fitted is None:
+            raise ValueError("there is no curvature yet: call fit(data), or train(data, epochs=...), first")
+        check_parameters(self.model, self.prior)
+        self._fitted.check(self.model)
+        return self._fitted
 
     @property
     def _fit_done(self) -> MarginalLikelihood:
-        if self._fitted is None:
-            raise ValueError("there is no curvature yet: call fit(data), or train(data, epochs=...), first")
-        return self._fitted
+        return self._fit_checked.marglik
 
     @property
     def _factor(self) -> float:
@@ -237,21 +295,3 @@ class LayerwiseLaplace:
 
     def _hyper_optimiser(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.Adam([self.prior.log_precision, *self.likelihood.hyperparameters()], lr=lr)
-
-
-class _CheckedLaplace(Laplace):
-    """The objective of `LayerwiseLaplace.train`: batches and the model are checked, and each fit draws afresh."""
-
-    def __init__(self, laplace: LayerwiseLaplace, data: Data, settings: LaplaceSettings):
-        generator = torch.Generator(laplace.prior.parameters[0].device)
-        super().__init__(laplace.prior, laplace.likelihood, data, settings=settings, generator=generator)
-        self.laplace = laplace
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.model(inputs)
-        self.likelihood.check_outputs(outputs, len(inputs))
-        self.likelihood.check_targets(targets, outputs)
-        return self.likelihood.mean_loss(outputs, targets), outputs
-
-    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
-        return self.laplace._new_fit(self.data)

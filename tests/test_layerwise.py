@@ -12,12 +12,13 @@ from networks import Transformer, curve, resnet, separable_network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression, layerwise
+from ellarepro import Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.exact import exact_ggn, jacobians
 from ellarepro.curvature.rule import UnclaimedParameterError
 from ellarepro.data.training_batches import training_batches
 from ellarepro.errors import RunFailure
+from ellarepro.evidence import fitted
 
 SOON = LaplaceSettings(burn_in=1, frequency=1, steps=20)
 
@@ -58,13 +59,31 @@ def test_a_loader_and_a_pair_of_tensors_are_the_same_data():
     assert part.log_marginal_likelihood() != pytest.approx(whole.log_marginal_likelihood(), rel=0.1)
 
 
-def test_fit_size_takes_the_first_of_a_loader_and_the_loss_of_all():
-    model, (images, labels) = network().double().eval(), stripes(12)
-    twice = images.double().repeat(2, 1, 1, 1), labels.repeat(2)
-    settings = {"tolerance": 0.0}
-    whole = LayerwiseLaplace(model, settings=FitSettings(**settings)).fit(loader(twice))
-    half = LayerwiseLaplace(model, settings=FitSettings(**settings, fit_size=12)).fit(loader(twice))
-    assert half.log_marginal_likelihood() == pytest.approx(whole.log_marginal_likelihood(), rel=1e-9)
+def test_fit_size_takes_a_random_subset_and_the_loss_of_all():
+    model, (images, labels) = network().double().eval(), stripes(24)
+    data = images.double(), labels
+    chosen = torch.randperm(24, generator=torch.Generator().manual_seed(0))[:9]
+    settings = FitSettings("full", tolerance=0.0, fit_size=9)
+    by_loader, by_tensors = (LayerwiseLaplace(model, settings=settings).fit(given) for given in (loader(data), data))
+    wanted = exact_ggn(model, data[0][chosen]) * (24 / 9)
+    loss = nn.functional.cross_entropy(model(data[0]), labels, reduction="sum").item()
+    for laplace in (by_loader, by_tensors):
+        assert_close(laplace._fit_done.curvature.matrix, wanted)
+        assert laplace.evidence().data_fit.item() == pytest.approx(-loss, rel=1e-9)
+    first = exact_ggn(model, data[0][:9]) * (24 / 9)
+    assert relative_error(wanted, first) > 0.01, "the control: the first nine are others"
+
+
+def test_data_sorted_by_class_lose_no_class_to_a_fit_size():
+    torch.manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(100)
+    inputs = torch.randn(500, 8) + 2 * torch.randn(5, 8)[labels]
+    model = nn.Linear(8, 5)
+    everything = LayerwiseLaplace(model).fit((inputs, labels)).effective_numbers()["weight"]
+    subset = LayerwiseLaplace(model, settings=FitSettings(fit_size=100)).fit((inputs, labels))
+    assert subset.effective_numbers()["weight"] == pytest.approx(everything, rel=0.05)
+    first = LayerwiseLaplace(model).fit((inputs[:100], labels[:100])).effective_numbers()["weight"]
+    assert first != pytest.approx(everything, rel=0.05), "the control: the first class alone"
 
 
 def test_learning_raises_the_evidence_and_says_what_the_data_determine():
@@ -112,7 +131,7 @@ def test_training_is_that_of_a_loop_of_ones_own():
         (nn.functional.cross_entropy(model(data[0]), data[1]) + penalty).backward()
         optimiser.step()
         if epoch == 0:
-            own.fit(data)._fitted.ascend(own.prior.log_precision, hyper, 1)
+            own.fit(data)._fit_done.ascend(own.prior.log_precision, hyper, 1)
     for a, b in zip(ours.model.parameters(), model.parameters(), strict=True):
         assert_close(a.detach(), b.detach(), 1e-5)
 
@@ -234,7 +253,9 @@ def test_data_that_cannot_be_meant_are_refused(case):
 
 def test_mistakes_of_use_are_one_message_each():
     data = stripes()
-    with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'softmax'"):
+    with pytest.raises(
+        ValueError, match="likelihood must be one of classification, bernoulli, regression.*got 'softmax'"
+    ):
         LayerwiseLaplace(network(), "softmax")
     with pytest.raises(ValueError, match="must have trainable parameters"):
         LayerwiseLaplace(network().requires_grad_(False))
@@ -246,7 +267,7 @@ def test_mistakes_of_use_are_one_message_each():
             use()
     with pytest.raises(ValueError, match="epochs must be above burn_in=5"):
         laplace.train(data, epochs=5)
-    with pytest.raises(ValueError, match="at least 2 logits a sample, got 1: give two classes two logits"):
+    with pytest.raises(ValueError, match="at least 2 logits a sample, got 1; bernoulli takes 1"):
         LayerwiseLaplace(nn.Sequential(nn.Flatten(), nn.Linear(16, 1))).fit(data)
     with pytest.raises(RunFailure, match="diverged in epoch"):
         optimiser = torch.optim.SGD(laplace.model.parameters(), lr=1e30)
@@ -342,8 +363,8 @@ def test_everything_works_without_gradients_and_with_another_default_device():
 
 def test_predictions_take_the_curvature_apart_once(monkeypatch):
     laplace, taken = LayerwiseLaplace(network()).fit(stripes()), []
-    whole = layerwise.posterior_precision
-    monkeypatch.setattr(layerwise, "posterior_precision", lambda *given: taken.append(given) or whole(*given))
+    whole = fitted.posterior_precision
+    monkeypatch.setattr(fitted, "posterior_precision", lambda *given: taken.append(given) or whole(*given))
     first = laplace.predict(stripes()[0], samples=5)
     assert torch.equal(laplace.predict(stripes()[0], samples=5).std, first.std) and len(taken) == 1
     after = laplace.learn(3).predict(stripes()[0], samples=5)

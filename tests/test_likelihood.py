@@ -75,7 +75,7 @@ def test_slopes_in_precision_and_noise_are_those_of_the_closed_form(structure):
     """At the mode the weights' own change has no part in the first derivative."""
     laplace, inputs, targets = laplace_at_the_mode(structure)
     ours = torch.autograd.grad(
-        laplace._fitted.evidence(laplace.prior.log_precision).value,
+        laplace._fit_done.evidence(laplace.prior.log_precision).value,
         [laplace.prior.log_precision, laplace.likelihood.log_noise_precision],
     )
     eta = torch.tensor([DELTA, BETA], dtype=torch.float64).log().requires_grad_()
@@ -108,14 +108,13 @@ def test_learned_noise_and_precision_are_the_largest_of_the_closed_form():
         return value
 
     optimiser.step(loss)
-    likelihood = Regression(1.0)
-    laplace = LayerwiseLaplace(at_the_posterior_mode(inputs, targets, 1.0, 1.0), likelihood)
+    laplace = LayerwiseLaplace(at_the_posterior_mode(inputs, targets, 1.0, 1.0), Regression(1.0))
     for _ in range(8):
-        delta, beta = laplace.precisions()["weight"], likelihood.noise_std**-2
+        delta, beta = laplace.precisions()["weight"], laplace.likelihood.noise_std**-2
         with torch.no_grad():
             laplace.model.weight.copy_(at_the_posterior_mode(inputs, targets, delta, beta).weight)
         laplace.fit((inputs, targets)).learn(steps=100)
-    found = torch.tensor([laplace.prior.log_precision.item(), likelihood.log_noise_precision.item()])
+    found = torch.tensor([laplace.prior.log_precision.item(), laplace.likelihood.log_noise_precision.item()])
     assert (found - eta.detach()).abs().max() < 0.01
     fixed = LayerwiseLaplace(laplace.model, Regression(1.0, learned=False)).fit((inputs, targets)).learn()
     assert fixed.likelihood.noise_std == 1.0, "the control: noise that is not learned stays"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from helpers import assert_close, parameter_slices, perturb_biases, relative_error
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import check_gradients
+from ellarepro.curvature.checks import check_gradients
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron

@@ -25,9 +25,16 @@ class Columns:
 
     Attributes:
         passes_needed: `(B,)`, on the CPU: how many columns each sample has.
+        weights: `(B,)`, of samples that count more or less than once; None where all count once.
     """
 
     passes_needed: Tensor
+    weights: Tensor | None = None
+
+    def weighted(self, index: int) -> Tensor:
+        """`(B, K)`: column `index` of the root of each sample's weight times Lambda."""
+        column = self.column(index)
+        return column if self.weights is None else column * self.weights.to(column).sqrt()[:, None]
 
     def column(self, index: int) -> Tensor:
         """`(B, K)`: column `index` of each sample; zero for one that has no more."""
@@ -41,6 +48,8 @@ class Columns:
         """The samples of the mask `kept (B,)`, on the CPU."""
         part = copy(self)
         part.passes_needed = self.passes_needed[kept]
+        if self.weights is not None:
+            part.weights = self.weights[kept]
         part.keep(kept)
         return part
 
@@ -50,9 +59,16 @@ class UnitColumns(Columns):
 
     Args:
         outputs: `(B, K)`.
+        curvatures: `(B, K)`, the diagonal of another Lambda.
     """
 
-    def __init__(self, outputs: Tensor, passes: int | None = None, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        outputs: Tensor,
+        passes: int | None = None,
+        generator: torch.Generator | None = None,
+        curvatures: Tensor | None = None,
+    ):
         width = outputs.shape[1]
         self.passes = width if passes is None else min(passes, width)
         self.passes_needed = torch.full((len(outputs),), self.passes, device="cpu")
@@ -60,6 +76,8 @@ class UnitColumns(Columns):
         if passes is not None:
             signs = torch.randint(2, outputs.shape, generator=generator, device=outputs.device)
             self.signs = (2 * signs - 1).to(outputs.dtype)
+        if curvatures is not None:
+            self.signs = self.signs * curvatures.sqrt()
 
     def keep(self, kept: Tensor) -> None:
         self.signs = self.signs[kept]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ellarepro.curvature.columns import LambdaSquareRoot, SignedColumns
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
-from ellarepro.curvature.memory import Forecast
+from ellarepro.curvature.memory import Forecast, out_of_memory
 from ellarepro.curvature.spectra import FullCurvature
 
 FULL_LIMIT = 6000
@@ -24,21 +24,41 @@ ROWS_TOGETHER = 32
 def jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Jacobians `(B, K, P)` of the logits in the trainable parameters, in their order, and the logits `(B, K)`.
 
-    The model is in evaluation mode meanwhile.
+    The model is in evaluation mode meanwhile. What `torch.func` has no answer for, a custom `autograd.Function` or a
+    checkpoint say, is passed back through row by row.
     """
-    parameters = trainable(model)
-
-    def logits_of(values: dict[str, Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
-        logits = torch.func.functional_call(model, values, (part,))
-        return logits, logits
-
     found = []
-    with evaluation_mode(model):
+    with evaluation_mode(model), torch.enable_grad():
         for part in inputs.split(TOGETHER):
-            by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters, part)
-            found.append((torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits))
+            try:
+                found.append(_rows_together(model, part))
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                found.extend(_rows_one_by_one(model, datum) for datum in part.split(1))
     rows, logits = zip(*found, strict=True)
     return torch.cat(rows), torch.cat(logits)
+
+
+def _rows_together(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    parameters = trainable(model)
+
+    def logits_of(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(model, values, (inputs,))
+        return logits, logits
+
+    by_name, logits = torch.func.jacrev(logits_of, has_aux=True)(parameters)
+    return torch.cat([by_name[name].flatten(2) for name in parameters], dim=2), logits
+
+
+def _rows_one_by_one(model: nn.Module, datum: Tensor) -> tuple[Tensor, Tensor]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    logits = model(datum)
+    rows = []
+    for entry in logits[0]:
+        gradients = torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows)[None], logits.detach()
 
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -78,11 +98,12 @@ class FullGatherer:
         self.matrix: Tensor | None = None
         self.gathered = 0
 
-    def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
+    def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Add a batch of `inputs (B, ...)`, each `weights (B,)` times; returns its outputs `(B, K)`, detached."""
         jacobian, outputs = (found.detach() for found in jacobians(self.model, inputs))
         self.likelihood.check_outputs(outputs, len(inputs))
-        part = _product(jacobian, outputs, self.likelihood)
+        roots = jacobian if weights is None else jacobian * weights.to(jacobian).sqrt()[:, None, None]
+        part = _product(roots, outputs, self.likelihood)
         self.matrix = part if self.matrix is None else self.matrix.add_(part)
         self.gathered += len(inputs)
         return outputs

@@ -26,7 +26,7 @@ def gatherer_of(
     Raises:
         UnclaimedParameterError: a trainable parameter that no rule claims.
         ValueError: `structure=full` for a large network, sampled passes without a generator,
-            asdl for another likelihood than `Classification`.
+            asdl for another likelihood than an unweighted `Classification`.
     """
     if settings.structure == "full":
         return FullGatherer(model, likelihood)
@@ -34,7 +34,7 @@ def gatherer_of(
         batch_size = settings.batch_size if settings.structure == "kernel_batches" else None
         return KernelGatherer(model, batch_size, settings.tolerance, settings.sampled, generator, likelihood)
     if settings.engine == "asdl":
-        if likelihood is not None and not isinstance(likelihood, Classification):
+        if likelihood is not None and not (type(likelihood) is Classification and likelihood.class_weights is None):
             raise ValueError(f"engine must be native for {type(likelihood).__name__.lower()}, got 'asdl'")
         from ellarepro.curvature.interop.asdl_hooks import AsdlPasses  # asdl is imported only where it is asked for
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.memory import Forecast
-from ellarepro.curvature.rule import rules_of
+from ellarepro.curvature.rule import CurvatureRule, rule_for, rules_of
 from ellarepro.curvature.spectra import Curvature, SpectralCurvature
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure, factor_bytes, sums_of
 
@@ -24,8 +24,8 @@ class Gatherer(Protocol):
 
     gathered: int
 
-    def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached."""
+    def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Add a batch of `inputs (B, ...)`, each `weights (B,)` times; returns its outputs `(B, K)`, detached."""
 
     def curvature(self, data_size: int) -> Curvature:
         """H of `data_size` data, from those gathered, scaled up where they are fewer."""
@@ -128,8 +128,7 @@ class BlockGatherer:
 
     def layers_without_storage(self, inputs: Tensor) -> Iterator[tuple[str, Structure, Tensor, Tensor, int]]:
         """Of each layer its name, a structure of a layer without storage, input and output for a datum, and passes."""
-        twin = _without_storage(self.model)
-        rules, part_of = rules_of(twin), self.structures[self.structure]
+        part_of = self.structures[self.structure]
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
         def see(name: str, layer_inputs: Tensor, output: Tensor) -> None:
@@ -138,7 +137,8 @@ class BlockGatherer:
         with forward_hooks(self.layers, see), evaluation_mode(self.model), torch.no_grad():
             width = self.model(inputs[:1]).shape[1]
         for name, (layer_inputs, output) in seen.items():
-            part = part_of(rules[name], _trainable(twin.get_submodule(name)))
+            layer = self.layers[name]
+            part = part_of(cast(CurvatureRule, rule_for(_without_storage(layer))), _trainable(layer))
             yield name, part, layer_inputs, output, self.most_passes(width)
 
     def most_passes(self, width: int) -> int:
@@ -155,8 +155,8 @@ def _trainable(layer: nn.Module) -> set[str]:
     return {name for name, p in layer.named_parameters(recurse=False) if p.requires_grad}
 
 
-def _without_storage(model: nn.Module) -> nn.Module:
-    """A copy of the model on the meta device, of which the weights are never copied."""
-    parameters = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    buffers = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    return deepcopy(model, parameters | buffers)
+def _without_storage(layer: nn.Module) -> nn.Module:
+    """A copy of a layer on the meta device, of which the weights are never copied."""
+    parameters = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in layer.parameters()}
+    buffers = {id(b): torch.empty_like(b, device="meta") for b in layer.buffers()}
+    return deepcopy(layer, parameters | buffers)

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from ellarepro.curvature.columns import Columns
 from ellarepro.curvature.gather import BlockGatherer
-from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
+from ellarepro.curvature.hooks import evaluation_mode, forward_hooks, generic_sum
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.settings.parts import DEFAULT_TOLERANCE
 
@@ -57,8 +57,8 @@ class GGN(BlockGatherer):
         self.class_passes = 0
         """Backward passes so far, counted a sample."""
 
-    def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its outputs `(B, K)`, detached.
+    def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Add a batch of `inputs (B, ...)`, each `weights (B,)` times; returns its outputs `(B, K)`, detached.
 
         The model is in evaluation mode meanwhile, whatever its mode is.
 
@@ -68,9 +68,12 @@ class GGN(BlockGatherer):
         """
         self.gathered += len(inputs)
         with _frozen(self.model), evaluation_mode(self.model):
-            logits, outputs = self._forward(inputs, first_time=True)
+            held: dict[str, Tensor] = {}
+            logits, outputs = self._forward(inputs, held)
             self.likelihood.check_outputs(logits, len(inputs))
+            self._add_held(held, logits, outputs)
             columns = self.likelihood.columns(logits.detach(), self.tolerance, self.passes, self.generator)
+            columns.weights = weights
             self._class_passes(inputs, logits, outputs, columns, first=0)
         return logits.detach()
 
@@ -78,7 +81,12 @@ class GGN(BlockGatherer):
         most = self.likelihood.most_columns(width)
         return most if self.passes is None else min(self.passes, most)
 
-    def _forward(self, inputs: Tensor, first_time: bool) -> tuple[Tensor, dict[str, GradientEdge]]:
+    def _forward(self, inputs: Tensor, held: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, GradientEdge]]:
+        """Logits, and where the layers' outputs stand in the graph; with `held`, for a batch that is new.
+
+        Args:
+            held: is given copies of the inputs of layers that add them by their gradients.
+        """
         outputs: dict[str, GradientEdge] = {}
 
         def keep(name: str, layer_inputs: Tensor, output: Tensor) -> Tensor:
@@ -98,9 +106,12 @@ class GGN(BlockGatherer):
             # The edge, not the tensor: an in-place activation would make the tensor stand for its own output.
             outputs[name] = torch.autograd.graph.get_gradient_edge(output)
             with torch.no_grad():
-                if first_time:
-                    self.parts[name].add_inputs(layer_inputs.detach())
-                self.parts[name].keep_inputs(layer_inputs.detach())
+                part, layer_inputs = self.parts[name], layer_inputs.detach()
+                if held is not None and part.wants_gradients(layer_inputs):
+                    held[name] = layer_inputs.clone()
+                elif held is not None:
+                    part.add_inputs(layer_inputs)
+                part.keep_inputs(layer_inputs)
             return output
 
         with forward_hooks(self.layers, keep), torch.enable_grad():
@@ -109,6 +120,16 @@ class GGN(BlockGatherer):
         if missing:
             raise ValueError(f"layers {sorted(missing)} take no part in the forward pass: freeze or remove them")
         return logits, outputs
+
+    def _add_held(self, held: dict[str, Tensor], logits: Tensor, outputs: dict[str, GradientEdge]) -> None:
+        if held:
+            edges = [outputs[name] for name in held]
+            with torch.enable_grad():
+                function = generic_sum(logits)
+            gradients = torch.autograd.grad(function, edges, retain_graph=True, allow_unused=True)
+            with torch.no_grad():
+                for (name, layer_inputs), gradient in zip(held.items(), gradients, strict=True):
+                    self.parts[name].add_inputs(layer_inputs, gradient)
 
     def _class_passes(
         self,
@@ -124,7 +145,7 @@ class GGN(BlockGatherer):
             if index > first and unfinished.sum() <= _GATHER_BELOW * len(unfinished):
                 self._gather(inputs, columns, unfinished, index)
                 return
-            column = columns.column(index).to(logits.dtype)
+            column = columns.weighted(index).to(logits.dtype)
             gradients = torch.autograd.grad(
                 logits, list(outputs.values()), column, retain_graph=index + 1 < passes, allow_unused=True
             )
@@ -138,7 +159,7 @@ class GGN(BlockGatherer):
     def _gather(self, inputs: Tensor, columns: Columns, unfinished: Tensor, index: int) -> None:
         """Go on from class pass `index` with the unfinished samples alone, in a graph of their own."""
         kept = unfinished.to(inputs.device)
-        logits, outputs = self._forward(inputs[kept], first_time=False)
+        logits, outputs = self._forward(inputs[kept])
         self._class_passes(inputs[kept], logits, outputs, columns.subset(unfinished), first=index)
 
 

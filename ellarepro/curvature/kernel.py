@@ -40,12 +40,12 @@ class RowGatherer(GGN):
     ):
         super().__init__(model, "rows", tolerance, passes, generator, likelihood)
 
-    def chunks(self, inputs: Tensor) -> tuple[list[Chunk], Tensor]:
-        """The rows of `inputs (B, ...)`, and the outputs `(B, K)`.
+    def chunks(self, inputs: Tensor, weights: Tensor | None = None) -> tuple[list[Chunk], Tensor]:
+        """The rows of `inputs (B, ...)`, each `weights (B,)` times, and the outputs `(B, K)`.
 
         One chunk; or several, where some samples need more class passes than others.
         """
-        outputs = super().update(inputs)
+        outputs = super().update(inputs, weights)
         by_layer = {name: cast(RowStructure, part).take() for name, part in self.parts.items()}
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         found = [
@@ -81,8 +81,8 @@ class KernelGatherer(RowGatherer):
         self.kept: list[Chunk] = []
         self.products: list[Tensor] = []
 
-    def update(self, inputs: Tensor) -> Tensor:
-        chunks, outputs = self.chunks(inputs)
+    def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        chunks, outputs = self.chunks(inputs, weights)
         if self.batch_size is None:
             self.kept += chunks
         else:

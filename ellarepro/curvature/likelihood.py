@@ -17,7 +17,7 @@ from ellarepro.curvature.scores import Scores, class_scores, value_scores
 
 
 class Likelihood:
-    """p(targets | outputs). Subclasses: `Classification`, `Regression`.
+    """p(targets | outputs). Subclasses: `Classification`, `Bernoulli`, `Regression`.
 
     Attributes:
         measure: what is told of training beside the loss, `accuracy` or `rmse`: see `right`.
@@ -76,6 +76,14 @@ class Likelihood:
         """The loss a datum that a constant prediction of `targets` can reach at best."""
         raise NotImplementedError
 
+    def weights(self, targets: Tensor) -> Tensor | None:
+        """`(B,)`: how often each sample counts, in its loss and its Lambda; None where all count once."""
+        return None
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """What `predict` gives of outputs `(..., K)`."""
+        raise NotImplementedError
+
     def fit_noise(self, loss: float, width: int) -> None:
         """Set what is learned beside the precisions to the maximum of the likelihood at this `loss` a datum."""
 
@@ -91,29 +99,40 @@ class Likelihood:
         """What is learned beside the prior's log precisions."""
         return []
 
+    def start(self, losses: Tensor, width: int) -> None:
+        """Begin where `losses (B,)` of the first data with `width` outputs say, unless there was a start."""
+
 
 class Classification(Likelihood):
-    """Softmax over K logits, one class a sample: `targets (B,)` from 0 to K - 1. The loss is the cross-entropy."""
+    """Softmax over K logits, one class a sample: `targets (B,)` from 0 to K - 1. The loss is the cross-entropy.
+
+    Args:
+        class_weights: `(K,)`, positive: a sample of class k counts as `class_weights[k]` samples, in the loss and in
+            the curvature. The evidence is then that of so many data; weights of mean one keep its size.
+
+    Raises:
+        ValueError: class weights that are not of one axis, or not positive.
+    """
 
     measure = "accuracy"
+
+    def __init__(self, class_weights: Tensor | None = None):
+        if class_weights is not None and not (class_weights.ndim == 1 and (class_weights > 0).all()):
+            raise ValueError(f"class_weights must be positive, of shape (K,); got {class_weights}")
+        self.class_weights = class_weights
 
     def check_outputs(self, outputs: Tensor, samples: int) -> None:
         super().check_outputs(outputs, samples)
         if outputs.shape[1] < 2:
             raise ValueError(
-                f"classification needs at least 2 logits a sample, got {outputs.shape[1]}: give two classes two logits"
+                f"classification needs at least 2 logits a sample, got {outputs.shape[1]}; bernoulli takes 1"
             )
+        if self.class_weights is not None and len(self.class_weights) != outputs.shape[1]:
+            raise ValueError(f"class_weights must be {outputs.shape[1]}, one a logit; got {len(self.class_weights)}")
 
     def check_targets(self, targets: Tensor, outputs: Tensor) -> None:
         """ValueError unless `targets` are classes `(B,)` from 0 to K - 1."""
-        samples, classes = outputs.shape
-        if targets.shape != (samples,) or targets.dtype != torch.int64:
-            raise ValueError(
-                f"classification needs int64 labels of shape ({samples},), got {targets.dtype} {tuple(targets.shape)}"
-            )
-        least, most = torch.stack(targets.aminmax()).tolist()
-        if least < 0 or most >= classes:
-            raise ValueError(f"labels must be from 0 to {classes - 1}, one a logit; got labels from {least} to {most}")
+        _check_labels(targets, *outputs.shape)
 
     def columns(
         self, outputs: Tensor, tolerance: float, passes: int | None, generator: torch.Generator | None
@@ -129,10 +148,20 @@ class Classification(Likelihood):
         return softmax_hessian(outputs)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, reduction="none")
+        weights = None if self.class_weights is None else self.class_weights.to(outputs)
+        return F.cross_entropy(outputs, targets, weights, reduction="none")
 
     def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets)
+        return F.cross_entropy(outputs, targets) if self.class_weights is None else super().mean_loss(outputs, targets)
+
+    def weights(self, targets: Tensor) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        _check_labels(targets, len(targets), len(self.class_weights))
+        return self.class_weights.to(targets.device)[targets]
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1)
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """How many samples are classified rightly."""
@@ -158,20 +187,26 @@ class Regression(Likelihood):
     """Targets `(B, K)` are outputs plus Gaussian noise of one precision beta. The loss is half the squared error.
 
     Args:
-        noise_precision: beta at the start, 1 / variance.
+        noise_precision: beta at the start, 1 / variance; if not given, what the residuals say.
         learned: whether beta is learned.
         unit: of each target, `(K,)`, where targets were divided by their spread: scores and evidence are in that unit.
 
     Attributes:
         log_noise_precision: log beta, float64, on the CPU.
+        by_residuals: whether beta is where the residuals say, and not where it was given.
+        started: whether it is there yet.
 
     Raises:
-        ValueError: a noise precision that is not positive, or not finite.
+        ValueError: a noise precision that is not positive, or not finite, or one that is neither given nor learned.
     """
 
     measure = "rmse"
 
-    def __init__(self, noise_precision: float = 1.0, learned: bool = True, unit: Tensor | None = None):
+    def __init__(self, noise_precision: float | None = None, learned: bool = True, unit: Tensor | None = None):
+        if noise_precision is None and not learned:
+            raise ValueError("noise_precision must be given where it is not learned")
+        self.by_residuals, self.started = noise_precision is None, noise_precision is not None
+        noise_precision = 1.0 if noise_precision is None else noise_precision
         if not 0 < noise_precision < math.inf:
             raise ValueError(f"noise_precision must be positive and finite, got {noise_precision}")
         noise = torch.tensor(noise_precision, dtype=torch.float64, device="cpu")
@@ -186,10 +221,9 @@ class Regression(Likelihood):
     def check_targets(self, targets: Tensor, outputs: Tensor) -> None:
         """ValueError unless `targets` are finite and of the outputs' shape."""
         if targets.shape != outputs.shape or not targets.is_floating_point():
-            hint = ": give them a last axis, unsqueeze(1)" if targets.ndim == 1 and outputs.shape[1] == 1 else ""
             raise ValueError(
                 f"regression needs floating-point targets of the outputs' shape {tuple(outputs.shape)}, "
-                f"got {targets.dtype} {tuple(targets.shape)}{hint}"
+                f"got {targets.dtype} {tuple(targets.shape)}{last_axis_hint(targets, outputs)}"
             )
         if not torch.isfinite(targets).all():
             raise ValueError("targets must be finite")
@@ -239,6 +273,12 @@ class Regression(Likelihood):
     def hyperparameters(self) -> list[Tensor]:
         return [self.log_noise_precision] if self.log_noise_precision.requires_grad else []
 
+    @torch.no_grad()
+    def start(self, losses: Tensor, width: int) -> None:
+        if not self.started:
+            self.fit_noise(losses.double().mean().item(), width)
+            self.started = True
+
 
 def softmax_hessian(logits: Tensor) -> Tensor:
     """Lambda = diag(p) - p p^T, `(B, K, K)`, of the negative log likelihood in the logits `(B, K)`."""
@@ -246,4 +286,15 @@ def softmax_hessian(logits: Tensor) -> Tensor:
     return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
 
 
-LIKELIHOODS = {"classification": Classification, "regression": Regression}
+def last_axis_hint(targets: Tensor, outputs: Tensor) -> str:
+    """The end of a message on targets `(B,)` for outputs `(B, 1)`."""
+    return ": give them a last axis, unsqueeze(1)" if targets.ndim == 1 and outputs.shape[1] == 1 else ""
+
+
+def _check_labels(targets: Tensor, samples: int, classes: int) -> None:
+    if targets.shape != (samples,) or targets.dtype != torch.int64:
+        got = f"{targets.dtype} {tuple(targets.shape)}"
+        raise ValueError(f"classification needs int64 labels of shape ({samples},), got {got}")
+    least, most = torch.stack(targets.aminmax()).tolist()
+    if least < 0 or most >= classes:
+        raise ValueError(f"labels must be from 0 to {classes - 1}, one a logit; got labels from {least} to {most}")

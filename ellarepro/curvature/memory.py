@@ -96,6 +96,6 @@ def _left_by_groups() -> Iterator[int]:
                     yield max(most - now + int(used[cache]), 0)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether PyTorch says by `error` that memory, on whichever device, does not suffice."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -83,6 +83,30 @@ class CurvatureRule:
         """Input rows at just the positions of `output_rows` (T = S), for structures that pair them."""
         return self.input_rows(inputs)
 
+    def weight_gradients(self, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """`(N, P)`: the gradient of each sample with respect to the weight, as the rows make it."""
+        first, second = with_positions(self.matched_input_rows(inputs)), with_positions(self.output_rows(gradients))
+        if not self.input_first:
+            first, second = second, first
+        by_group = (first.mT @ second).transpose(0, 1)
+        return (by_group.transpose(1, 2) if self.group_axis == 1 else by_group).flatten(1)
+
+    def squared_weight_gradients(self, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+        """From gradients with respect to the output to `(P,)`: the sum over samples of `weight_gradients`, squared."""
+        rows_in = with_positions(self.matched_input_rows(inputs))
+
+        def summed(gradients: Tensor) -> Tensor:
+            rows = with_positions(self.output_rows(gradients))
+            if rows.shape[2] == 1:
+                squares = rows[:, :, 0].square().transpose(1, 2) @ rows_in[:, :, 0].square()
+            else:
+                squares = (rows.transpose(2, 3) @ rows_in).square().sum(1)
+            if self.input_first:
+                squares = squares.transpose(1, 2)
+            return (squares.transpose(0, 1) if self.group_axis == 1 else squares).reshape(-1)
+
+        return summed
+
     def kept_rows(self, inputs: Tensor) -> Tensor | None:
         """Input rows `(G, N, I)` of one position a sample, which are kept in place of the factor while they are few.
 
@@ -96,6 +120,18 @@ class CurvatureRule:
         rows = self.input_rows(inputs)
         positions = rows.shape[2] if rows.ndim == 4 else 1
         return second_moment(rows) / positions
+
+    def counts_live_positions(self, inputs: Tensor) -> bool:
+        """Whether positions without a gradient are left out of the mean over positions: padding, in sequences.
+
+        Images of a data set have one size, and the mean goes over all of their positions.
+        """
+        return False
+
+    def weighted_input_factor(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """`(G, I, I)`: sum over samples and positions of a a^T times `weights (N, S)`, at the output's positions."""
+        rows = with_positions(self.matched_input_rows(inputs))
+        return second_moment(rows * weights.sqrt().unsqueeze(2))
 
 
 class ReducedRule(CurvatureRule):

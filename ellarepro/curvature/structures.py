@@ -4,6 +4,7 @@ Every weight block approximates H = sum over n of J_n^T Lambda_n J_n by (sum of 
 factor) / N. A class factor (`weighted` below) is g = J v for one column v of a square root of Lambda_n.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, cast
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ellarepro.curvature.factors import MomentSum
-from ellarepro.curvature.rule import CurvatureRule, with_positions
+from ellarepro.curvature.rule import CurvatureRule
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,17 @@ class Structure:
         self.tangents: dict[str, Tensor] = {}
         self.exact: dict[str, MomentSum] = {}
 
-    def add_inputs(self, inputs: Tensor) -> None:
-        """Add the part of a batch that its inputs alone give."""
+    def wants_gradients(self, inputs: Tensor) -> bool:
+        """Whether `add_inputs` needs `gradients`."""
+        return False
+
+    def add_inputs(self, inputs: Tensor, gradients: Tensor | None = None) -> None:
+        """Add the part of a batch that its inputs give.
+
+        Args:
+            gradients: of one function of all outputs of the network with respect to the layer's output: zero at
+                positions that none of them depends on.
+        """
 
     def keep_inputs(self, inputs: Tensor) -> None:
         """Keep what the class passes of these inputs need."""
@@ -115,15 +125,26 @@ class KronStructure(Structure):
         self.groups = 1
         self.bias_shares_output_factor = False
 
-    def add_inputs(self, inputs: Tensor) -> None:
-        """Add a batch's part of the input factor, sum over n (mean over shared positions) of a a^T."""
+    def wants_gradients(self, inputs: Tensor) -> bool:
+        return "weight" in self.trainable and self.rule.counts_live_positions(inputs)
+
+    def add_inputs(self, inputs: Tensor, gradients: Tensor | None = None) -> None:
+        """Add a batch's part of the input factor, sum over n (mean over shared positions) of a a^T.
+
+        With `gradients` the mean is over the positions that have one: those of padding, which no output depends on, add
+        nothing to the GGN, and would add zeros to the mean.
+        """
         if "weight" not in self.trainable:
             return
         rows = self.rule.kept_rows(inputs)
-        if rows is None:
+        live = None if gradients is None else self.rule.output_rows(gradients).ne(0).any(3).any(0)
+        if rows is not None:
+            self.input_factor.add_rows_(rows)
+        elif live is None or live.all():
             self.input_factor.add_matrix_(self.rule.input_factor(inputs))
         else:
-            self.input_factor.add_rows_(rows)
+            weights = live.to(cast(Tensor, gradients).dtype) / live.sum(1, keepdim=True).clamp_min(1)
+            self.input_factor.add_matrix_(self.rule.weighted_input_factor(inputs, weights))
 
     def add_gradients(self, gradients: Tensor) -> None:
         super().add_gradients(gradients)
@@ -171,17 +192,17 @@ class DiagStructure(Structure):
 
     def __init__(self, rule: CurvatureRule, trainable: set[str]):
         super().__init__(rule, trainable)
-        self.inputs: Tensor | None = None
+        self.squares: Callable[[Tensor], Tensor] | None = None
 
     def keep_inputs(self, inputs: Tensor) -> None:
         super().keep_inputs(inputs)
         if "weight" in self.trainable:
-            self.inputs = with_positions(self.rule.matched_input_rows(inputs))
+            self.squares = self.rule.squared_weight_gradients(inputs)
 
     def add_gradients(self, gradients: Tensor) -> None:
         super().add_gradients(gradients)
-        if "weight" in self.trainable:
-            self._add("weight", self._squared_weight_gradients(with_positions(self.rule.output_rows(gradients))))
+        if self.squares is not None:
+            self._add("weight", self.squares(gradients))
         if "bias" in self.trainable:
             self.add_exact("bias", self.rule.bias_rows(gradients))
 
@@ -190,16 +211,6 @@ class DiagStructure(Structure):
 
     def blocks(self, data_size: int) -> dict[str, Block]:
         return {name: Block([Factor(total)], group_axis=0) for name, total in self.exact.items()}
-
-    def _squared_weight_gradients(self, rows: Tensor) -> Tensor:
-        inputs = cast(Tensor, self.inputs)
-        if rows.shape[2] == 1:
-            squares = rows[:, :, 0].square().transpose(1, 2) @ inputs[:, :, 0].square()
-        else:
-            squares = (rows.transpose(2, 3) @ inputs).square().sum(1)
-        if self.rule.input_first:
-            squares = squares.transpose(1, 2)
-        return (squares.transpose(0, 1) if self.rule.group_axis == 1 else squares).reshape(-1)
 
     def _add(self, name: str, entries: Tensor) -> None:
         self._sum(name).add_matrix_(entries.view(-1, 1, 1))

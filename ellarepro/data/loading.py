@@ -31,7 +31,7 @@ def batches_of(data: Data, batch_size: int, device: torch.device) -> Iterator[tu
         check_pair(inputs, targets)
         if len(inputs):
             samples += len(inputs)
-            yield inputs.to(device), targets.to(device)
+            yield _usable(inputs, device), _usable(targets, device)
     if not samples:
         raise ValueError("data must hold at least one sample, got none")
 
@@ -60,6 +60,11 @@ def _pairs(data: Data, batch_size: int) -> Iterator:
     if iter(data) is data:
         raise ValueError(f"data must be a loader that can be gone through again, got an iterator {type(data).__name__}")
     return iter(data)
+
+
+def _usable(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; what was made under `torch.inference_mode()` takes no part in a graph, a copy does."""
+    return values.to(device).clone() if values.is_inference() else values.to(device)
 
 
 def check_pair(inputs: Tensor, targets: Tensor) -> None:

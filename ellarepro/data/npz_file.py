@@ -11,6 +11,8 @@ from ellarepro.errors import UserError
 
 _SPLITS = ("train", "test")
 MOST_CLASSES = 1000
+FEWEST_PIXELS = 8
+"""A side of an image at least: of fewer, channels cannot be told from rows."""
 
 
 def read_npz(path: str | Path) -> tuple[RawImages, RawImages]:
@@ -68,6 +70,11 @@ def _split(key: str, split: str, arrays: dict[str, np.ndarray]) -> RawImages:
         raise UserError(
             f"{key}: {split}_images must be uint8, (N, S, S), (N, S, S, 1) or (N, S, S, 3); "
             f"got {images.dtype} {images.shape}"
+        )
+    if images.shape[1] < FEWEST_PIXELS:
+        raise UserError(
+            f"{key}: {split}_images must have {FEWEST_PIXELS} pixels a side at least, and channels as the last axis; got "
+            f"{images.shape}"
         )
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         raise UserError(f"{key}: {split}_images must have 1 or 3 channels, the last axis; got {images.shape}")

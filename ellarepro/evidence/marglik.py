@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.gather import Gatherer
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
@@ -127,6 +126,7 @@ class Fit:
         settings: what is gathered, and from how much; `fit_size` counts from the start of the data.
         generator: of sampled passes, on the model's device.
         likelihood: `Classification` if not given.
+        subset: `(N,)`, on the CPU, in place of the first `fit_size`: whether the curvature is taken from each datum.
 
     Attributes:
         done: batches so far.
@@ -143,9 +143,10 @@ class Fit:
         settings: FitSettings = DEFAULT_FIT,
         generator: torch.Generator | None = None,
         likelihood: Likelihood | None = None,
+        subset: Tensor | None = None,
     ):
         self.model, self.prior, self.data, self.settings = model, prior, data, settings
-        self.likelihood = likelihood or Classification()
+        self.likelihood, self.subset = likelihood or Classification(), subset
         self.gatherer = gatherer_of(model, settings, generator, self.likelihood)
         self.losses: list[Tensor] = []
         self.done = self.size = self.width = 0
@@ -158,7 +159,7 @@ class Fit:
         """
         device = self.prior.parameters[0].device
         for inputs, targets in islice(batches_of(self.data, self.settings.batch_size, device), self.done, None):
-            outputs = _gathered(self.gatherer, self.model, inputs, self.settings.fit_size)
+            outputs = self._gathered(inputs, self.likelihood.weights(targets))
             self.likelihood.check_outputs(outputs, len(inputs))
             self.likelihood.check_targets(targets, outputs)
             self.losses.append(self.likelihood.losses(outputs, targets).double().sum())
@@ -186,6 +187,23 @@ class Fit:
             raise CurvatureError(f"the loss of the training set is {loss}: the network's outputs are not finite")
         curvature = self.gatherer.curvature(self.size)
         return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
+
+    def _gathered(self, inputs: Tensor, weights: Tensor | None) -> Tensor:
+        """Add what is wanted of `inputs`, each `weights (B,)` times; returns all outputs, `(B, K)`, passed once."""
+        numbers = torch.arange(self.size, self.size + len(inputs), device="cpu")
+        if self.subset is not None:
+            wanted = self.subset[numbers]
+        else:
+            wanted = numbers < (self.size + len(inputs) if self.settings.fit_size is None else self.settings.fit_size)
+        if wanted.all():
+            return self.gatherer.update(inputs, weights)
+        with evaluation_mode(self.model), torch.no_grad():
+            rest = self.model(inputs[~wanted])
+        outputs = rest.new_empty(len(inputs), *rest.shape[1:])
+        outputs[~wanted] = rest
+        if wanted.any():
+            outputs[wanted] = self.gatherer.update(inputs[wanted], None if weights is None else weights[wanted])
+        return outputs
 
     def state_dict(self) -> dict[str, Any]:
         """What was gathered so far, as tensors and plain values."""
@@ -215,16 +233,6 @@ def fit(
         ValueError: data or outputs that the likelihood does not take; `structure=full` for a large network.
     """
     return Fit(model, prior, data, settings, generator, likelihood).whole()
-
-
-def _gathered(gatherer: Gatherer, model: nn.Module, inputs: Tensor, fit_size: int | None) -> Tensor:
-    """Add `inputs` as far as `fit_size` wants them; returns the outputs of all, `(B, K)`, of one forward pass each."""
-    wanted = len(inputs) if fit_size is None else min(max(fit_size - gatherer.gathered, 0), len(inputs))
-    outputs = [gatherer.update(inputs[:wanted])] if wanted else []
-    if wanted < len(inputs):
-        with evaluation_mode(model), torch.no_grad():
-            outputs.append(model(inputs[wanted:]))
-    return torch.cat(outputs)
 
 
 @torch.no_grad()

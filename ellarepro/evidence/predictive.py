@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ellarepro.curvature.exact import jacobians, trainable
 from ellarepro.curvature.likelihood import Classification, Likelihood, Regression
+from ellarepro.curvature.memory import out_of_memory
 from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.curvature.scores import Scores, class_scores, value_scores
 from ellarepro.data.batches import ordered_batches
@@ -64,8 +65,26 @@ def sampled_outputs(model: nn.Module, deviations: list[dict[str, Tensor]], input
     def outputs_of(values: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(model, values, (inputs,))
 
-    with sdpa_kernel(SDPBackend.MATH):  # PyTorch's fused attention has no forward-mode products.
-        return torch.stack([sum(torch.func.jvp(outputs_of, (parameters,), (deviation,))) for deviation in deviations])
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # PyTorch's fused attention has no forward-mode products.
+            return torch.stack([sum(torch.func.jvp(outputs_of, (parameters,), (one,))) for one in deviations])
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        # A custom `autograd.Function` or a checkpoint, say, which have no forward mode.
+        return _sampled_by_jacobians(model, deviations, inputs)
+
+
+def _sampled_by_jacobians(model: nn.Module, deviations: list[dict[str, Tensor]], inputs: Tensor) -> Tensor:
+    epsilon = torch.stack([torch.cat([part.flatten() for part in one.values()]) for one in deviations])
+    parts = [jacobians(model, part) for part in _few_jacobians(model, inputs)]
+    return torch.cat([outputs + (jacobian @ epsilon.mT).permute(2, 0, 1) for jacobian, outputs in parts], dim=1)
+
+
+def _few_jacobians(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """`inputs` in parts whose Jacobians are small enough to be held."""
+    entries = model(inputs[:1]).numel() * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return inputs.split(max(1, _JACOBIAN_ENTRIES // entries))
 
 
 def predict(model: nn.Module, deviations: list[dict[str, Tensor]], images: Tensor) -> Tensor:
@@ -75,12 +94,10 @@ def predict(model: nn.Module, deviations: list[dict[str, Tensor]], images: Tenso
 
 
 def predict_classes(
-    model: nn.Module, posterior: PosteriorPrecision, inputs: Tensor, samples: int, seed: int = 0
+    model: nn.Module, deviations: list[dict[str, Tensor]], inputs: Tensor, likelihood: Likelihood
 ) -> Prediction:
-    """Mean and spread of softmax(f(x) + J(x) epsilon) over `samples` functions of the posterior."""
-    generator = torch.Generator(inputs.device).manual_seed(seed)
-    deviations = weight_deviations(model, posterior, samples, generator)
-    parts = [sampled_outputs(model, deviations, part).softmax(2) for part in inputs.split(_INPUTS)]
+    """Mean and spread of the likelihood's probabilities at f(x) + J(x) epsilon."""
+    parts = [likelihood.probabilities(sampled_outputs(model, deviations, part)) for part in inputs.split(_INPUTS)]
     return Prediction(torch.cat([part.mean(0) for part in parts]), torch.cat([part.std(0) for part in parts]))
 
 
@@ -90,8 +107,7 @@ def predict_outputs(
 ) -> Prediction:
     """f(x), and the root of the diagonal of J P^-1 J^T plus the noise: exact, a few Jacobians at a time."""
     means, variances = [], []
-    entries = model(inputs[:1]).numel() * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    for part in inputs.split(max(1, _JACOBIAN_ENTRIES // entries)):
+    for part in _few_jacobians(model, inputs):
         jacobian, outputs = jacobians(model, part)
         means.append(outputs)
         variances.append((posterior.bmm(jacobian, exponent=-1) * jacobian).sum(2))

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +51,25 @@ class LayerwisePrior:
         # A zero gradient from the first step on leaves Adam's moments, and so the precision, at rest; and the same
         # gradient from the same start keeps tied precisions equal, in whatever the optimiser carries along.
         learned = torch.tensor([name not in fixed for name in self.names], dtype=torch.float64, device="cpu")
-        sums = self._sums(fixed, tied)
-        self.log_precision.register_hook(lambda gradient: (sums @ gradient) * learned)
+        self._shared = learned[:, None] * self._sums(fixed, tied)
+        self._share_gradients()
+
+    def _share_gradients(self) -> None:
+        self.log_precision.register_hook(self._shared.mv)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of a tensor has none of its hooks, and PyTorch warns where there is one.
+        return vars(self) | {"log_precision": self.log_precision.detach().requires_grad_()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._share_gradients()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerwisePrior":
+        other = memo[id(self)] = LayerwisePrior.__new__(LayerwisePrior)
+        # By the tensor itself, so that an optimiser that is copied along is of the copy's.
+        other.__setstate__(deepcopy(vars(self), memo))
+        return other
 
     def _sums(self, fixed: Collection[str], tied: Collection[Collection[str]]) -> Tensor:
         """`(L, L)`, zeros and ones: the gradient of each precision as the sum over the tensors that share it."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellarepro.curvature.likelihood import LIKELIHOODS, Likelihood, Regression
+from ellarepro.curvature.likelihood import Likelihood, Regression
+from ellarepro.curvature.likelihoods import LIKELIHOODS
 from ellarepro.curvature.memory import free_bytes
 from ellarepro.data import Task, load_task
 from ellarepro.data.augment import flip_and_crop

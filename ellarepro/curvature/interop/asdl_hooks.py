@@ -17,6 +17,7 @@ from asdl.matrices import FISHER_EXACT, SHAPE_KRON
 from asdl.operations import Operation
 from torch import Tensor, nn
 
+from ellarepro.curvature.calls import calls_of
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.structures import Structure
@@ -27,11 +28,15 @@ _LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
 class AsdlPasses(BlockGatherer):
     """As `GGN` at tolerance 0, with the forward and the K backward passes taken by asdl."""
 
-    def update(self, inputs: Tensor) -> Tensor:
-        """Add a batch of `inputs (B, ...)`; returns its logits `(B, K)`, detached."""
+    def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Add a batch of `inputs (B, ...)`, all of which count once; returns its logits `(B, K)`, detached."""
         self.gathered += len(inputs)
+        parts = self.parts_by_layer()
+        with evaluation_mode(self.model):
+            calls = calls_of(self.model, inputs)
+        wanting = {c.layer: c.output_gradient for c in calls.values() if parts[c.layer].wants_gradients(c.inputs)}
         with (
-            _rules_registered(self.parts_by_layer()),
+            _rules_registered(parts, wanting),
             _attributes_removed(self.model),
             evaluation_mode(self.model),
             warnings.catch_warnings(),
@@ -54,11 +59,11 @@ class _RuleOperation(Operation):
 
     def __init__(self, module: nn.Module, op_names: list[str], model_for_kernel: nn.Module | None = None):
         super().__init__(module, op_names, model_for_kernel)
-        self.part = _current_parts[module]
+        self.part, self.gradients = _current_parts[module], _current_gradients.get(module)
 
     @torch.no_grad()
     def forward_post_process(self, in_data: Tensor, out_data: Tensor) -> None:
-        self.part.add_inputs(in_data)
+        self.part.add_inputs(in_data, self.gradients)
         self.part.keep_inputs(in_data)
 
     @torch.no_grad()
@@ -67,20 +72,23 @@ class _RuleOperation(Operation):
 
 
 _current_parts: dict[nn.Module, Structure] = {}
+_current_gradients: dict[nn.Module, Tensor] = {}
 
 
 @contextmanager
-def _rules_registered(parts: dict[nn.Module, Structure]) -> Iterator[None]:
-    """asdl finds just the layers of `parts`, and treats each by its rule."""
+def _rules_registered(parts: dict[nn.Module, Structure], gradients: dict[nn.Module, Tensor]) -> Iterator[None]:
+    """asdl finds just the layers of `parts`, and treats each by its rule; `gradients` are those of `add_inputs`."""
     known, lookup = asdl.core._supported_module_classes, asdl.core.get_op_class
     asdl.core._supported_module_classes = tuple({type(module) for module in parts})
     asdl.core.get_op_class = lambda module: _RuleOperation if module in parts else None
     _current_parts.update(parts)
+    _current_gradients.update(gradients)
     try:
         yield
     finally:
         asdl.core._supported_module_classes, asdl.core.get_op_class = known, lookup
         _current_parts.clear()
+        _current_gradients.clear()
 
 
 @contextmanager

@@ -8,19 +8,22 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import CHECKED, check_gradients
+from ellarepro.curvature.checks import check_gradients
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.curvature.likelihood import LIKELIHOODS
+from ellarepro.curvature.likelihoods import likelihood_of
 from ellarepro.settings.parts import BLOCK_STRUCTURES, FitSettings
+
+_LIKELIHOODS = ("classification", "regression")
+"""Of laplace-torch's, those that are covered; its reward modelling folds pairs into the batch."""
 
 
 class EllaGGN(GGNInterface):
     """laplace-torch backend with this project's rules: `EllaGGN(model, "classification").kron(x, y, N)`.
 
     `Laplace(model, likelihood, subset_of_weights="all", hessian_structure="kron", backend=EllaGGN)` takes it too, and
-    `diag` and `full` in place of `kron`.
+    `diag` and `full` in place of `kron`; `last_layer` in place of `all`, and `subnetwork` with `diag` and `full`.
 
     Args:
         model: a network of `build_network`, or any network whose leaf layers have a curvature rule.
@@ -45,14 +48,9 @@ class EllaGGN(GGNInterface):
         tolerance: float = 0.0,
         engine: str = "native",
     ):
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}; got {likelihood!r}")
-        if last_layer or subnetwork_indices is not None:
-            raise ValueError(
-                "EllaGGN covers all trainable parameters, not the last layer or a subnetwork: write "
-                'Laplace(model, likelihood, subset_of_weights="all", hessian_structure="kron", backend=EllaGGN)'
-            )
-        super().__init__(model, likelihood, False, None, dict_key_x, dict_key_y)
+        if likelihood not in _LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(_LIKELIHOODS)}; got {str(likelihood)!r}")
+        super().__init__(model, likelihood, last_layer, subnetwork_indices, dict_key_x, dict_key_y)
         self.settings = FitSettings(structure, tolerance, engine=engine)
         self._checked = False
         if not self.settings.has_blocks:
@@ -77,14 +75,19 @@ class EllaGGN(GGNInterface):
             raise ValueError(f"unknown options of EllaGGN.kron: {sorted(kwargs)}")
         return self._fit(self.settings, x, y, N)
 
-    def _fit(self, settings: FitSettings, x: Tensor, y: Tensor, N: int) -> tuple[Tensor, BlockKron]:
+    @torch.inference_mode(False)
+    def _fit(self, settings: FitSettings, x: Any, y: Tensor, N: int) -> tuple[Tensor, BlockKron]:
+        if self.last_layer:
+            with torch.no_grad():
+                _, x = self.model.forward_with_features(x)
         if not isinstance(x, Tensor):
             raise ValueError(f"the network's input must be one tensor, got {type(x).__name__}")
-        likelihood = LIKELIHOODS[self.likelihood]()
+        x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+        likelihood = likelihood_of(self.likelihood)
         if not self._checked:
-            check_gradients(self.model, x[:CHECKED], likelihood)
+            check_gradients(self._model, x, likelihood)
             self._checked = True
-        gatherer = gatherer_of(self.model, settings, likelihood=likelihood)
+        gatherer = gatherer_of(self._model, settings, likelihood=likelihood)
         outputs = gatherer.update(x)
         likelihood.check_targets(y, outputs)
         return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(cast(BlockGatherer, gatherer).blocks(N))
@@ -94,7 +97,12 @@ class EllaGGN(GGNInterface):
         if unknown := sorted(set(kwargs) - {"N"}):
             raise ValueError(f"unknown options of EllaGGN.diag: {unknown}")
         loss, kron = self._fit(replace(self.settings, structure="diag"), x, y, len(x))
-        return loss, kron.diag()
+        return loss, kron.diag() if self.subnetwork_indices is None else kron.diag()[self.subnetwork_indices]
+
+    @torch.inference_mode(False)
+    def jacobians(self, x: Any, enable_backprop: bool = False) -> tuple[Tensor, Tensor]:
+        """As laplace-torch's; under `torch.inference_mode()` they would be zeros."""
+        return super().jacobians(x.clone() if isinstance(x, Tensor) and x.is_inference() else x, enable_backprop)
 
 
 class BlockKronLaplace(KronLaplace):

@@ -43,14 +43,17 @@ class BlockKron(Kron):
     def _like(self, kfacs: list[list[Tensor]]) -> "BlockKron":
         return BlockKron(kfacs, self.group_axes, self.names)
 
-    def __add__(self, other: "BlockKron") -> "BlockKron":
+    def __add__(self, other: Kron) -> "BlockKron":
         """Sum of the factors, tensor by tensor: what accumulating over batches means.
 
+        laplace-torch loads a `BlockKron` as a `Kron`, to which a later fit is added.
+
         Raises:
-            ValueError: `other` is no `BlockKron` of the same tensors.
+            ValueError: `other` is not of the same tensors.
         """
-        if not isinstance(other, BlockKron) or (other.names, other.group_axes) != (self.names, self.group_axes):
-            raise ValueError("a BlockKron can be added only to a BlockKron of the same tensors")
+        known = not isinstance(other, BlockKron) or (other.names, other.group_axes) == (self.names, self.group_axes)
+        if not (isinstance(other, Kron) and known and _shapes(other) == _shapes(self)):
+            raise ValueError("a BlockKron can be added only to factors of the same tensors")
         pairs = zip(self.kfacs, other.kfacs, strict=True)
         return self._like([[a + b for a, b in zip(mine, others, strict=True)] for mine, others in pairs])
 
@@ -113,6 +116,13 @@ class BlockKronDecomposed(KronDecomposed):
         super().__init__(eigenvectors, eigenvalues, deltas)
         self.group_axes = group_axes
 
+    def clone(self) -> "BlockKronDecomposed":
+        """A copy that shares nothing with this one."""
+        vectors, values = (
+            [[part.clone() for part in block] for block in blocks] for blocks in (self.eigenvectors, self.eigenvalues)
+        )
+        return BlockKronDecomposed(vectors, values, self.deltas.clone(), group_axes=list(self.group_axes))
+
     def _with(self, eigenvalues: list[list[Tensor]], deltas: Tensor) -> "BlockKronDecomposed":
         return BlockKronDecomposed(self.eigenvectors, eigenvalues, deltas, group_axes=self.group_axes)
 
@@ -165,6 +175,10 @@ def _scaled_last(parts: list[Factor]) -> list[Factor]:
     """The same product with its scale on the last factor: there laplace-torch mends 1/N when a fit is added to."""
     scale = prod(part.scale for part in parts)
     return [replace(part, scale=1.0) for part in parts[:-1]] + [replace(parts[-1], scale=scale)]
+
+
+def _shapes(kron: Kron) -> list[list[torch.Size]]:
+    return [[factor.shape for factor in factors] for factors in kron.kfacs]
 
 
 def _is_start(other: Any) -> bool:

@@ -57,7 +57,7 @@ class Conv2dRule(CurvatureRule):
 
 @register(nn.Conv1d)
 class Conv1dRule(Conv2dRule):
-    """As `Conv2dRule`, on one axis."""
+    """As `Conv2dRule`, on one axis: that of a sequence, of which padding is no part."""
 
     def unfold(self, padded: Tensor) -> Tensor:
         layer = self.layer
@@ -66,6 +66,9 @@ class Conv1dRule(Conv2dRule):
 
     def input_factor(self, inputs: Tensor) -> Tensor:
         return CurvatureRule.input_factor(self, inputs)
+
+    def counts_live_positions(self, inputs: Tensor) -> bool:
+        return True
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:

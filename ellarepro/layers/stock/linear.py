@@ -9,13 +9,17 @@ from ellarepro.curvature.rule import CurvatureRule, register
 class LinearRule(CurvatureRule):
     """KFAC of a matrix, `(O, O)` kron `(F, F)`, on `(B, F)` or on `(B, ..., F)`, with shared positions between.
 
-    Positions are those of a convolution: the input factor is their mean, the output factor their sum.
+    Positions are those of a convolution: the input factor is the mean over those with a gradient, the output factor
+    their sum.
     """
 
     bias_is_output = True
 
     def input_rows(self, inputs: Tensor) -> Tensor:
         return _rows(inputs)
+
+    def counts_live_positions(self, inputs: Tensor) -> bool:
+        return inputs.ndim > 2
 
     def output_rows(self, gradients: Tensor) -> Tensor:
         return _rows(gradients)
