@@ -73,8 +73,8 @@ def _split(key: str, split: str, arrays: dict[str, np.ndarray]) -> RawImages:
         )
     if images.shape[1] < FEWEST_PIXELS:
         raise UserError(
-            f"{key}: {split}_images must have {FEWEST_PIXELS} pixels a side at least, and channels as the last axis; got "
-            f"{images.shape}"
+            f"{key}: {split}_images must have {FEWEST_PIXELS} pixels a side at least, and channels as the last axis; "
+            f"got {images.shape}"
         )
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         raise UserError(f"{key}: {split}_images must have 1 or 3 channels, the last axis; got {images.shape}")

@@ -1,0 +1,50 @@
+"""Sentences of the pages, counted: the mean of a page at most 22 words, none above 45.
+
+    python -m scripts.prose [PAGE ...]
+
+Code, tables, headings and pictures are left out. Exit status 1 where a page is above.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+ROOT = Path(__file__).parents[1]
+MOST_IN_THE_MEAN, MOST = 22, 45
+
+
+def sentences(page: str) -> list[str]:
+    """The sentences of a Markdown page; inline code and links count as a word each."""
+    text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "#", "![", "<"))]
+    text = re.sub(r"`[^`]*`", "x", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", "\n".join(lines)))
+    parts = re.split(r"\n\s*\n|\n\s*[-*] |\n\s*\d+\. ", text)
+    found = [s.strip() for part in parts for s in re.split(r"(?<=[.!?])\s+", part.replace("\n", " "))]
+    return [sentence for sentence in found if len(sentence.split()) > 1]
+
+
+def pages() -> list[Path]:
+    """README, docs and the results pages that are written by hand."""
+    results = [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*/study.md")]
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(results)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the pages that are above, and return the exit status."""
+    given = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
+    above = 0
+    for page in given or pages():
+        lengths = {s: len(s.split()) for s in sentences(page.read_text())}
+        long = [(n, s) for s, n in lengths.items() if n > MOST]
+        mean = fmean(lengths.values()) if lengths else 0.0
+        if given or mean > MOST_IN_THE_MEAN or long:
+            print(f"{page}: mean {mean:.1f} words a sentence, {len(long)} above {MOST}")
+            print(*(f"  {n} words: {s[:110]} ..." for n, s in sorted(long, reverse=True)[:3]), sep="\n")
+        above += mean > MOST_IN_THE_MEAN or bool(long)
+    return int(above > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
