@@ -135,8 +135,8 @@ class Laplace(Objective):
         marglik = self.fit(pause, "after the last epoch")
         self._fit = None
         told = self._told(marglik)
-        if self.settings.bracket is not None and isinstance(self.data, Samples):
-            told |= self._bounds(marglik, self.settings.bracket, self.data.inputs, generator.initial_seed())
+        if (bounds := self.settings.bounds) is not None and isinstance(self.data, Samples):
+            told |= self._bounds(marglik, bounds, self.data.inputs, generator.initial_seed())
         if samples := self.settings.predictive_samples:
             with counted(self.fallbacks):
                 deltas = self.prior.log_precision.detach().exp()
