@@ -1,19 +1,18 @@
 """`python -m ellarepro`: one run, or with -m a sweep; a mistake is one message and exit status 2."""
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 
 from ellarepro.errors import UserError, command
 from ellarepro.settings.explain import CONFIGS, help_text
 from ellarepro.settings.schema import register
 from ellarepro.settings.sweep import Sweep, expand
 
-SHOWN_BY_HYDRA = ("hydra_help", "cfg", "info", "shell_completion")
+SHOWN_BY_HYDRA = ("hydra_help", "version", "cfg", "info", "shell_completion")
 
 
 @command("ellarepro")
@@ -30,23 +29,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _sweep(sweep) if sweep.is_multirun else _run(sweep.configs[0])
 
 
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(
+            f"{message}; keys are written key=value, -m before them sweeps, --help shows them; "
+            "every configuration is made of configs/"
+        )
+
+
 def _parse(arguments: list[str]) -> Namespace:
-    """Hydra's own flags and the overrides, in any order.
+    """The flags that are offered, most of them Hydra's, and the overrides, in any order.
 
     Raises:
-        UserError: an unknown flag, or one that would change where configurations come from.
+        UserError: another flag; those of Hydra that would change where configurations come from are not offered.
     """
-
-    def refuse(message: str) -> None:
-        raise UserError(f"{message}; keys are written key=value, -m before them sweeps, --help shows them")
-
-    parser = get_args_parser()
-    setattr(parser, "error", refuse)  # noqa: B010 (a type checker takes no method for a variable)
-    asked = parser.parse_intermixed_args(arguments)
-    for flag in ("config_path", "config_name", "config_dir", "experimental_rerun"):
-        if getattr(asked, flag):
-            refuse(f"--{flag.replace('_', '-')} is not offered: every configuration is made of configs/")
-    return asked
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    for flags in (("--help", "-h"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
+        parser.add_argument(*flags, action="store_true")
+    for flag in ("--hydra-help", "--version", "--resolve"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    return parser.parse_intermixed_args(arguments)
 
 
 def _show(arguments: list[str]) -> int:

@@ -117,6 +117,11 @@ def priors_of(layer: str) -> tuple[str, ...]:
     return tuple(prior for prior in PRIORS if all(prior in PATHS[path].priors for path in LAYERS[layer]))
 
 
+def has_relaxed_path(layer: str) -> bool:
+    """Whether a path of `layer=` that is not equivariant stands beside one that is, and `relaxation` says its start."""
+    return 0 < len(_equivariant(LAYERS[layer])) < len(LAYERS[layer])
+
+
 def options_of(layer: str) -> frozenset[str]:
     """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
     return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))

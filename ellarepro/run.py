@@ -19,8 +19,10 @@ from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.resume.signals import stopping
 from ellarepro.runs.folder import Keeper
 from ellarepro.runs.measuring import measured, note_untrained, parameter_count
-from ellarepro.runs.preparing import data_key, load_data, prepare
+from ellarepro.runs.preparing import load_data, prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest, packed
+from ellarepro.settings.resolve import check_combination
+from ellarepro.settings.schema import Config
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tracking import Tracker, contents, tracked
 from ellarepro.training.loop import Trainer
@@ -51,30 +53,30 @@ def run(
         RunFailure: training diverged, or a file could not be written; the last good checkpoint stays.
         Interrupted: a signal came; the run's place is kept.
     """
-    identity = run_id(config)
-    folder = Path(config["output_dir"]) / identity
+    settings, identity = check_combination(config), run_id(config)
+    folder = Path(settings.output_dir) / identity
     code = code_at_start()
-    if (outcome := _finished_before(config, folder, say)) is not None:
+    if (outcome := _finished_before(settings, folder, say)) is not None:
         return outcome
     with _memory_or_failure(lambda: "before the first epoch"):
-        trainer, task = prepare(config)
+        trainer, task = prepare(settings)
         memory = trainer.objective.check_memory()
     _make_folder(folder)
-    with only_writer(folder, config["wait"], say) as lock:
-        if (outcome := _finished_before(config, folder, say)) is not None:
+    with only_writer(folder, settings.wait, say) as lock:
+        if (outcome := _finished_before(settings, folder, say)) is not None:
             return outcome
         machine = hardware(task.train.targets.device)
         say(f"{identity}: {parameter_count(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
         if memory:
             say(f"{identity}: {memory}")
         with stopping() as stop:
-            keeper = Keeper(config, trainer, task, lock, stop, code, say)
+            keeper = Keeper(settings, trainer, task, lock, stop, code, say)
             keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-            with tracked(identity, config, folder) as tracker:
-                result = _train(config, identity, trainer, task, keeper, tracker, watch)
+            with tracked(identity, settings, folder) as tracker:
+                result = _train(settings, identity, trainer, task, keeper, tracker, watch)
                 picture = as_png(draw_run(result))
                 # The result comes last: where it lies, nothing is missing.
-                result = _keep_weights(config, trainer, keeper, result)
+                result = _keep_weights(settings, trainer, keeper, result)
                 keeper.write("effective_parameters.png", picture)
                 keeper.write(RESULT_FILE, result.to_json().encode())
                 keeper.checkpoints.discard()
@@ -82,32 +84,32 @@ def run(
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         if trainer.only_guesses:
-            share = config["prior"]["plateau"]
+            share = settings.prior.plateau
             say(f"{identity}: no epoch had a loss below {share:g} of that of guessing: the prior never had a part")
     return Outcome(result, folder, was_finished=False)
 
 
-def _finished_before(config: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> Outcome | None:
+def _finished_before(settings: Config, folder: Path, say: Callable[[str], None]) -> Outcome | None:
     """The result that lies in `folder` already, unless it is to be made anew.
 
     Raises:
         UserError: it is damaged, or of other data than `dataset.root` or `dataset.path` holds now.
     """
     file = folder / RESULT_FILE
-    if config["force"] or not os.path.exists(file):  # unlike Path.exists: no error for a name that is too long
+    if settings.force or not os.path.exists(file):  # unlike Path.exists: no error for a name that is too long
         return None
     try:
         result = read_result(file)
     except UserError as error:
         raise UserError(f"{error}; force=true runs it anew") from error
-    key = data_key(config["dataset"])
+    key, place = settings.dataset.key, settings.dataset.place
     # A folder holds what it held, but a file may have been written anew.
-    if key == "path" or result.config.get("dataset", {}).get("root") != config["dataset"]["root"]:
-        task = load_data(config)
+    if key == "path" or result.config.get("dataset", {}).get("root") != place:
+        task = load_data(settings)
         kept, found = result.source_fingerprint or result.data_fingerprint, task.source_fingerprint
         if kept not in (found, task.fingerprint):
             raise UserError(
-                f"dataset.{key}={config['dataset'][key]}: {folder.name} was finished with other data "
+                f"dataset.{key}={place}: {folder.name} was finished with other data "
                 f"(fingerprint {kept}, there it is {found}); take another output_dir, or force=true to run it anew"
             )
     say(f"{folder.name}: finished before, not run again (force=true runs it anew)")
@@ -126,7 +128,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _train(
-    config: Mapping[str, Any],
+    settings: Config,
     identity: str,
     trainer: Trainer,
     task: Task,
@@ -135,7 +137,7 @@ def _train(
     watch: Callable[[Moment], None] | None,
 ) -> RunResult:
     keeper.restore()
-    if watch is None and config["progress"]:
+    if watch is None and settings.progress:
         watch = Progress(trainer.epoch).update
     places = cast(Network, trainer.model).places()
     free: tuple[str, float] | None = None
@@ -155,12 +157,12 @@ def _train(
         note_untrained(trainer)
         trainer.run()
         keeper.keep()
-        return measured(config, identity, trainer, task, keeper.code)
+        return measured(settings, identity, trainer, task, keeper.code)
 
 
-def _keep_weights(config: Mapping[str, Any], trainer: Trainer, keeper: Keeper, result: RunResult) -> RunResult:
+def _keep_weights(settings: Config, trainer: Trainer, keeper: Keeper, result: RunResult) -> RunResult:
     """The result, with the digest of the weights if they are kept."""
-    if not config["keep_weights"]:
+    if not settings.keep_weights:
         (keeper.folder / WEIGHTS_FILE).unlink(missing_ok=True)
         return result
     weights = packed(trainer.objective)

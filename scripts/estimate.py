@@ -16,6 +16,7 @@ from ellarepro.data.batches import ordered_batches
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import Network
 from ellarepro.runs.preparing import prepare
+from ellarepro.settings.resolve import check_combination
 from ellarepro.symmetry.shares import has_choice
 from ellarepro.training.loop import Trainer
 from scripts.bench.timing import alternate, capture
@@ -34,7 +35,7 @@ def run_seconds(config: Mapping[str, Any]) -> float:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     started = time.perf_counter()
-    trainer, _ = prepare(config)
+    trainer, _ = prepare(check_combination(config))
     trainer.objective.check_memory()
     loading = time.perf_counter() - started
     data, size = trainer.data, trainer.data.size

@@ -34,6 +34,7 @@ from ellarepro.resume.files import write_atomically
 from ellarepro.runs.preparing import prepare
 from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import BracketSettings, FitSettings
+from ellarepro.settings.resolve import check_combination
 from ellarepro.tables.markdown import markdown_table, sections
 from ellarepro.training.loop import Trainer
 
@@ -84,7 +85,7 @@ def configuration(variant: str, seed: int, changes: Sequence[str] = ()) -> dict[
 def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[str, Any], Trainer]:
     """A run's record, and the trainer at its end."""
     config = configuration(variant, seed, changes)
-    trainer, task = prepare(config)
+    trainer, task = prepare(check_combination(config))
 
     def say(epoch: int, metrics: Mapping[str, Any]) -> None:
         loss, evidence = metrics["loss"], metrics.get("neg_log_marglik_per_datum", float("nan"))
@@ -109,7 +110,7 @@ def save(trainer: Trainer, path: Path) -> None:
 def loaded(path: Path) -> tuple[Trainer, Task]:
     """The trainer and task of the run with its record at `path`, as it ended."""
     record, kept = json.loads(path.read_text()), torch.load(path.with_suffix(".pt"))
-    trainer, task = prepare(configuration(record["variant"], record["seed"]))
+    trainer, task = prepare(check_combination(configuration(record["variant"], record["seed"])))
     trainer.objective.model.load_state_dict(kept["model"])
     with torch.no_grad():
         trainer.objective.prior.log_precision.copy_(kept["log_precision"])

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,23 +13,16 @@ from omegaconf import OmegaConf
 from ellarepro.__main__ import main
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_results, run_id
-from ellarepro.settings import parts as settings
-from ellarepro.settings import schema
 from ellarepro.settings.compose import compose
 from ellarepro.settings.explain import CONFIGS, GROUPS, choices_of, help_text
+from ellarepro.settings.parts import LaplaceSettings
 from ellarepro.settings.ranges import problems, setting
-from ellarepro.settings.resolve import check_combination, laplace_settings, weight_settings
+from ellarepro.settings.resolve import check_combination
+from ellarepro.settings.schema import COME_WITH_CHOICE, Config, classes_of, keys_of, settings_of
 from ellarepro.settings.sweep import MOST_RUNS, expand
 
 REPOSITORY = Path(__file__).parents[1]
-SETTINGS = (
-    settings.OptimiserSettings,
-    settings.WeightSettings,
-    settings.FitSettings,
-    settings.LaplaceSettings,
-    settings.AnchorSettings,
-)
-SCHEMAS = [kind for kind in vars(schema).values() if dataclasses.is_dataclass(kind) and kind not in SETTINGS]
+SETTINGS = sorted({k for f in dataclasses.fields(Config) for k in classes_of(f.name).values()} | {Config}, key=str)
 
 
 def plain(*overrides: str) -> dict:
@@ -41,12 +36,12 @@ def refused(*overrides: str, multirun: bool = False) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("kind", SCHEMAS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
 def test_every_key_has_a_meaning_and_a_default_in_its_range(kind):
-    for f in dataclasses.fields(kind):
-        assert schema.classes_below(f) or f.name == "name" or f.metadata["meaning"], f.name
-        if isinstance(f.default, int | float) and not isinstance(f.default, bool):
-            assert not list(problems({f.name: f.default}, [f]))
+    for f in keys_of(kind):
+        assert f.name in COME_WITH_CHOICE or f.metadata["meaning"], f.name
+        if isinstance(f.default, int | float) and f.metadata.get("range"):
+            assert f.default in f.metadata["range"]
 
 
 def test_a_default_out_of_range_would_be_seen():
@@ -55,12 +50,23 @@ def test_a_default_out_of_range_would_be_seen():
 
 
 @pytest.mark.parametrize("overrides", [[], ["objective=map", "optimiser=adam"], ["layer=s_fc", "prior=omega"]])
-def test_what_the_constructors_take_is_what_was_said(overrides):
+def test_what_the_settings_hold_is_what_was_said(overrides):
     config = plain(*overrides)
-    weights, laplace = weight_settings(config), laplace_settings(config)
-    assert (weights.epochs, weights.optimiser.lr) == (config["epochs"], config["optimiser"]["lr"])
-    assert (laplace is None) == (config["objective"]["name"] == "map")
-    assert laplace is None or laplace.fit.tolerance == config["objective"]["tolerance"]
+    settings = settings_of(config)
+    assert settings.record == config and settings.seed == config["seed"]
+    for group, values in config.items():
+        if isinstance(values, dict):
+            made = getattr(settings, group)
+            inner = made.fit if isinstance(made, LaplaceSettings) else made
+            held = vars(made) | vars(inner) | dict(getattr(made, "arguments", {}))
+            assert values.items() <= held.items()
+    assert getattr(settings.anchors, "learn_omega", False) == ("prior=omega" in overrides)
+
+
+def test_settings_are_composed_without_the_library_being_loaded():
+    code = "import sys; from ellarepro.settings.compose import compose; compose(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_truth_values_mean_what_they_say():
@@ -72,6 +78,20 @@ def test_truth_values_mean_what_they_say():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["epochs=0"], "epochs must be at least 1 and at most 1,000,000; got 0"),
+        (["batch_size=0"], "batch_size must be at least 1 and at most 1,000,000; got 0"),
+        (["dataset.relaxation=1"], "dataset.relaxation comes with dataset="),
+        (["layer=conv", "relaxation=0.5"], "relaxation=0.5 has no meaning for layer=conv"),
+        (
+            ["objective.passes=1", "objective.tolerance=0"],
+            "objective.tolerance=0 has no meaning beside",
+        ),
+        (["objective.structure=full", "objective.tolerance=0"], "no meaning beside objective.structure=full"),
+        (
+            ["objective.engine=asdl", "objective.tolerance=0"],
+            "no meaning beside objective.structure=kron",
+        ),
+        (["layer=gconv", "optimiser={a: 1}"], "optimiser={a: 1} is not possible"),
         (["train_size=many"], "train_size must be a whole number or null, at least 1; got many"),
         (["train_size=true"], "train_size must be a whole number or null, at least 1; got true"),
         (["checkpoint_seconds=x"], "checkpoint_seconds must be a number, at least 0; got x"),
@@ -214,13 +234,10 @@ VALUES = (
 ODD = ("+", "~", "", "++")
 
 
-def all_keys(kind: type = schema.Config, prefix: str = "") -> list[str]:
-    found = []
-    for f in dataclasses.fields(kind):
-        found.append(f"{prefix}{f.name}")
-        for t in schema.classes_below(f).values():
-            found += all_keys(t, f"{f.name}.")
-    return found
+def all_keys() -> list[str]:
+    below = {f.name: classes_of(f.name).values() for f in dataclasses.fields(Config)}
+    inner = [f"{group}.{f.name}" for group, kinds in below.items() for kind in kinds for f in keys_of(kind)]
+    return [*below, *inner, "optimiser.momentum"]
 
 
 def random_override(draw: random.Random) -> str:

@@ -5,6 +5,7 @@ import pytest
 from ellarepro.network import build_network
 from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
+from ellarepro.settings.resolve import check_combination
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
 
@@ -105,7 +106,7 @@ def test_an_estimate_is_made_of_steps_and_fits(monkeypatch):
 
 def test_a_step_and_a_fit_take_time(monkeypatch):
     config = plain("table1", *SMOKE, "--only", "laplace")
-    trainer, _ = prepare(config)
+    trainer, _ = prepare(check_combination(config))
     assert estimate._step_seconds(trainer) > 0 and estimate._fit_seconds(trainer) > 0
     monkeypatch.setattr(estimate, "_DENSE", 1)
     assert estimate._fit_seconds(trainer) > 0, "factors too wide to be decomposed are extrapolated"

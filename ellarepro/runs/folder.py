@@ -3,7 +3,7 @@
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ellarepro.data import Task
@@ -13,6 +13,7 @@ from ellarepro.resume.checkpoint import Checkpoints
 from ellarepro.resume.files import write_atomically
 from ellarepro.resume.lock import Lock
 from ellarepro.resume.signals import Stop
+from ellarepro.settings.schema import Config
 from ellarepro.training.loop import Trainer
 
 QUIET_SECONDS = 60.0
@@ -34,7 +35,7 @@ class Keeper:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        settings: Config,
         trainer: Trainer,
         task: Task,
         lock: Lock,
@@ -49,12 +50,12 @@ class Keeper:
         self.checkpoints = Checkpoints(
             self.folder,
             {
-                "configuration (run_id)": run_id(config),
+                "configuration (run_id)": run_id(settings.record),
                 "dataset.root (fingerprint)": task.source_fingerprint,
                 "device": trainer.generator.device.type,
             },
             hashlib.sha256(result.read_bytes()).hexdigest() if result.exists() else "",
-            config["checkpoint_seconds"],
+            settings.checkpoint_seconds,
             say,
         )
 

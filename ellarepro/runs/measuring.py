@@ -1,8 +1,8 @@
 """What a trained network is worth: the numbers of a result."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import outputs_of
 from ellarepro.network import Network
 from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, packed, peak_memory, versions
+from ellarepro.settings.schema import Config
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.symmetry.shares import effective_share, has_choice, relative_effective_parameters
 from ellarepro.training.loop import Trainer
@@ -36,9 +37,7 @@ def note_untrained(trainer: Trainer) -> None:
     trainer.seconds += time.monotonic() - started
 
 
-def measured(
-    config: Mapping[str, Any], identity: str, trainer: Trainer, task: Task, code: Sequence[str] = ()
-) -> RunResult:
+def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code: Sequence[str] = ()) -> RunResult:
     """What the trained network of the run `identity` is worth, with all that a result says of where it comes from.
 
     Args:
@@ -56,14 +55,14 @@ def measured(
     trainer.lap()
     return RunResult(
         run_id=identity,
-        dataset=config["dataset"]["name"],
-        layer=config["layer"]["name"],
-        prior=config["prior"]["name"],
-        objective=config["objective"]["name"],
-        budget=config["budget"]["name"],
-        seed=config["seed"],
+        dataset=settings.dataset.name,
+        layer=settings.layer.name,
+        prior=settings.prior.name,
+        objective=settings.objective.name,
+        budget=settings.budget.name,
+        seed=settings.seed,
         n_params=parameter_count(trainer),
-        epochs=config["epochs"],
+        epochs=settings.epochs,
         train_size=len(task.train),
         test_accuracy=scores.accuracy,
         test_nll=scores.nll,
@@ -82,7 +81,7 @@ def measured(
         versions=versions(),
         git_commit=code[0].partition(" ")[0] if code else git_commit(),
         data_fingerprint=task.fingerprint,
-        config=dict(config),
+        config=dict(settings.record),
         source_fingerprint=task.source_fingerprint,
         peak_memory=peak_memory(device),
         code_changes=list(code) if len(code) > 1 else [],

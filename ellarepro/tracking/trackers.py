@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ellarepro.errors import UserError
 from ellarepro.results import RunResult
+from ellarepro.settings.schema import Config
 from ellarepro.tracking import contents
 
 TRACKERS = ("none", "wandb")
@@ -115,16 +117,14 @@ class Unfailing:
 
 
 @contextmanager
-def tracked(run_id: str, config: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
-    """Yield the tracker that `config` asks for; it is closed when the run stops before its end, to go on later.
+def tracked(run_id: str, settings: Config, folder: Path) -> Iterator[Tracker]:
+    """Yield the tracker that `settings` ask for; it is closed when the run stops before its end, to go on later.
 
     Raises:
         UserError: as of `make_tracker`.
     """
-    options = {key: value for key, value in config["tracking"].items() if key != "name"}
-    tracker = make_tracker(
-        config["tracking"]["name"], identity=contents.identity(run_id, config), folder=folder, **options
-    )
+    identity = contents.identity(run_id, settings.record)
+    tracker = make_tracker(identity=identity, folder=folder, **asdict(settings.tracking))
     try:
         yield tracker
     except BaseException:
