@@ -15,9 +15,8 @@ from ellarepro.errors import UserError
 from ellarepro.evidence.adjoint import evidence_gradient
 from ellarepro.evidence.marglik import Fit, fit
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.objectives.lila import LilaSettings
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.parts import FitSettings
+from ellarepro.settings.parts import FitSettings, LilaSettings
 from ellarepro.symmetry.affine import GENERATORS, Affine, Averaging
 
 EXACT = FitSettings(tolerance=0.0)

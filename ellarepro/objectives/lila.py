@@ -6,7 +6,6 @@ is switched or a polyphase jumps as a range changes, the evidence jumps and its 
 choose their phase by its norm are therefore refused.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,22 +16,8 @@ from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.objectives.laplace import Laplace
-from ellarepro.settings.parts import LaplaceSettings
-from ellarepro.settings.ranges import setting
+from ellarepro.settings.parts import LilaSettings
 from ellarepro.symmetry.affine import Affine, Averaging
-
-
-@dataclass(frozen=True)
-class LilaSettings(LaplaceSettings):
-    """As of Laplace, and of the invariance.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
-    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
-    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
 
 
 class Lila(Laplace):

@@ -178,6 +178,28 @@ class LaplaceSettings(Settings):
 
 
 @dataclass(frozen=True)
+class LilaSettings(LaplaceSettings):
+    """objective=lila: as laplace, with the ranges of an affine invariance of the images.
+
+    Raises:
+        ValueError: a value out of its range, or a fit that has no gradient in the ranges.
+    """
+
+    copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
+    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
+    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
+    name: str = "lila"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fit.structure not in ("kron", "kron_blockwise") or self.fit.engine != "native":
+            got = f"structure={self.fit.structure}, engine={self.fit.engine}"
+            raise ValueError(f"structure must be kron or kron_blockwise for lila, and engine native; got {got}")
+        if self.fit.fit_size is not None:
+            raise ValueError(f"fit_size must be null for lila; got {self.fit.fit_size}")
+
+
+@dataclass(frozen=True)
 class VariationalSettings(Settings):
     """objective=vi: how the posterior is learned.
 

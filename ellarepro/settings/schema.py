@@ -22,6 +22,7 @@ from ellarepro.settings.parts import (
     AnchorSettings,
     FitSettings,
     LaplaceSettings,
+    LilaSettings,
     OptimiserSettings,
     VariationalSettings,
 )
@@ -182,7 +183,7 @@ COME_WITH_CHOICE = ("name", "_target_", "relaxation")
 """Keys of groups that their files set, and nobody else."""
 OPEN = {"optimiser"}
 """Groups whose files may have more keys than the class: what the class that they name as `_target_` takes."""
-OF_OBJECTIVES = {"map": Named, "laplace": LaplaceSettings, "vi": VariationalSettings}
+OF_OBJECTIVES = {"map": Named, "laplace": LaplaceSettings, "lila": LilaSettings, "vi": VariationalSettings}
 """Settings that are known without loading an objective; of others its class says them, as `Settings`."""
 
 
