@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def text_of(results: Path) -> str:
-    """The page of the runs in `results`/table1 to table3."""
+    """The page of the runs in `results`/<table>, table by table."""
     return sections(
         "# Tables 1 to 3, run by run",
         "Made by `python -m scripts.results_page` from the committed `result.json` alone; [README.md](README.md) reads "

@@ -10,6 +10,7 @@ from ellarepro.results import RunResult, run_id
 from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
 
 SIZES = {"fc": 9000, "f_fc": 4000, "s_fc": 2000, "conv": 360, "s_conv": 160, "gconv": 90}
+SIZES |= {"pgconv": 23, "sgconv": 10, "gsconv": 10, "dgconv": 3}
 """Made-up entries of a path's first weight tensor in layer 1; a second factor has twice as many."""
 
 

@@ -78,6 +78,7 @@ def test_numbers_that_were_not_run_are_counted_and_shown(runs, page):
     assert coverage(grid) == "5 of 15 published numbers have been run"
     (nothing,) = build_grids("table2", [])
     assert coverage(nothing) == "0 of 66 published numbers have been run" and coverage(nothing) in texts(page)
+    assert coverage(build_grids("appendix", [])[0]) == "no numbers were published"
     missing = sum(c.mean is None for row in nothing.rows for c in row.cells if c.published)
     assert page.count("not run</span>") > missing == 66
 

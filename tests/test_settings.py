@@ -45,7 +45,9 @@ def learned(model, settings: FitSettings) -> torch.Tensor:
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_both_engines_learn_the_same_precisions(layer, structure):
-    model = small_network(layer, anchors=AnchorSettings(learn_omega=True), group="c2")
+    # At alpha 1 a block of DGCONV is dead: the elements of the group tie, and rounding would choose between them.
+    width = 2 if layer == "dgconv" else 1
+    model = small_network(layer, anchors=AnchorSettings(learn_omega=True), group="c2", alpha=width)
     native = FitSettings(structure, tolerance=0, batch_size=2)
     found = learned(model, native)
     assert_close(learned(model, replace(native, engine="asdl")), found, 1e-8)

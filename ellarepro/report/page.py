@@ -67,7 +67,9 @@ def difference(cell: Cell) -> str:
 
 
 def coverage(grid: Grid) -> str:
-    """Return how many of the published numbers have ours beside them."""
+    """Return how many of the published numbers have ours beside them, or that there are none."""
+    if not grid.coverage[1]:
+        return "no numbers were published"
     return "{} of {} published numbers have been run".format(*grid.coverage)
 
 
