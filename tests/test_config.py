@@ -192,6 +192,13 @@ def test_the_toy_problem_has_a_start_of_its_own(dataset, start):
     assert plain(f"dataset={dataset}", "relaxation=0.5")["relaxation"] == 0.5
 
 
+@pytest.mark.parametrize(("dataset", "epochs"), [("cifar10", 80), ("mnist", 20), ("quadrant_digit", 20)])
+def test_the_wide_budget_takes_a_fiftieth_of_the_published_epochs(dataset, epochs):
+    config = plain("budget=wide", f"dataset={dataset}")
+    assert config["epochs"] == epochs and config["optimiser"]["name"] == "kfac"
+    assert config["alpha"] == 10 and config["train_size"] is None
+
+
 def test_a_budget_scales_and_a_recipe_trains():
     """No key outside of `budget` is set by a budget, but by the recipe or the optimiser that it asks for."""
     for budget in choices_of("budget"):

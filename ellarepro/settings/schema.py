@@ -253,6 +253,7 @@ def keyed(group: str) -> Iterator[None]:
 
 def register() -> None:
     """Put the nodes where Hydra finds them: `schema/config`, and `schema/<choice>` or `schema/<group>`."""
+    OmegaConf.register_new_resolver("fiftieth", lambda epochs: max(round(epochs / 50), 1), replace=True)
     store = ConfigStore.instance()
     groups = {f.name: classes_of(f.name) for f in fields(Config)}
     for group, classes in groups.items():
