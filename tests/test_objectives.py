@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -24,6 +25,9 @@ from ellarepro.results import read_result
 from ellarepro.run import run
 from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.compose import compose
+from ellarepro.settings.explain import kind_of
+from ellarepro.settings.ranges import Settings, setting
+from ellarepro.settings.schema import settings_of
 
 SCHEDULE = LaplaceSettings(burn_in=1, frequency=1, steps=5)
 
@@ -89,6 +93,32 @@ def test_a_regression_from_command_line_to_report(tmp_path, objective):
     if objective == "laplace":
         assert result.neg_log_marglik_per_datum > result.history["loss"][-1]
         assert len(result.history["hyperparameters"]["noise_precision"]) == len(result.history["fit_epoch"])
+
+
+def test_a_regression_takes_no_class_passes_that_a_tolerance_could_leave_out(tmp_path):
+    keys = ["dataset=npz", f"dataset.path={bright_rows(tmp_path)}", "budget=smoke", "objective.tolerance=0"]
+    keys += ["train_size=null", "test_size=null", "device=cpu", f"output_dir={tmp_path}/runs"]
+    with pytest.raises(UserError, match=r"objective.tolerance=0 has no meaning beside a regression"):
+        run(compose(keys), say=lambda line: None)
+    assert not (tmp_path / "runs").exists()
+
+
+@dataclass(frozen=True)
+class MatchedSettings(Settings):
+    share: float = setting("of the step towards it", 1.0, above=0, most=1)
+    name: str = "matched"
+
+
+def test_the_keys_of_a_third_objective_are_those_of_its_class(monkeypatch):
+    module = ModuleType("matched")
+    module.Matched = type("Matched", (Matched,), {"Settings": MatchedSettings})
+    monkeypatch.setitem(sys.modules, "ellarepro.objectives.matched", module)
+    monkeypatch.setitem(objectives.OBJECTIVES, "matched", "matched.Matched")
+    config = compose(["objective=map"]) | {"objective": {"name": "matched", "share": 0.5}}
+    assert settings_of(config).objective == MatchedSettings(0.5)
+    assert kind_of("objective.share") == "a number, above 0 and at most 1"
+    with pytest.raises(UserError, match=r"objective.share must be above 0 and at most 1; got 2"):
+        settings_of(config | {"objective": {"name": "matched", "share": 2}})
 
 
 def test_targets_keep_their_unit(tmp_path, capsys):
