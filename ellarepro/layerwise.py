@@ -250,7 +250,7 @@ class LayerwiseLaplace:
         """
         return {
             "settings": asdict(self.settings),
-            "precisions": dict(zip(self.prior.names, self.prior.log_precision.exp().tolist(), strict=True)),
+            "log_precisions": dict(zip(self.prior.names, self.prior.log_precision.tolist(), strict=True)),
             "likelihood": state_of(self.likelihood),
             "fit": None if self._fitted is None else self._fitted.state_dict(),
         }
@@ -261,7 +261,7 @@ class LayerwiseLaplace:
         Raises:
             ValueError: a state of other tensors, of another likelihood, or of other weights than the network has.
         """
-        if list(state["precisions"]) != self.prior.names:
+        if list(state["log_precisions"]) != self.prior.names:
             raise ValueError(f"the state is of the tensors {', '.join(state['precisions'])}: it is of another network")
         likelihood = deepcopy(self.likelihood)
         load_state(likelihood, state["likelihood"])
@@ -270,7 +270,8 @@ class LayerwiseLaplace:
             fitted.check(self.model)
         self.settings, self.likelihood, self._fitted = FitSettings(**state["settings"]), likelihood, fitted
         with torch.no_grad():
-            self.prior.log_precision.copy_(torch.tensor(list(state["precisions"].values()), dtype=torch.float64).log())
+            values = list(state["log_precisions"].values())
+            self.prior.log_precision.copy_(torch.tensor(values, dtype=torch.float64, device="cpu"))
 
     @property
     def _fit_checked(self) -> Fitted:
