@@ -167,7 +167,7 @@ def test_optimisers_that_contradict_the_objective_are_refused(told):
 def test_a_plain_optimiser_arrives_at_the_posteriors_mode():
     targets = INPUTS @ torch.ones(4, 1, dtype=torch.float64)
     model = nn.Linear(4, 1, bias=False).double()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.2)
     laplace = LayerwiseLaplace(model, Regression(4.0, learned=False))
     laplace.train((INPUTS, targets), epochs=300, optimiser=optimiser, schedule=LaplaceSettings(300 - 1, 300, 5))
     delta = laplace.precisions()["weight"]

@@ -95,15 +95,14 @@ def test_weight_normalisation_is_fitted_and_predicted_under_full(way):
 
 @pytest.mark.parametrize("structure", ["kron", "diag", "full"])
 def test_inference_mode_changes_nothing(structure):
-    def found(inputs: Tensor) -> list[Tensor]:
+    models = {"classification": (net("plain"), LABELS), "regression": (net("plain", 1), VALUES)}
+
+    def found(inputs: Tensor) -> list[float]:
         results = []
-        for likelihood, targets, width in (("classification", LABELS, 3), ("regression", VALUES, 1)):
-            laplace = LayerwiseLaplace(net("plain", width), likelihood, settings=FitSettings(structure))
-            laplace.fit((inputs, targets)).learn(3)
-            results += [
-                *laplace.predict(inputs[:3], samples=5).std.flatten().tolist(),
-                laplace.log_marginal_likelihood(),
-            ]
+        for likelihood, (model, targets) in models.items():
+            laplace = LayerwiseLaplace(model, likelihood, settings=FitSettings(structure))
+            spread = laplace.fit((inputs, targets)).learn(3).predict(inputs[:3], samples=5).std
+            results += [*spread.flatten().tolist(), laplace.log_marginal_likelihood()]
         return results
 
     wanted = found(INPUTS)
@@ -147,7 +146,7 @@ def test_a_fit_that_takes_long_is_announced_after_its_first_batch(monkeypatch, c
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_begun(monkeypatch):
-    monkeypatch.setattr("ellarepro.curvature.memory.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("ellarepro.curvature.memory.free_bytes", lambda device: 10)
     with pytest.raises(MemoryError, match=r"factors need about .* are free on cpu; take structure=diag"):
         LayerwiseLaplace(net("plain")).fit((INPUTS, LABELS))
 

@@ -145,10 +145,7 @@ def test_regression_agrees(structure, peer):
     assert other.log_marginal_likelihood() != pytest.approx(ours.log_marginal_likelihood().item(), rel=1e-2)
 
 
-def test_the_backend_says_what_to_write_instead(data):
-    loader = DataLoader(TensorDataset(*data), batch_size=4)
-    with pytest.raises(ValueError, match='write Laplace.*subset_of_weights="all", hessian_structure="kron"'):
-        Laplace(network(), "classification", backend=EllaGGN).fit(loader)
+def test_the_backend_says_what_it_does_not_take(data):
     with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'reward_modeling'"):
         EllaGGN(network(), "reward_modeling")
     with pytest.raises(ValueError, match="input must be one tensor, got dict"):
@@ -179,7 +176,7 @@ def test_the_last_layer_alone_is_the_block_of_the_last_layer(subset, structure):
     features = model[:2](inputs)
     wanted = exact_ggn(model[2], features.detach())
     head = EllaGGN(model[2], "classification").kron(features.detach(), labels, 8)[1].to_matrix()
-    found = {"kron": la.H_facs.to_matrix, "diag": lambda: la.H.diag(), "full": lambda: la.H}[structure]()
+    found = {"kron": lambda: la.H_facs.to_matrix(), "diag": lambda: la.H.diag(), "full": lambda: la.H}[structure]()
     assert_close(found, {"kron": head, "diag": wanted.diagonal().diag(), "full": wanted}[structure])
     mean, spread = la._glm_predictive_distribution(inputs[:2])
     assert_close(mean, model(inputs[:2]).detach())
@@ -230,8 +227,3 @@ def test_a_loaded_fit_goes_on_and_a_decomposition_has_copies():
     assert relative_error(whole.H_facs.to_matrix(), gone.H_facs.to_matrix()) < 0.2, "near the fit of all data at once"
     with pytest.raises(ValueError, match="only to factors of the same tensors"):
         _ = once.H_facs + EllaGGN(model[2], "classification").kron(torch.randn(2, 4).double(), labels[:2], 2)[1]
-
-
-def test_reward_modelling_is_refused_by_name():
-    with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'reward_modeling'"):
-        EllaGGN(nn.Linear(3, 1), "reward_modeling")
