@@ -28,7 +28,7 @@ from ellarepro.evidence.fitted import Fitted, check_network, new_fit
 from ellarepro.evidence.marglik import Evidence, Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import Prediction, predict_classes, predict_outputs
 from ellarepro.evidence.prior import LayerwisePrior
-from ellarepro.evidence.settling import MOST_STEPS, ascend, settle_noise
+from ellarepro.evidence.settling import MOST_ROUNDS, settle, settle_noise
 from ellarepro.evidence.telling import batches_in, told
 from ellarepro.objectives.checked import CheckedLaplace
 from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings
@@ -103,17 +103,19 @@ class LayerwiseLaplace:
 
     @torch.inference_mode(False)
     def learn(self, steps: int | None = None, lr: float = 0.1) -> "LayerwiseLaplace":
-        """Take Adam steps on the log precisions, and the noise's, up the last fit's evidence until it has no slope.
+        """Take precisions, and the noise, to where the last fit's evidence has no slope; a warning says what fails to.
 
         Args:
-            steps: at most so many. If none are given, 2,000, and a warning says what has not arrived by then.
+            steps: take as many steps of Adam up the evidence in place of it.
+            lr: of these steps.
         """
-        left = ascend(self._fit_done, self.prior, self._hyper_optimiser(lr), MOST_STEPS if steps is None else steps)
-        if left and steps is None:
+        if steps is not None:
+            self._fit_done.ascend(self.prior.log_precision, self._hyper_optimiser(lr), steps)
+        elif left := settle(self._fit_done, self.prior):
             warnings.warn(
-                f"after {MOST_STEPS} steps the evidence still rises with the precision of {', '.join(left)}: call "
-                "learn() again, or ask whether the network is trained",
-                stacklevel=2,
+                f"after {MOST_ROUNDS} rounds the evidence still has a slope in the precision of {', '.join(left)}: "
+                "call learn() again, or is the network not trained?",
+                stacklevel=3,
             )
         return self
 
@@ -250,7 +252,7 @@ class LayerwiseLaplace:
         """
         return {
             "settings": asdict(self.settings),
-            "precisions": dict(zip(self.prior.names, self.prior.log_precision.exp().tolist(), strict=True)),
+            "log_precisions": dict(zip(self.prior.names, self.prior.log_precision.tolist(), strict=True)),
             "likelihood": state_of(self.likelihood),
             "fit": None if self._fitted is None else self._fitted.state_dict(),
         }
@@ -261,7 +263,7 @@ class LayerwiseLaplace:
         Raises:
             ValueError: a state of other tensors, of another likelihood, or of other weights than the network has.
         """
-        if list(state["precisions"]) != self.prior.names:
+        if list(state["log_precisions"]) != self.prior.names:
             raise ValueError(f"the state is of the tensors {', '.join(state['precisions'])}: it is of another network")
         likelihood = deepcopy(self.likelihood)
         load_state(likelihood, state["likelihood"])
@@ -270,7 +272,8 @@ class LayerwiseLaplace:
             fitted.check(self.model)
         self.settings, self.likelihood, self._fitted = FitSettings(**state["settings"]), likelihood, fitted
         with torch.no_grad():
-            self.prior.log_precision.copy_(torch.tensor(list(state["precisions"].values()), dtype=torch.float64).log())
+            values = list(state["log_precisions"].values())
+            self.prior.log_precision.copy_(torch.tensor(values, dtype=torch.float64, device="cpu"))
 
     @property
     def _fit_checked(self) -> Fitted:

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import relative_error
-from laplace import Laplace
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
 
-from ellarepro import FitSettings, LayerwiseLaplace
+from ellarepro import Classification, FitSettings, LayerwiseLaplace
 from ellarepro.curvature import EllaGGN
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +93,7 @@ def bare() -> nn.Module:
     return model
 
 
-def fit(model: nn.Module, data=(INPUTS, LABELS), likelihood: str = "classification", **settings) -> None:
+def fit(model: nn.Module, data=(INPUTS, LABELS), likelihood="classification", **settings) -> None:
     LayerwiseLaplace(model, likelihood, settings=FitSettings(**settings)).fit(data)
 
 
@@ -127,8 +125,28 @@ def normalised(hidden: Tensor) -> Tensor:
     return nn.functional.batch_norm(hidden, None, None, training=True)
 
 
-def last_layer() -> None:
-    Laplace(linear(), "classification", backend=EllaGGN).fit(DataLoader(TensorDataset(INPUTS, LABELS), batch_size=3))
+class Halved(Classification):
+    """A loss that a user has changed, and its curvature not."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().losses(outputs, targets) / 2
+
+
+def without_memory() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ellarepro.curvature.memory.free_bytes", lambda device: 100)
+        fit(linear())
+
+
+def changed() -> None:
+    laplace = LayerwiseLaplace(linear()).fit((INPUTS, LABELS))
+    laplace.model[0].weight.data.mul_(2)
+    laplace.predict(INPUTS)
+
+
+def train_by(optimiser: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    model = linear()
+    LayerwiseLaplace(model).train((INPUTS, LABELS), epochs=6, optimiser=optimiser(model))
 
 
 def without_gradients(net: nn.Module, x: Tensor) -> Tensor:
@@ -140,27 +158,32 @@ def folded(net: nn.Module, x: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "a layer without a rule: `nn.PReLU`, `nn.LSTM`, `nn.MultiheadAttention`, …": [
+    "a layer without a rule (`nn.PReLU`, `nn.LSTM`, …), a parameter that is no layer's, a subclass with a forward of "
+    "its own": [
         lambda: fit(nn.Sequential(nn.Linear(4, 3), nn.PReLU())),
         lambda: fit(nn.LSTM(4, 3)),
         lambda: fit(nn.MultiheadAttention(4, 1)),
+        lambda: fit(Doubled(4, 3)),
+        lambda: fit(bare()),
     ],
-    "a subclass of a covered layer with a forward of its own": [lambda: fit(Doubled(4, 3))],
-    "a parameter that is no layer's, as `nn.Parameter` in a network": [lambda: fit(bare())],
-    "one tensor in two layers": [lambda: fit(tied())],
-    "a weight used outside of its layer's call, as in a tied output": [lambda: fit(tied_by_hand())],
-    "a hook, or an assigned forward, that changes a layer's output": [lambda: fit(hooked())],
-    "a layer called twice in a forward pass": [lambda: fit(called_twice())],
-    "a layer that is not called": [lambda: fit(Wired(lambda net, x: net.a(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3)))],
-    "a layer whose output is not used, as an auxiliary head": [
-        lambda: fit(Wired(lambda net, x: (net.b(x), net.a(x))[1], a=nn.Linear(4, 3), b=nn.Linear(4, 3)))
+    "one tensor in two layers, or a layer called twice": [lambda: fit(tied()), lambda: fit(called_twice())],
+    "a weight used outside of its layer's call, or a hook or assigned forward that changes the layer": [
+        lambda: fit(tied_by_hand()),
+        lambda: fit(hooked()),
+    ],
+    "a layer that is not called, or whose output is not used": [
+        lambda: fit(Wired(lambda net, x: net.a(x), a=nn.Linear(4, 3), b=nn.Linear(4, 3))),
+        lambda: fit(Wired(lambda net, x: (net.b(x), net.a(x))[1], a=nn.Linear(4, 3), b=nn.Linear(4, 3))),
     ],
     "a layer called by keyword": [lambda: fit(Wired(lambda net, x: net.a(input=x), a=nn.Linear(4, 3)))],
     "a layer called under `torch.no_grad()`, or in a reentrant checkpoint": [
         lambda: fit(Wired(without_gradients, a=nn.Linear(4, 4), b=nn.Linear(4, 3)))
     ],
-    "positions folded into the samples, `(B * T, F)`": [
-        lambda: fit(Wired(folded, a=nn.Linear(2, 2), b=nn.Linear(4, 3)))
+    "positions folded into the samples, `(B * T, F)`, or indices of positions `(T,)`": [
+        lambda: fit(Wired(folded, a=nn.Linear(2, 2), b=nn.Linear(4, 3))),
+        lambda: fit(
+            Wired(lambda net, x: net.b(net.a(torch.arange(4)).sum(1) + x), a=nn.Embedding(4, 2), b=nn.Linear(4, 3))
+        ),
     ],
     "batch normalisation without running statistics": [
         lambda: fit(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)))
@@ -168,32 +191,48 @@ REFUSED = {
     "samples that see their batch otherwise, as `h - h.mean(0)`": [
         lambda: fit(Wired(lambda net, x: net.b(centred(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))),
         lambda: fit(Wired(lambda net, x: net.b(normalised(net.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 3))),
+        lambda: fit(Wired(lambda net, x: net.a(centred(x)), a=nn.Linear(4, 3)), structure="full"),
+    ],
+    "outputs that are random in evaluation mode, by `F.dropout(h)` say": [
+        lambda: fit(Wired(lambda net, x: net.a(nn.functional.dropout(x)), a=nn.Linear(4, 3)))
     ],
     "an input that is changed in place, by a first `nn.ReLU(inplace=True)`, say": [
         lambda: fit(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))),
         lambda: fit(Wired(lambda net, x: net.a(x.sub_(x.mean(1, keepdim=True))), a=nn.Linear(4, 3))),
     ],
-    "`nn.Embedding` with `max_norm`": [
-        lambda: fit(nn.Sequential(nn.Embedding(5, 3, max_norm=1.0)), (torch.zeros(6, dtype=torch.long), LABELS))
+    "`nn.Embedding` with `max_norm`, `scale_grad_by_freq` or `sparse`": [
+        lambda: fit(nn.Sequential(nn.Embedding(5, 3, max_norm=1.0)), (torch.zeros(6, dtype=torch.long), LABELS)),
+        lambda: fit(nn.Sequential(nn.Embedding(5, 3, sparse=True)), (torch.zeros(6, dtype=torch.long), LABELS)),
     ],
-    "half precision": [lambda: fit(linear().bfloat16(), (INPUTS.bfloat16(), LABELS))],
-    "a fit under `torch.autocast`": [fit_under_autocast],
-    "a network of more than 6,000 parameters under `full`": [lambda: fit(nn.Linear(4, 2000), structure="full")],
-    "several inputs, or a dictionary of them": [
+    "half precision, or a fit under `torch.autocast`": [
+        lambda: fit(linear().bfloat16(), (INPUTS.bfloat16(), LABELS)),
+        fit_under_autocast,
+    ],
+    "inputs of a type, shape or range that the network does not take": [
+        lambda: fit(linear(), (INPUTS.double(), LABELS)),
+        lambda: fit(linear(), (INPUTS[:, :3], LABELS)),
+        lambda: fit(nn.Sequential(nn.Embedding(5, 3)), (torch.full((6,), 5), LABELS)),
+    ],
+    "several inputs, or a dictionary of them; outputs that are a tuple or a dictionary": [
         lambda: fit(linear(), [({"a": INPUTS}, LABELS)]),
         lambda: fit(linear(), [((INPUTS, INPUTS), LABELS)]),
+        lambda: fit(Wired(lambda net, x: (net.a(x), x), a=nn.Linear(4, 3))),
+        lambda: fit(Wired(lambda net, x: {"logits": net.a(x)}, a=nn.Linear(4, 3)), structure="full"),
     ],
+    "outputs a position, `(B, T, K)`, or without a last axis, `(B,)`": [
+        lambda: fit(linear(), (INPUTS[:, None].expand(6, 2, 4), LABELS)),
+        lambda: fit(Wired(lambda net, x: net.a(x)[:, 0], a=nn.Linear(4, 1)), (INPUTS, INPUTS[:, 0]), "regression"),
+    ],
+    "a network of more than 6,000 parameters under `full`": [lambda: fit(nn.Linear(4, 2000), structure="full")],
+    "a curvature that does not fit into memory": [without_memory],
     "a parameter frozen, no longer so, or replaced, after the object was made": [
         lambda: frozen_late(True),
         lambda: frozen_late(False),
         lambda: replaced(lambda laplace: laplace.fit((INPUTS, LABELS))),
         lambda: replaced(lambda laplace: laplace.train((INPUTS, LABELS), epochs=6)),
     ],
-    "outputs that are no tensor, as a tuple with an auxiliary one": [
-        lambda: fit(Wired(lambda net, x: (net.a(x), x), a=nn.Linear(4, 3)))
-    ],
-    "outputs a position, `(B, T, K)`": [lambda: fit(linear(), (INPUTS[:, None].expand(6, 2, 4), LABELS))],
-    "one logit for two classes": [lambda: fit(nn.Linear(4, 1), (INPUTS, LABELS.clamp_max(1)))],
+    "weights changed after the last fit": [changed],
+    "one logit for two classes under `classification`": [lambda: fit(nn.Linear(4, 1), (INPUTS, LABELS.clamp_max(1)))],
     "labels out of range, `ignore_index` among them": [
         lambda: fit(linear(), (INPUTS, LABELS + 1)),
         lambda: fit(linear(), (INPUTS, torch.where(LABELS == 0, -100, LABELS))),
@@ -202,19 +241,32 @@ REFUSED = {
         lambda: fit(linear(), (INPUTS, LABELS.float())),
         lambda: fit(linear(), (INPUTS, LABELS[:, None])),
     ],
-    "regression targets of another shape than the outputs": [
-        lambda: fit(nn.Linear(4, 1), (INPUTS, INPUTS[:, 0]), "regression")
+    "targets of another shape than the outputs under `regression` and `bernoulli`": [
+        lambda: fit(nn.Linear(4, 1), (INPUTS, INPUTS[:, 0]), "regression"),
+        lambda: fit(nn.Linear(4, 1), (INPUTS, LABELS.clamp_max(1)), "bernoulli"),
     ],
     "inputs or targets that are not finite": [
         lambda: fit(linear(), (INPUTS / 0, LABELS)),
         lambda: fit(nn.Linear(4, 4), (INPUTS, INPUTS / 0), "regression"),
     ],
-    "no data": [lambda: fit(linear(), (INPUTS[:0], LABELS[:0])), lambda: fit(linear(), [])],
-    "an iterator in place of a loader": [lambda: fit(linear(), iter([(INPUTS, LABELS)]))],
-    "a regression with asdl as engine": [
+    "no data, or an iterator in place of a loader": [
+        lambda: fit(linear(), (INPUTS[:0], LABELS[:0])),
+        lambda: fit(linear(), []),
+        lambda: fit(linear(), iter([(INPUTS, LABELS)])),
+    ],
+    "a loss or a class in place of a likelihood, laplace-torch's reward modelling": [
+        lambda: fit(linear(), likelihood=nn.CrossEntropyLoss()),
+        lambda: EllaGGN(linear(), "reward_modeling"),
+    ],
+    "a likelihood of one's own whose curvature is not that of its losses": [lambda: fit(linear(), likelihood=Halved())],
+    "an optimiser with a weight decay, that needs a closure, or of other parameters": [
+        lambda: train_by(lambda net: torch.optim.AdamW(net.parameters())),
+        lambda: train_by(lambda net: torch.optim.LBFGS(net.parameters())),
+        lambda: train_by(lambda net: torch.optim.Adam(linear().parameters())),
+    ],
+    "any likelihood but plain classification with asdl as engine": [
         lambda: fit(nn.Linear(4, 4), (INPUTS, INPUTS), "regression", engine="asdl", tolerance=0.0)
     ],
-    "laplace-torch's last layer or subnetwork": [last_layer],
 }
 
 
@@ -239,7 +291,7 @@ def test_laplace_torchs_route_refuses_what_no_rule_accounts_for(model, engine):
 @pytest.mark.parametrize("what", promised())
 def test_it_is_refused_as_the_page_says(what):
     for mistake in REFUSED[what]:
-        with pytest.raises((ValueError, TypeError), match=re.escape(promised()[what])):
+        with pytest.raises((ValueError, TypeError, MemoryError), match=re.escape(promised()[what])):
             mistake()
 
 

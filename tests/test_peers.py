@@ -145,10 +145,7 @@ def test_regression_agrees(structure, peer):
     assert other.log_marginal_likelihood() != pytest.approx(ours.log_marginal_likelihood().item(), rel=1e-2)
 
 
-def test_the_backend_says_what_to_write_instead(data):
-    loader = DataLoader(TensorDataset(*data), batch_size=4)
-    with pytest.raises(ValueError, match='write Laplace.*subset_of_weights="all", hessian_structure="kron"'):
-        Laplace(network(), "classification", backend=EllaGGN).fit(loader)
+def test_the_backend_says_what_it_does_not_take(data):
     with pytest.raises(ValueError, match="likelihood must be one of classification, regression; got 'reward_modeling'"):
         EllaGGN(network(), "reward_modeling")
     with pytest.raises(ValueError, match="input must be one tensor, got dict"):
@@ -163,3 +160,70 @@ def test_a_saved_state_belongs_to_block_kron_laplace(data):
     other.load_state_dict(state)
     with pytest.raises(RuntimeError):
         other(data[0])
+
+
+LAST = [("last_layer", "kron"), ("last_layer", "diag"), ("last_layer", "full")]
+
+
+@pytest.mark.parametrize(("subset", "structure"), LAST)
+def test_the_last_layer_alone_is_the_block_of_the_last_layer(subset, structure):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, labels = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=8)
+    la = Laplace(model, "classification", subset_of_weights=subset, hessian_structure=structure, backend=EllaGGN)
+    la.fit(loader)
+    features = model[:2](inputs)
+    wanted = exact_ggn(model[2], features.detach())
+    head = EllaGGN(model[2], "classification").kron(features.detach(), labels, 8)[1].to_matrix()
+    found = {"kron": lambda: la.H_facs.to_matrix(), "diag": lambda: la.H.diag(), "full": lambda: la.H}[structure]()
+    assert_close(found, {"kron": head, "diag": wanted.diagonal().diag(), "full": wanted}[structure])
+    mean, spread = la._glm_predictive_distribution(inputs[:2])
+    assert_close(mean, model(inputs[:2]).detach())
+    assert (spread.diagonal(dim1=1, dim2=2) > 0).all()
+
+
+@pytest.mark.parametrize("structure", ["diag", "full"])
+def test_a_subnetwork_is_a_part_of_the_exact_matrix(structure):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, labels = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    chosen = torch.tensor([0, 5, 13, 20])
+    la = Laplace(
+        model,
+        "classification",
+        "subnetwork",
+        structure,
+        subnetwork_indices=chosen,
+        backend=EllaGGN,
+        prior_precision=1.0,
+    )
+    la.fit(DataLoader(TensorDataset(inputs, labels), batch_size=3))
+    exact = exact_ggn(model, inputs)[chosen][:, chosen]
+    assert_close(la.H, exact if structure == "full" else exact.diagonal())
+
+
+def test_a_loaded_fit_goes_on_and_a_decomposition_has_copies():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, labels = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2
+    parts = [DataLoader(TensorDataset(inputs[i : i + 6], labels[i : i + 6]), batch_size=6) for i in (0, 6)]
+    for kind in (
+        lambda: Laplace(model, "classification", "all", "kron", backend=EllaGGN),
+        lambda: BlockKronLaplace(model),
+    ):
+        once, loaded, gone = kind(), kind(), kind()
+        once.fit(parts[0])
+        loaded.load_state_dict(once.state_dict())
+        loaded.fit(parts[1], override=False)
+        gone.fit(parts[0])
+        copied = gone.H.clone()
+        gone.fit(parts[1], override=False)
+        assert_close(loaded.H_facs.to_matrix(), gone.H_facs.to_matrix())
+        assert relative_error(copied.to_matrix(), gone.H.to_matrix()) > 0.1
+        assert_close(copied.to_matrix(), once.H.to_matrix())
+    whole = kind()
+    whole.fit(DataLoader(TensorDataset(inputs, labels), batch_size=12))
+    assert relative_error(whole.H_facs.to_matrix(), gone.H_facs.to_matrix()) < 0.2, "near the fit of all data at once"
+    with pytest.raises(ValueError, match="only to factors of the same tensors"):
+        _ = once.H_facs + EllaGGN(model[2], "classification").kron(torch.randn(2, 4).double(), labels[:2], 2)[1]

@@ -51,11 +51,11 @@ class LayerwisePrior:
         # A zero gradient from the first step on leaves Adam's moments, and so the precision, at rest; and the same
         # gradient from the same start keeps tied precisions equal, in whatever the optimiser carries along.
         learned = torch.tensor([name not in fixed for name in self.names], dtype=torch.float64, device="cpu")
-        self._shared = learned[:, None] * self._sums(fixed, tied)
+        self.shared = learned[:, None] * self._sums(fixed, tied)
         self._share_gradients()
 
     def _share_gradients(self) -> None:
-        self.log_precision.register_hook(self._shared.mv)
+        self.log_precision.register_hook(self.shared.mv)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a tensor has none of its hooks, and PyTorch warns where there is one.
