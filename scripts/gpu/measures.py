@@ -33,18 +33,18 @@ def tests(plan: Plan) -> Iterator[Table]:
     """The tests that compare the device with the CPU.
 
     Raises:
-        RunFailure: one fails; the message is what pytest says last.
+        RunFailure: one fails, or none was taken; the message is what pytest says last.
     """
     call = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", *plan.tests]
     done = subprocess.run(call, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     last = [line for line in done.stdout.splitlines() if line.strip()][-8:]
     print("\n".join(last), flush=True)
-    if done.returncode:
+    marks = "".join(line.partition(" [")[0] for line in done.stdout.splitlines() if line.endswith("%]"))
+    counts = {"passed": marks.count("."), "skipped": marks.count("s")}
+    if done.returncode or not counts["passed"]:
         raise RunFailure(
             f"the device's tests fail (pytest {done.returncode}): {' | '.join(last) or done.stderr[-300:]}"
         )
-    marks = "".join(line.partition(" [")[0] for line in done.stdout.splitlines() if line.endswith("%]"))
-    counts = {"passed": marks.count("."), "skipped": marks.count("s")}
     yield Table("tests on the device", {"pytest": {name: Measure(count) for name, count in counts.items()}})
 
 
@@ -121,9 +121,9 @@ def arithmetic(plan: Plan) -> Iterator[Table]:
         with _in_bf16(trainer.model, kind) if name == "bf16" else nullcontext():
             trainer.run()
             scores = evaluate(trainer.model, task.test)
-        exact = exact or trainer
+        exact, dtype = exact or trainer, torch.bfloat16 if name == "bf16" else torch.float32
         rows[name] = {
-            "products, TFLOP/s": Measure(2 * matrix_rate(plan.width, device=plan.device) / 1e12),
+            "products, TFLOP/s": Measure(2 * matrix_rate(plan.width, device=plan.device, dtype=dtype) / 1e12),
             "training": Measure(trainer.seconds, "s"),
             "test accuracy": Measure(100 * scores.accuracy, "%"),
             "test NLL": Measure(scores.nll),
