@@ -18,6 +18,7 @@ from ellarepro.results import run_id
 from ellarepro.resume.checkpoint import load_checkpoint
 from ellarepro.run import run
 from ellarepro.runs.preparing import prepare
+from ellarepro.settings.resolve import check_combination
 from scripts.bench.tables import HIGHER, LOWER, Measure, Table
 from scripts.bench.timing import capture
 from scripts.estimate import run_seconds
@@ -137,7 +138,7 @@ def side_by_side(plan: Plan) -> Iterator[Table]:
 
 def steps_a_second(config: Mapping[str, Any], at: float, seconds: float) -> tuple[float, float]:
     """Steps of a run from the time `at` on, for so many seconds, and when it began; it is made ready before."""
-    trainer = prepare(config)[0]
+    trainer = prepare(check_combination(config))[0]
     batches = list(islice(ordered_batches(trainer.objective.data, trainer.data.batch_size), _BATCHES))
     capture(trainer, *batches[0])
     trainer.step(*batches[0])[0].item()

@@ -16,6 +16,7 @@ from ellarepro.evidence.evaluation import evaluate
 from ellarepro.network import build_network, options_of
 from ellarepro.runs.preparing import choose_arithmetic, prepare
 from ellarepro.settings.compose import compose
+from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 from scripts.bench.device import CHANNELS, CLASSES, device_table
 from scripts.bench.flops import flops_of
@@ -116,7 +117,7 @@ def arithmetic(plan: Plan) -> Iterator[Table]:
     rows: dict[str, dict[str, Measure]] = {}
     exact: Trainer | None = None
     for name in ("float32", "TF32", *(["bf16"] if kind in ("cuda", "cpu") else [])):
-        trainer, task = prepare(compose([*_DIGITS, f"device={plan.device}", *plan.digits]))
+        trainer, task = prepare(check_combination(compose([*_DIGITS, f"device={plan.device}", *plan.digits])))
         choose_arithmetic(tf32=name == "TF32")
         with _in_bf16(trainer.model, kind) if name == "bf16" else nullcontext():
             trainer.run()
