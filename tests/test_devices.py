@@ -18,6 +18,7 @@ from ellarepro.network import LAYERS
 from ellarepro.results import flatten
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings
+from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "never")
@@ -74,14 +75,17 @@ def test_what_the_host_reads_and_sends_is_counted(valued):
     assert valued.reads.total() == valued.sends == 0, "the control"
     assert (there.sum().item(), bool((there > 0).all()), there[:1].long().tolist()) == (12.0, True, [[2, 2, 2]])
     assert there.cpu().device == HERE and there[there > 1].tolist() == [2.0] * 3
-    assert valued.reads.total() == 6
+    assert there.numpy(force=True).sum() == 12
+    with pytest.raises(TypeError):
+        there.numpy()
+    assert valued.reads.total() == 7
     torch.linalg.eigh(there), torch.zeros(8).to(THERE), torch.tensor([1.0], device=THERE)
-    assert valued.reads.total() == 7 and valued.sends == 2
+    assert valued.reads.total() == 8 and valued.sends == 2
 
 
 def test_outside_of_tests_there_is_no_such_device(tmp_path):
     with pytest.raises(UserError, match=f"device={NAME} is not usable here: possible are auto, cpu"):
-        prepare(config(tmp_path) | {"device": NAME})
+        prepare(check_combination(config(tmp_path) | {"device": NAME}))
 
 
 def test_a_tensor_left_on_the_cpu_is_found(valued):

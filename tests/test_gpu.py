@@ -66,6 +66,7 @@ def test_it_is_rehearsed_from_end_to_end(plan, tmp_path, capsys):
     (file,) = folder.glob("*.json")
     kept = json.loads(file.read_text())
     assert list(kept["parts"]) == list(PARTS) and all(part["tables"] for part in kept["parts"].values())
+    assert of_json(kept["parts"]["tests"]["tables"])[0].rows["pytest"]["passed"].value > 0
     cell = of_json(kept["parts"]["table2"]["tables"])[0].rows["f_fc_conv, laplace, npz"]
     assert 0 < cell["epochs in the first half"].value < cell["epochs in both"].value
     assert 0 < cell[ESTIMATED].value < cell[WHOLE].value and cell[SEEN].value > 0

@@ -72,6 +72,11 @@ class ValuedTensor(Tensor):
     def tolist(self):
         return self.cpu().tolist()
 
+    def numpy(self, *, force: bool = False):
+        if not force:
+            raise TypeError(f"{NAME} tensors are no NumPy arrays: .cpu() first")
+        return self.detach().cpu().numpy()
+
 
 class Generator(_CpuGenerator):
     """A generator on either device; on this one it draws what one of the CPU with the same seed draws."""

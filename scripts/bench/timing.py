@@ -82,7 +82,7 @@ def capture(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
         trainer.step(images, labels)
 
 
-def matrix_rate(size: int = 1024, rounds: int = 20, device: str = "cpu") -> float:
-    """Multiply-adds a second of a large float32 matrix product, the median of `rounds`."""
-    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+def matrix_rate(size: int = 1024, rounds: int = 20, device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """Multiply-adds a second of a large matrix product, the median of `rounds`."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return size**3 / alternate({"product": lambda: left @ right}, rounds)["product"]

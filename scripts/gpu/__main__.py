@@ -6,6 +6,7 @@ Writes `results/gpu/<card>.json` and a page of it beside: the tests on the devic
 """
 
 import argparse
+import gc
 import json
 import re
 import sys
@@ -28,8 +29,8 @@ from scripts.gpu.slow import hours, slow
 PARTS: dict[str, tuple[Callable[[Plan], Iterator[Table]], float]] = {
     "tests": (measures.tests, 75),
     "bench": (measures.bench, 45),
-    "table1": (partial(cells.cell, "table1"), 180),
-    "table2": (partial(cells.cell, "table2"), 200),
+    "table1": (partial(cells.cell, "table1"), 200),
+    "table2": (partial(cells.cell, "table2"), 220),
     "jobs": (cells.side_by_side, 110),
     "layers": (measures.layers, 60),
     "arithmetic": (measures.arithmetic, 60),
@@ -92,6 +93,7 @@ def measure(plan: Plan, folder: Path, only: Sequence[str] | None = None, minutes
 
 
 def _measured(call: Callable[[Plan], Iterator[Table]], plan: Plan) -> dict[str, Any]:
+    gc.collect()
     torch.manual_seed(0)
     started = time.monotonic()
     tables = []

@@ -1,5 +1,6 @@
 """One cell of a table for two minutes, stopped and continued, and how long its whole table will take."""
 
+import gc
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from ellarepro.results import run_id
 from ellarepro.resume.checkpoint import load_checkpoint
 from ellarepro.run import run
 from ellarepro.runs.preparing import prepare
+from ellarepro.settings.resolve import check_combination
 from scripts.bench.tables import HIGHER, LOWER, Measure, Table
 from scripts.bench.timing import capture
 from scripts.estimate import run_seconds
@@ -55,14 +57,13 @@ def cell(table: str, plan: Plan) -> Iterator[Table]:
         configs = _configs(table, plan, folder)
         config = _learned(configs)
         places = [_further(config, plan.seconds / 2) for _ in range(2)]
-    estimated = run_seconds(config)
-    whole = sum(run_seconds(each) for each in configs)
+    estimates = {run_id(each): _estimate(each) for each in configs}
     row = {
         "epochs in the first half": Measure(places[0].epochs),
         "epochs in both": Measure(places[1].epochs),
-        ESTIMATED: Measure(estimated / HOUR, "h", worse=HIGHER),
+        ESTIMATED: Measure(estimates[run_id(config)] / HOUR, "h", worse=HIGHER),
         SEEN: Measure(places[1].whole / HOUR, "h", worse=HIGHER),
-        WHOLE: Measure(whole / HOUR, "h", worse=HIGHER),
+        WHOLE: Measure(sum(estimates.values()) / HOUR, "h", worse=HIGHER),
     }
     yield Table(
         f"{table}, budget {plan.budget}, {len(configs)} cells",
@@ -73,6 +74,11 @@ def cell(table: str, plan: Plan) -> Iterator[Table]:
 def _configs(table: str, plan: Plan, folder: str) -> list[dict[str, Any]]:
     keys = [f"budget={plan.budget}", f"device={plan.device}", "progress=false", f"output_dir={folder}"]
     return sweep_of(parse([table, *keys, *plan.keys.get(table, ())])).configs
+
+
+def _estimate(config: Mapping[str, Any]) -> float:
+    gc.collect()  # The networks of the cells before refer to themselves, and would stay on the device.
+    return run_seconds(config)
 
 
 def _learned(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -119,25 +125,29 @@ def side_by_side(plan: Plan) -> Iterator[Table]:
         with plan.pool(jobs) as pool:
             at = time.time() + plan.start
             futures = [pool.submit(steps_a_second, config, at, plan.together) for _ in range(jobs)]
-            total = sum(future.result() for future in futures)
+            rates, begun = zip(*(future.result() for future in futures), strict=True)
+        total = sum(rates)
         alone = alone or total
-        gain = Measure(total / alone, worse=LOWER)
-        rows[f"JOBS={jobs}"] = {"steps a second, all together": Measure(total, worse=LOWER), "gain": gain}
+        rows[f"JOBS={jobs}"] = {
+            "steps a second, all together": Measure(total, worse=LOWER),
+            "gain": Measure(total / alone, worse=LOWER),
+            "began apart by": Measure(max(begun) - min(begun), "s"),
+        }
     yield Table("runs side by side", rows)
 
 
-def steps_a_second(config: Mapping[str, Any], at: float, seconds: float) -> float:
-    """Steps of a run from the time `at` on, for so many seconds; it is made ready before."""
-    trainer = prepare(config)[0]
+def steps_a_second(config: Mapping[str, Any], at: float, seconds: float) -> tuple[float, float]:
+    """Steps of a run from the time `at` on, for so many seconds, and when it began; it is made ready before."""
+    trainer = prepare(check_combination(config))[0]
     batches = list(islice(ordered_batches(trainer.objective.data, trainer.data.batch_size), _BATCHES))
     capture(trainer, *batches[0])
     trainer.step(*batches[0])[0].item()
     time.sleep(max(at - time.time(), 0.0))
-    started = time.perf_counter()
+    begun, started = time.time(), time.perf_counter()
     for steps, (images, labels) in enumerate(cycle(batches), 1):
         loss, _ = trainer.step(images, labels)
         if steps % _STEPS == 0:
             loss.item()  # Only now have the steps been taken.
             if (passed := time.perf_counter() - started) >= seconds:
-                return steps / passed
+                return steps / passed, begun
     raise AssertionError("batches have no end")

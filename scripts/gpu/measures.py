@@ -16,6 +16,7 @@ from ellarepro.evidence.evaluation import evaluate
 from ellarepro.network import build_network, options_of
 from ellarepro.runs.preparing import choose_arithmetic, prepare
 from ellarepro.settings.compose import compose
+from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 from scripts.bench.device import CHANNELS, CLASSES, device_table
 from scripts.bench.flops import flops_of
@@ -33,18 +34,18 @@ def tests(plan: Plan) -> Iterator[Table]:
     """The tests that compare the device with the CPU.
 
     Raises:
-        RunFailure: one fails; the message is what pytest says last.
+        RunFailure: one fails, or none was taken; the message is what pytest says last.
     """
     call = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", *plan.tests]
     done = subprocess.run(call, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     last = [line for line in done.stdout.splitlines() if line.strip()][-8:]
     print("\n".join(last), flush=True)
-    if done.returncode:
+    marks = "".join(line.partition(" [")[0] for line in done.stdout.splitlines() if line.endswith("%]"))
+    counts = {"passed": marks.count("."), "skipped": marks.count("s")}
+    if done.returncode or not counts["passed"]:
         raise RunFailure(
             f"the device's tests fail (pytest {done.returncode}): {' | '.join(last) or done.stderr[-300:]}"
         )
-    marks = "".join(line.partition(" [")[0] for line in done.stdout.splitlines() if line.endswith("%]"))
-    counts = {"passed": marks.count("."), "skipped": marks.count("s")}
     yield Table("tests on the device", {"pytest": {name: Measure(count) for name, count in counts.items()}})
 
 
@@ -116,14 +117,14 @@ def arithmetic(plan: Plan) -> Iterator[Table]:
     rows: dict[str, dict[str, Measure]] = {}
     exact: Trainer | None = None
     for name in ("float32", "TF32", *(["bf16"] if kind in ("cuda", "cpu") else [])):
-        trainer, task = prepare(compose([*_DIGITS, f"device={plan.device}", *plan.digits]))
+        trainer, task = prepare(check_combination(compose([*_DIGITS, f"device={plan.device}", *plan.digits])))
         choose_arithmetic(tf32=name == "TF32")
         with _in_bf16(trainer.model, kind) if name == "bf16" else nullcontext():
             trainer.run()
             scores = evaluate(trainer.model, task.test)
-        exact = exact or trainer
+        exact, dtype = exact or trainer, torch.bfloat16 if name == "bf16" else torch.float32
         rows[name] = {
-            "products, TFLOP/s": Measure(2 * matrix_rate(plan.width, device=plan.device) / 1e12),
+            "products, TFLOP/s": Measure(2 * matrix_rate(plan.width, device=plan.device, dtype=dtype) / 1e12),
             "training": Measure(trainer.seconds, "s"),
             "test accuracy": Measure(100 * scores.accuracy, "%"),
             "test NLL": Measure(scores.nll),
