@@ -55,7 +55,7 @@ ONLY_IN = {
     },
     "plotly": {"report"},
     "jinja2": {"report"},
-    "rich": {"launching.board"},
+    "rich": {"launching.display"},
     "hydra": {"__main__", "settings", "launching"},
     "omegaconf": {"__main__", "settings", "launching", "run", "tables"},
 }

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 FOUND = [*sorted((ROOT / "results").glob("*.md")), *(ROOT / "results" / name / "study.md" for name in NAMES)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *FOUND]
 README = PAGES[0].read_text()
+ELSEWHERE = ("README", "library")
+"""Pages whose Python `test_library_page.py` runs."""
 
 
 def links(page: str) -> list[str]:
@@ -40,7 +42,9 @@ def test_a_link_that_leads_nowhere_is_seen():
     assert links("a [page](docs/none.md), ![picture](a.png) and `[code](b.md)`") == ["docs/none.md", "a.png"]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "library"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem not in ("README", "library")], ids=lambda page: page.name
+)
 def test_python_runs_as_it_stands(page, tmp_path):
     if blocks := code_of(page.read_text()):
         run("\n".join(blocks), tmp_path)

@@ -6,8 +6,8 @@ import re
 import pytest
 from result_factory import make_config
 
-from ellarepro.launching import board as boards
-from ellarepro.launching.board import Board
+from ellarepro.launching import display as displays
+from ellarepro.launching.display import ProgressDisplay
 from ellarepro.launching.cells import names
 from ellarepro.training.progress import Moment, Progress, clock, free_share
 
@@ -47,14 +47,14 @@ def test_durations():
 
 def test_a_log_has_plain_lines_each_with_the_name_of_its_run(monkeypatch):
     stream, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(boards.time, "monotonic", lambda: now[0])
-    with Board(["digit CONV", "digit FC"], stream, every=10.0) as board:
+    monkeypatch.setattr(displays.time, "monotonic", lambda: now[0])
+    with ProgressDisplay(["digit CONV", "digit FC"], stream, every=10.0) as display:
         for index, event in ((0, None), (0, "a line"), (0, FIRST), (0, LATER), (1, FIRST)):
-            board.show(index, event)
+            display.show(index, event)
         now[0] = 11.0
-        board.show(0, LATER)
-        board.show(0, LAST)
-        board.end(0)
+        display.show(0, LATER)
+        display.show(0, LAST)
+        display.end(0)
     legend, lines = stream.getvalue().splitlines()[:2], stream.getvalue().splitlines()[2:]
     assert "marginal likelihood" in legend[0]
     assert lines == [
@@ -67,21 +67,21 @@ def test_a_log_has_plain_lines_each_with_the_name_of_its_run(monkeypatch):
 
 
 def test_a_terminal_has_one_line_a_run_that_is_under_way():
-    board = Board(["digit CONV", "digit FC", "position FC"], Terminal())
-    board.show(0, FIRST)
-    board.show(1, None)
-    board.show(0, LATER)
-    assert rows(board) == [["digit CONV", *LATER.parts()], ["digit FC", "starts"], ["1 more to come"]]
-    board.end(0)
-    assert rows(board) == [["digit FC", "starts"], ["1 more to come"]]
-    with board:
-        board.show(1, "what a run says")
-    shown = board.stream.getvalue()
+    display = ProgressDisplay(["digit CONV", "digit FC", "position FC"], Terminal())
+    display.show(0, FIRST)
+    display.show(1, None)
+    display.show(0, LATER)
+    assert rows(display) == [["digit CONV", *LATER.parts()], ["digit FC", "starts"], ["1 more to come"]]
+    display.end(0)
+    assert rows(display) == [["digit FC", "starts"], ["1 more to come"]]
+    with display:
+        display.show(1, "what a run says")
+    shown = display.stream.getvalue()
     assert "what a run says" in shown and "digit FC" in shown and "\x1b[" in shown
 
 
-def rows(board: Board) -> list[list[str]]:
-    return [list(filter(None, row)) for row in zip(*(list(c.cells) for c in board._lines().columns), strict=True)]
+def rows(display: ProgressDisplay) -> list[list[str]]:
+    return [list(filter(None, row)) for row in zip(*(list(c.cells) for c in display._lines().columns), strict=True)]
 
 
 @pytest.mark.parametrize(

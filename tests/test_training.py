@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("kind", FITS)
-@pytest.mark.parametrize("optimiser", ["SGD", "Adam"])
+@pytest.mark.parametrize(("optimiser", "kind"), zip(cycle(["SGD", "Adam"]), FITS, strict=False))
 def test_a_run_stopped_anywhere_continues_to_the_same_bits(tmp_path, optimiser, kind):
     """At steps, in fits and between hyper-steps, five random ones for each; the fit at the end included."""
     make = partial(trainer, optimiser, laplace=FITS[kind])

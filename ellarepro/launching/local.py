@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, UserError
-from ellarepro.launching.board import Board, Event
+from ellarepro.launching.display import ProgressDisplay, Event
 from ellarepro.launching.cells import Cells, Ended, label, names, tell
 
 POLL_SECONDS = 0.2
@@ -57,17 +57,17 @@ class LocalLauncher(Launcher):
         jobs = min(self.jobs or default_jobs(), len(self.cells))
         waiting, running, ended = list(range(len(self.cells))), dict[Future, tuple[int, _Worker]](), dict[int, Ended]()
         started = time.monotonic()
-        board = Board(names(self.cells.configs))
+        display = ProgressDisplay(names(self.cells.configs))
 
         def take(done: set[Future]) -> None:
             for future in done:
                 index, worker = running.pop(future)
                 ended[index] = worker.outcome(future, self.cells.configs[index])
-                board.end(index)
+                display.end(index)
                 tell(ended[index], len(ended), len(self.cells), time.monotonic() - started)
                 self.on_end(ended[index])
 
-        with ExitStack() as workers, board, _told_to_stop():
+        with ExitStack() as workers, display, _told_to_stop():
             idle = [workers.enter_context(_Worker()) for _ in range(jobs)]
             try:
                 while waiting or running:
@@ -76,7 +76,7 @@ class LocalLauncher(Launcher):
                         running[worker.begin(self.cells, index, share(self.cells.configs[index], jobs))] = index, worker
                     done = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED).done
                     for _, worker in running.values():
-                        worker.listen(board)
+                        worker.listen(display)
                     idle += [running[future][1] for future in done]
                     take(done)
             except Interrupted:
@@ -104,10 +104,10 @@ class _Worker(AbstractContextManager):
     def begin(self, cells: Cells, index: int, changes: dict[str, Any]) -> Future:
         return self.pool.submit(_carry_out, cells, index, changes)
 
-    def listen(self, board: Board) -> None:
+    def listen(self, display: ProgressDisplay) -> None:
         """Show what the process has told since."""
         while not self.channel.empty():
-            board.show(*self.channel.get())
+            display.show(*self.channel.get())
 
     def outcome(self, future: Future, config: Mapping[str, Any]) -> Ended:
         """How the run of `future` ended; if the process ended with it, there is a new one afterwards."""

@@ -20,7 +20,7 @@ A line a run: training accuracy, -log marginal likelihood (nats a datum), and wh
 of the relative effective number of parameters the path has that breaks symmetry."""
 
 
-class Board:
+class ProgressDisplay:
     """Shows runs while the context lasts; what is printed meanwhile stands above the live lines.
 
     Args:
@@ -39,7 +39,7 @@ class Board:
         if self.stream.isatty():
             self.live = Live(console=Console(file=self.stream), get_renderable=self._lines, transient=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressDisplay":
         self._print(LEGEND)
         if self.live:
             self.live.start()
