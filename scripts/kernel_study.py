@@ -2,8 +2,9 @@
 
 `python -m scripts.kernel_study train` makes the runs that are not there yet, F-FC+CONV at the demo size from the
 neutral start (one core, five minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside it, which
-are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (three minutes each);
-`… report` writes results/kernel/study.md from what there is, ending with reading.md, a person's words.
+are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (three minutes each),
+`… widths` tries settings of the bounds on the first of them, to widths.json; `… report` writes results/kernel/study.md
+from what there is, ending with reading.md, a person's words.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -48,6 +50,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 BLOCKS = ("kron", "kron_blockwise", "diag")
 FEW = 100
 """Images whose rows are all taken for the log-determinants of layers."""
+WIDTHS = ((0, 25, 8), (0, 50, 6), (0, 100, 4), (100, 25, 8), (100, 50, 6), (100, 100, 4), (200, 50, 6), (200, 100, 4))
+"""Settings of bounds that are compared: images of the core, of a batch, and batches that are drawn."""
 SAMPLES = 20
 """Functions drawn for the linearised predictive."""
 STEPS = 100
@@ -58,13 +62,17 @@ STEPS = 100
 def main(arguments: list[str] | None = None) -> int:
     """Train, measure or report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.kernel_study", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("train", "measure", "report"))
+    parser.add_argument("what", choices=("train", "measure", "widths", "report"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(711, 721)))
     parser.add_argument("--core", type=int, default=200, help="images whose rows meet all others (200)")
     options = parser.parse_args(arguments)
     if options.what == "report":
         write_atomically(FOLDER / "study.md", page(records()).encode())
+        return 0
+    if options.what == "widths":
+        trainer, _ = loaded(FOLDER / f"{options.variants[0]}-s{options.seeds[0]}.json")
+        write(FOLDER / "widths.json", {"widths": [width(trainer, BracketSettings(*tried)) for tried in WIDTHS]})
         return 0
     for variant, seed in ((variant, seed) for seed in options.seeds for variant in options.variants):
         path = FOLDER / f"{variant}-s{seed}.json"
@@ -144,6 +152,15 @@ def measured(trainer: Trainer, task: Task, bracket: BracketSettings) -> dict[str
     }
 
 
+def width(trainer: Trainer, bracket: BracketSettings) -> dict[str, Any]:
+    """Bounds of the log-determinant by some settings, with what they cost."""
+    prior, data = trainer.objective.prior, cast(Samples, trainer.objective.data)
+    busy, generator = time.process_time(), torch.Generator().manual_seed(0)
+    deltas = prior.log_precision.detach().exp()
+    bounds = log_det_bounds(trainer.objective.model, deltas, data.inputs, bracket, generator)
+    return asdict(bracket) | asdict(bounds) | {"data": len(data), "cpu_seconds": time.process_time() - busy}
+
+
 def _further(evidence: MarginalLikelihood, model: Network, eta: Tensor) -> float:
     """-evidence a datum with the precisions learned on, by the curvature itself and at the weights of training."""
     prior = LayerwisePrior(model, tied=model.factor_groups())
@@ -178,6 +195,9 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         "`budget=demo` from the neutral start. -evidence in nats a datum at the precisions of training; exact: "
         "bounds with the exact curvature (docs/curvature.md, The kernel form).",
         markdown_table(list(_run_lines(runs)), labels=2),
+        "## Width of the bounds, of the log-determinant and in nats a datum",
+        "By images of the core, of a batch, and batches drawn; what stands behind a ± is a standard error.",
+        markdown_table(list(_width_lines()), labels=3),
         "## Pairs of runs that each curvature ranks as the test NLL does",
         markdown_table(list(_pair_lines(measured_runs)), labels=1),
         f"## What layers are charged, on {FEW} images",
@@ -206,6 +226,16 @@ def _pair_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     # Where bounds overlap, nothing is said.
     sure = [(a, b) for a, b in pairs if a["bounds"][0] > b["bounds"][1] or b["bounds"][0] > a["bounds"][1]]
     yield ["exact", str(len(sure)), str(sum(_same(a["bounds"][0] - b["bounds"][0], a, b) for a, b in sure))]
+
+
+def _width_lines() -> Iterator[list[str]]:
+    yield ["core", "batch", "drawn", "lower", "upper", "apart a datum", "CPU s"]
+    path = FOLDER / "widths.json"
+    for one in json.loads(path.read_text())["widths"] if path.exists() else ():
+        ends = [f"{one[e]:.0f} ± {error:.0f}" for e, error in zip(("lower", "upper"), one["errors"], strict=True)]
+        apart = f"{(one['upper'] - one['lower']) / 2 / one['data']:.3f}"
+        settings = [str(one[key]) for key in ("core", "batch_size", "batches")]
+        yield [*settings, *ends, apart, f"{one['cpu_seconds']:.0f}"]
 
 
 def _same(difference: float, one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -65,10 +65,13 @@ def log_det_bounds(
     chunks = [chunk for chunk, _ in known]
     root = cholesky_of_identity_plus(_lower(chunks, precisions)) if chunks else None
     whole = 0.0 if root is None else 2 * root.diagonal().log().sum().item()
+    if settings.batches is not None:
+        # Batches that are alike stand for each other; where all are taken, those of sure data cost next to nothing.
+        rest = rest[torch.randperm(len(rest), generator=generator).to(rest.device)]
     batches = _parts(rest, settings.batch_size)
     lower, upper = [], []
-    for index in torch.randperm(len(batches), generator=generator)[: settings.batches].tolist():
-        some, weight = batches[index], (sizes[batches[index]].sum() / sizes[rest].sum()).item()
+    for some in batches[: settings.batches]:
+        weight = (sizes[some].sum() / sizes[rest].sum()).item()
         chunk, left_out = _large_rows(gatherer, inputs[some], precisions)
         beyond = _block(chunk, chunk, precisions)
         if root is not None:
