@@ -19,8 +19,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, UserError
-from ellarepro.launching.display import ProgressDisplay, Event
 from ellarepro.launching.cells import Cells, Ended, label, names, tell
+from ellarepro.launching.display import Event, ProgressDisplay
 
 POLL_SECONDS = 0.2
 KILLED = "killed, most often for want of memory: lower hydra.launcher.jobs (JOBS=)"
