@@ -39,9 +39,11 @@ def small_network(layer: str = "f_fc_conv", seed: int = 0, **changes) -> Network
 def weight_settings(
     epochs: int, batch_size: int, kind: str = "SGD", plateau: float | None = None, momentum: float = 0.0, **rate
 ) -> WeightSettings:
-    """Training by the class `kind` of torch.optim; `rate` are keys of `OptimiserSettings`."""
-    arguments = {"fused": True} | ({"momentum": momentum} if momentum else {})
-    rule = OptimiserSettings(f"torch.optim.{kind}", **rate, arguments=arguments)
+    """Training by the class `kind` of torch.optim, or ours; `rate` are keys of `OptimiserSettings`."""
+    ours = kind == "NaturalGradient"
+    arguments = ({} if ours else {"fused": True}) | ({"momentum": momentum} if momentum else {})
+    home = "ellarepro.training.natural_gradient" if ours else "torch.optim"
+    rule = OptimiserSettings(f"{home}.{kind}", **rate, arguments=arguments)
     return WeightSettings(epochs, batch_size, rule, plateau)
 
 

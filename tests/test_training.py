@@ -60,7 +60,7 @@ def same(first: Trainer, second: Trainer) -> bool:
     return all(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
 
 
-@pytest.mark.parametrize("optimiser", ["SGD", "Adam"])
+@pytest.mark.parametrize("optimiser", ["SGD", "Adam", "NaturalGradient"])
 def test_the_same_seed_gives_the_same_bits(optimiser):
     first, second, other = trainer(optimiser), trainer(optimiser), trainer(optimiser, seed=4)
     for run in (first, second, other):
@@ -124,7 +124,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize(("optimiser", "kind"), zip(cycle(["SGD", "Adam"]), FITS, strict=False))
+@pytest.mark.parametrize(("optimiser", "kind"), zip(cycle(["SGD", "Adam", "NaturalGradient"]), FITS, strict=False))
 def test_a_run_stopped_anywhere_continues_to_the_same_bits(tmp_path, optimiser, kind):
     """At steps, in fits and between hyper-steps, five random ones for each; the fit at the end included."""
     make = partial(trainer, optimiser, laplace=FITS[kind])

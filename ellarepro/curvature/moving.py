@@ -18,7 +18,7 @@ from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.structures import Block, Factor, sums_of
 
-KEPT = 256
+KEPT = 128
 """Rows that a wide factor is the mean of."""
 WIDE = 2 * KEPT
 """Width from which on it is: rows times a vector, and back, take no longer than the matrix times it."""
@@ -50,7 +50,7 @@ class MovingCurvature:
         model: nn.Module,
         *,
         decay: float = 0.95,
-        every: int = 10,
+        every: int = 15,
         share: float = 1.0,
         passes: int | None = 1,
         likelihood: Likelihood | None = None,

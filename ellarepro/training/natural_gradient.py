@@ -27,17 +27,18 @@ _SMALLEST = 1e-30
 
 
 class NaturalGradient(torch.optim.Optimizer):
-    """Steps of a given size along the natural gradient.
+    """Steps of a given size along the natural gradient, tensor by tensor.
 
-    Of each tensor, m <- momentum m + gradient, and its direction is (F + damping)^-1 m, with F the moving average of
-    its block. All tensors move along these, so far that the root mean square over all weights of step / lr is one. By
-    default a tensor's lr is relative to its root mean square at the start. Where the gradient is zero it stands still,
-    as gradient descent does, so the prior's part belongs into the gradient.
+    Of each tensor, m <- momentum m + gradient; its direction is (F + damping)^-1 m, with F the moving average of its
+    block; and its step has a root mean square of `lr`, by default relative to what the tensor's was at the start. Where
+    the gradient is zero it stands still, as gradient descent does, so the prior's part belongs into the gradient.
+
+    One size for all tensors together, in relative terms, would be that of the smallest: a path that starts at a
+    hundredth of its scale then holds all others up.
 
     Args:
         model: every trainable tensor needs a curvature rule.
-        lr: root mean square over all weights of a step, each relative to its tensor's as it is now; a bias of zeros
-            takes its weight's.
+        lr: root mean square of a step over that of the tensor as it is now; a bias of zeros takes its weight's.
         groups: parameter groups, with an absolute `lr`, in place of one a tensor.
         momentum: of the gradients.
         damping: added to F, the curvature of a datum; split between factors as `curvature/damping.py` says.
@@ -99,21 +100,19 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if moved:
-            directions = [self._direction(p, group["momentum"]) for p, group in moved]
-            rates = [max(group["lr"], _SMALLEST) for _, group in moved]
-            norm = torch.stack(torch._foreach_div(torch._foreach_norm(directions), rates)).norm()
-            size = norm / sum(p.numel() for p, _ in moved) ** 0.5
-            torch._foreach_mul_(directions, 1 / size.clamp_min(_SMALLEST))
-            torch._foreach_sub_([p for p, _ in moved], directions)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, group["lr"], group["momentum"])
         return loss
 
-    def _direction(self, p: Tensor, momentum: float) -> Tensor:
+    def _move(self, p: Tensor, lr: float, momentum: float) -> None:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        return self.direction(self._names[p], state["momentum"].mul_(momentum).add_(p.grad))
+        direction = self.direction(self._names[p], state["momentum"].mul_(momentum).add_(p.grad))
+        size = direction.norm() / p.numel() ** 0.5
+        p.sub_(direction.mul_(lr / size.clamp_min(_SMALLEST)))
 
     def state_dict(self) -> dict[str, Any]:
         """As every optimiser's, with the curvature: all that continuing bit for bit needs."""
