@@ -154,10 +154,11 @@ class LayerwiseLaplace:
             ValueError: as for `fit`; an optimiser with a weight decay, or of other parameters; no epoch after which the
                 precisions would move; or a schedule that says more than when and how far.
         """
-        if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0) != schedule:
+        if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0, bracket=None) != schedule:
             raise ValueError(
-                "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes into "
-                f"LayerwiseLaplace(settings=...), tied and predictive_samples are of whole runs; got {schedule}"
+                "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes "
+                "into LayerwiseLaplace(settings=...), tied, predictive_samples and bracket are of whole runs; got "
+                f"{schedule}"
             )
         if epochs <= schedule.burn_in:
             raise ValueError(

@@ -50,7 +50,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 BLOCKS = ("kron", "kron_blockwise", "diag")
 FEW = 100
 """Images whose rows are all taken for the log-determinants of layers."""
-WIDTHS = ((0, 25, 8), (0, 50, 6), (0, 100, 4), (100, 25, 8), (100, 50, 6), (100, 100, 4), (200, 50, 6), (200, 100, 4))
+WIDTHS = ((0, 50, 6), (0, 100, 4), (100, 50, 6), (200, 50, 6), (200, 100, 4), (400, 50, 6), (400, 100, 4))
 """Settings of bounds that are compared: images of the core, of a batch, and batches that are drawn."""
 SAMPLES = 20
 """Functions drawn for the linearised predictive."""
@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.what == "widths":
         trainer, _ = loaded(FOLDER / f"{options.variants[0]}-s{options.seeds[0]}.json")
-        write(FOLDER / "widths.json", {"widths": [width(trainer, BracketSettings(*tried)) for tried in WIDTHS]})
+        found: list[dict[str, Any]] = []
+        for tried in WIDTHS:
+            found.append(width(trainer, BracketSettings(*tried)))
+            write(FOLDER / "widths.json", {"widths": found})
         return 0
     for variant, seed in ((variant, seed) for seed in options.seeds for variant in options.variants):
         path = FOLDER / f"{variant}-s{seed}.json"

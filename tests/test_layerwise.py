@@ -311,7 +311,9 @@ def test_training_leaves_modules_alone_that_are_kept_in_evaluation_mode():
     assert model[1].running_mean.abs().sum() > 0, "the control: a network in evaluation mode is trained as a whole"
 
 
-@pytest.mark.parametrize("said", [{"tied": True}, {"predictive_samples": 5}, {"fit": FitSettings("diag")}])
+@pytest.mark.parametrize(
+    "said", [{"tied": True}, {"predictive_samples": 5}, {"bracket": 5}, {"fit": FitSettings("diag")}]
+)
 def test_what_a_schedule_has_no_say_in_is_refused(said):
     with pytest.raises(ValueError, match="schedule says when the precisions move.*settings"):
         LayerwiseLaplace(network()).train(stripes(), epochs=2, schedule=replace(SOON, **said))
