@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ellarepro.errors import RunFailure, UserError, command
-from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share
+from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import result_path, run_id
 from ellarepro.resume.files import write_atomically
 from ellarepro.settings.compose import compose_all

@@ -20,7 +20,7 @@ from ellarepro.resume.files import write_atomically
 from ellarepro.symmetry.labels import layer_title, path_order, path_title
 from ellarepro.symmetry.shares import has_choice
 from ellarepro.tables import RENDERERS, SPECS, build_grids
-from ellarepro.tables.guessing import only_guesses
+from ellarepro.tables.chance import stayed_at_chance
 from ellarepro.tables.markdown import markdown_table, sections
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -60,7 +60,7 @@ def _table(folder: Path) -> Iterator[str]:
 def _of_one_budget(table: str, runs: Sequence[RunResult]) -> Iterator[str]:
     yield RENDERERS["md"](build_grids(table, runs))
     shares = [run for run in runs if run.relative_effective_parameters and has_choice(run.tensors)]
-    if learned := [run for run in shares if not only_guesses(run)]:
+    if learned := [run for run in shares if not stayed_at_chance(run)]:
         yield "### Learned: relative effective numbers of parameters, % by layer; change of test NLL without the path"
         yield markdown_table(list(_learned(learned)), labels=2)
     yield "### Runs: nats a datum, expected calibration error, wall time, peak memory"

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_shifts import generator, mass_by_quadrant
+from test_transforms import generator, mass_by_quadrant
 
 from ellarepro.data import (
     OWN,

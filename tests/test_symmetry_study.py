@@ -8,7 +8,7 @@ import torch
 from result_factory import make_config, make_learned_result, make_map_result
 
 from ellarepro.data import load_task
-from ellarepro.data.moves import (
+from ellarepro.data.moved_digits import (
     JITTER,
     MOVED_DIGITS,
     MOVED_SIZE,

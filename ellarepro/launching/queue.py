@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ellarepro.launching.cells import Ended, tell
+from ellarepro.launching.sweep_runs import Ended, tell
 
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0

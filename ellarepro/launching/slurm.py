@@ -21,9 +21,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ellarepro.errors import UserError
-from ellarepro.launching.cells import Cells, Ended, label
 from ellarepro.launching.queue import Queued, follow, states
 from ellarepro.launching.snapshot import snapshot
+from ellarepro.launching.sweep_runs import Ended, SweepRuns, label
 from ellarepro.results import run_id
 from ellarepro.resume.files import write_atomically
 from ellarepro.settings.ranges import Settings, setting
@@ -84,13 +84,13 @@ class SlurmSettings(Settings):
 
 
 @dataclass(frozen=True)
-class SlurmCell:
+class SlurmRun:
     """One run as it is put into the queue."""
 
     config: Mapping[str, Any]
 
     def __call__(self) -> Ended:
-        ended = Cells([self.config]).run(0)
+        ended = SweepRuns([self.config]).run(0)
         print(f"{ended.label}: {ended.line}", flush=True)
         return ended
 
@@ -116,7 +116,7 @@ class SlurmLauncher(Launcher):
         self.on_end: Callable[[Ended], None] = lambda run: None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.cells = cast(Cells, task_function)
+        self.runs = cast(SweepRuns, task_function)
         self.sweep = Path(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -125,8 +125,8 @@ class SlurmLauncher(Launcher):
         Raises:
             UserError: this is no node to submit from, or sbatch refuses the jobs.
         """
-        configs = self.cells.configs
-        finished = {index: self.cells.finished(index) for index in range(len(configs))}
+        configs = self.runs.configs
+        finished = {index: self.runs.finished(index) for index in range(len(configs))}
         ended = {index: run for index, run in finished.items() if run is not None}
         left = [index for index in finished if index not in ended]
         if left:
@@ -156,11 +156,11 @@ class SlurmLauncher(Launcher):
             with _outside_of_any_job():
                 executor.update_parameters(**self.settings.parameters(snapshot(folder / "code")))
                 with executor.batch():
-                    submitted = [executor.submit(SlurmCell(self.cells.configs[index] | changes)) for index in indices]
+                    submitted = [executor.submit(SlurmRun(self.runs.configs[index] | changes)) for index in indices]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch refused the jobs: {' '.join(str(error).split())}") from error
         jobs = {
-            index: Queued(job.job_id, job.paths.result_pickle, folder / f"{run_id(self.cells.configs[index])}.log")
+            index: Queued(job.job_id, job.paths.result_pickle, folder / f"{run_id(self.runs.configs[index])}.log")
             for index, job in zip(indices, submitted, strict=True)
         }
         self._note(folder, jobs, [job.paths.stdout for job in submitted])
@@ -171,8 +171,8 @@ class SlurmLauncher(Launcher):
         print(f"SLURM took {len(jobs)} runs; logs, and the code they run, in {folder}", flush=True)
         for (index, job), log in zip(jobs.items(), logs, strict=True):
             job.log.symlink_to(log.name)
-            print(f"{job.id}  {label(self.cells.configs[index])}", flush=True)
-        names = {run_id(self.cells.configs[index]): [job.id, job.result.name] for index, job in jobs.items()}
+            print(f"{job.id}  {label(self.runs.configs[index])}", flush=True)
+        names = {run_id(self.runs.configs[index]): [job.id, job.result.name] for index, job in jobs.items()}
         write_atomically(folder / JOBS_FILE, json.dumps(names, indent=2).encode())
 
 

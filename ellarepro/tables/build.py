@@ -8,7 +8,7 @@ from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.cells import Cell, Grid, Row
 from ellarepro.tables.editions import Edition, editions, setting
-from ellarepro.tables.guessing import GUESSING_SHARE, only_guesses
+from ellarepro.tables.chance import CHANCE_SHARE, stayed_at_chance
 from ellarepro.tables.orderings import summary
 from ellarepro.tables.spec import MEASURED, MEASURES, Line, Spec, published
 
@@ -89,7 +89,7 @@ def _cell(place: tuple[str, str, str], line: Line, across: Line, runs: Sequence[
     name = line.measure or across.measure
     measure = MEASURES[name]
     taken = [run for run in runs if line.takes(run) and across.takes(run)]
-    learned = [run for run in taken if not only_guesses(run)] or taken
+    learned = [run for run in taken if not stayed_at_chance(run)] or taken
     readings = {run.run_id: measure.read(run) for run in learned}
     sizes = {run.test_size for run in learned} if measure.sampled else set()
     outcomes = [run.test_correct for run in learned] if measure.sampled else []
@@ -122,7 +122,7 @@ def _left_out(cells: Sequence[Cell]) -> str:
     names = sorted({run_id for cell in cells for run_id in cell.left_out})
     if not names:
         return ""
-    return f"in no mean, as their training loss never fell below {GUESSING_SHARE} of guessing's: {', '.join(names)}"
+    return f"in no mean, as their training loss never fell below {CHANCE_SHARE} of guessing's: {', '.join(names)}"
 
 
 def _protocol(runs: Sequence[RunResult]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ellarepro.results import RunResult, counted
 from ellarepro.symmetry.labels import layer_title
-from ellarepro.tables.guessing import only_guesses
+from ellarepro.tables.chance import stayed_at_chance
 from ellarepro.tables.markdown import markdown_table
 from scripts.studies.study import Study
 
@@ -42,7 +42,7 @@ Pair = tuple[RunResult, RunResult]
 
 def compared(runs: Iterable[RunResult]) -> list[RunResult]:
     """Those of `runs` that have an evidence, of networks that do not only guess."""
-    return [run for run in runs if run.neg_log_marglik_per_datum is not None and not only_guesses(run)]
+    return [run for run in runs if run.neg_log_marglik_per_datum is not None and not stayed_at_chance(run)]
 
 
 def kind(one: RunResult, other: RunResult) -> str | None:

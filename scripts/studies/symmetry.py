@@ -1,6 +1,6 @@
 """Does it find the symmetry that is there? Four labels of the same moved digits, each with a known symmetry.
 
-The data are those of `ellarepro/data/moves.py`, the runs those of configs/experiment/study/, by default with three
+The data are those of `ellarepro/data/moved_digits.py`, the runs those of configs/experiment/study/, by default with three
 seeds: measures of the paths of F-FC+CONV+GCONV beside the truth.
 """
 
@@ -11,7 +11,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellarepro.data.moves import SYMMETRIES
+from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.inspection import untrained_shares
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult
@@ -216,7 +216,7 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 STUDY = Study(
     name="symmetry",
     question="Does it find the symmetry that is there?",
-    about="Data as `ellarepro/data/moves.py` says, four classes in every task: guessing is right in 25% and has 1.39 "
+    about="Data as `ellarepro/data/moved_digits.py` says, four classes in every task: guessing is right in 25% and has 1.39 "
     "nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
     body=body,
     draw=draw,

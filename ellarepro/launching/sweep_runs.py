@@ -52,7 +52,7 @@ def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(parts) for parts in zip(*shown, strict=True)]
 
 
-class Cells:
+class SweepRuns:
     """The runs of a sweep, composed when it was submitted: what waits in a queue runs as it was asked for.
 
     Hydra's launchers call it with a configuration of their own, of which only the number of the job is used.
