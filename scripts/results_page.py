@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ellarepro.errors import command
+from ellarepro.inspection import untrained_shares
 from ellarepro.inspection.rendering import MISSING
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, short_commit
@@ -23,7 +24,8 @@ from ellarepro.tables.guessing import only_guesses
 from ellarepro.tables.markdown import markdown_table, sections
 
 RESULTS = Path(__file__).parents[1] / "results"
-HEADERS = ("run", "seed", "test acc. %", "test NLL", "calibration", "-marglik", "minutes", "GB", "hardware", "code")
+ACCURACY = "test acc. % (sampling error)"
+HEADERS = ("run", "seed", ACCURACY, "test NLL", "calibration", "-marglik", "minutes", "GB", "hardware", "code")
 
 
 @command("results_page")
@@ -68,15 +70,17 @@ def _of_one_budget(table: str, runs: Sequence[RunResult]) -> Iterator[str]:
 
 def _learned(runs: Sequence[RunResult]) -> Iterator[list[str]]:
     layers = list(runs[0].relative_effective_parameters)
-    yield ["run", "path", "mean", *layers, "NLL without"]
+    yield ["run", "path", "untrained mean", "mean", *layers, "NLL without"]
     for run in runs:
         shares = [run.relative_effective_parameters[layer] for layer in layers]
+        untrained, _ = untrained_shares(run)
         for path in sorted(shares[0], key=path_order):
             own = [share[path] for share in shares]
             use = run.path_use.get(EVERYWHERE, {}).get(path)
             yield [
                 f"{_name(run)}, {run.seed}",
                 path_title(path),
+                f"{fmean(share[path] for share in untrained.values()):.0f}" if untrained else MISSING,
                 *(f"{share:.0f}" for share in [fmean(own), *own]),
                 f"{use['nll_change']:+.3f}" if use else MISSING,
             ]
@@ -90,7 +94,7 @@ def _facts(run: RunResult) -> list[str]:
     optional = (run.test_nll, run.expected_calibration_error, run.neg_log_marglik_per_datum)
     return [
         str(run.seed),
-        f"{100 * run.test_accuracy:.2f}",
+        run.accuracy_text(),
         *(MISSING if number is None else f"{number:.3f}" for number in optional),
         f"{run.wall_seconds / 60:.1f}",
         f"{max(run.peak_memory.values()) / 1e9:.1f}" if run.peak_memory else MISSING,

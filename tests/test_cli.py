@@ -14,6 +14,7 @@ from test_shares import by_hand, difference
 
 from ellarepro.__main__ import main
 from ellarepro.errors import UserError
+from ellarepro.results import unpacked
 from ellarepro.settings.sweep import expand
 
 REPOSITORY = Path(__file__).parents[1]
@@ -97,6 +98,7 @@ def test_the_linearised_predictive_is_an_option(tmp_path):
     ((_, result),) = results(tmp_path).items()
     assert set(result["linearised"]) == {"nll", "accuracy", "calibration_error"}
     assert result["linearised"]["nll"] != result["test_nll"]
+    assert unpacked(result["test_correct"], result["test_size"]).mean() == pytest.approx(result["test_accuracy"])
 
 
 def test_a_run_learns_from_the_kernel_and_its_bounds_meet_where_the_core_is_all(tmp_path):

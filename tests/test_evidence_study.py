@@ -69,18 +69,25 @@ def rows(text: str) -> list[list[str]]:
 
 def test_the_page_counts_pairs_by_data_set_and_by_what_differs():
     # Evidence and accuracy order these three as 1, 2, 3, NLL as 1, 3, 2.
-    seeds = [run(e, nll, acc, seed=i) for i, (e, nll, acc) in enumerate([(1, 0.1, 0.9), (2, 0.3, 0.8), (3, 0.2, 0.7)])]
+    seeds = [run(e, nll, acc, seed=i) for i, (e, nll, acc) in enumerate([(1, 0.1, 0.9), (2, 0.3, 0.8), (3, 0.25, 0.7)])]
     conv = run(0.5, 0.5, 0.95, seed=0, layer={"name": "conv"})
     elsewhere = run(9, 9, 0.1, dataset={"name": "quadrant_digit_and_position"})
     text = STUDY.page([*seeds, conv, elsewhere], reading="Mine.\n")
     assert "5 committed runs" in text and text.endswith("Mine.\n")
-    head, rule, *body = rows(text)
-    assert body == [
-        ["quadrant_digit (demo)", SEEDS, "3", "2", "3"],
-        ["quadrant_digit (demo)", LAYERS, "1", "0", "1"],
-        ["all", SEEDS, "3", "2", "3"],
-        ["all", LAYERS, "1", "0", "1"],
+    found = rows(text)
+    assert found[2:6] == [
+        ["quadrant_digit (demo)", SEEDS, "3", "3", "2", "3"],
+        ["quadrant_digit (demo)", LAYERS, "1", "2", "0", "1"],
+        ["all", SEEDS, "3", "3", "2", "3"],
+        ["all", LAYERS, "1", "2", "0", "1"],
     ]
+    assert found[8:] == [["0.03 to 0.1", "1", "2", "0", "1"], ["0.1 to 0.3", "2", "3", "2", "2"]], "seeds by their gap"
+    assert "order differently" not in text, "CONV has the better evidence and the higher accuracy"
+
+
+def test_layer_types_that_accuracy_orders_otherwise_are_named():
+    text = STUDY.page([run(1.0, accuracy=0.8), run(2.0, accuracy=0.9, layer={"name": "conv"})])
+    assert "evidence and test accuracy order differently: CONV and FC 1." in text
 
 
 def test_runs_that_only_guess_or_have_no_evidence_are_not_compared():

@@ -186,6 +186,13 @@ def test_the_page_has_both_objectives_and_says_how_much_is_missing():
     assert len(dots) == 3 and sum(values[0] for values in dots.values()) == pytest.approx(100)
 
 
+def test_seeds_stand_in_the_order_of_their_evidence():
+    runs = [replace(study_result("both", seed), neg_log_marglik_per_datum=3.0 - seed) for seed in (1, 2)]
+    (table,) = report._by_seed(runs)
+    seeds = [line.split("|")[3].strip() for line in table.splitlines() if line.startswith("| 100%")]
+    assert seeds == ["2", "1"] and list(report._by_seed([study_result("both", objective="map")])) == []
+
+
 def test_the_figure_has_marks_of_what_was_there_before_training():
     def marks(result):
         return [len(axes.collections) for axes in report.draw([result]).axes]

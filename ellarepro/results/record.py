@@ -12,7 +12,7 @@ from typing import Any, cast, get_args, get_origin
 from ellarepro.errors import UserError
 from ellarepro.layers.tensors import Place
 from ellarepro.results.identity import run_id
-from ellarepro.results.outcomes import known_test_size
+from ellarepro.results.outcomes import accuracy_error, known_test_size
 from ellarepro.resume.files import write_atomically
 
 RESULT_FILE = "result.json"
@@ -84,6 +84,13 @@ class RunResult:
     weights_digest: str = ""
     test_size: int | None = None
     test_correct: str = ""
+
+    def accuracy_text(self) -> str:
+        """Return the test accuracy in percent with the sampling error of the test set in brackets, `98.15 (0.14)`."""
+        if self.test_accuracy is None:
+            return "–"
+        error = f" ({100 * accuracy_error(self.test_accuracy, self.test_size):.2f})" if self.test_size else ""
+        return f"{100 * self.test_accuracy:.2f}{error}"
 
     def measured(self, digits: int = 1) -> str:
         """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""

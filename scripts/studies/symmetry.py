@@ -80,7 +80,8 @@ def body(results: Sequence[RunResult]) -> Iterator[str]:
     laplace, controls = ([r for r in results if r.objective == name] for name in ("laplace", "map"))
     for title, own in (("Laplace: the precisions are learned", laplace), ("MAP: the control", controls)):
         if own:
-            yield from (f"## {title}", _scores(own), *(_table(own, name, of) for name, of in MEASURES.items()))
+            yield from (f"## {title}", _scores(own), *_by_seed(own))
+            yield from (_table(own, name, of) for name, of in MEASURES.items())
     yield from ("## Is F-FC used where it is needed, and only there?", _named(laplace, controls))
 
 
@@ -162,6 +163,17 @@ def _scores(results: Sequence[RunResult]) -> str:
         ]
         lines.append([f"{strength:.0%}", symmetry, path_title(STRICTEST[symmetry]), *numbers, str(len(own))])
     return markdown_table(lines, labels=3)
+
+
+def _by_seed(results: Sequence[RunResult]) -> Iterator[str]:
+    """Evidence and test of each run, the best evidence of a label first; nothing where there is no evidence."""
+    lines = [["moved", "symmetry", "seed", "evidence (nats)", "test NLL", "test accuracy (%), sampling error"]]
+    for strength, symmetry, own in _cells([r for r in results if r.neg_log_marglik_per_datum is not None]):
+        for run in sorted(own, key=lambda run: run.neg_log_marglik_per_datum):
+            numbers = [f"{number:.3f}" for number in (run.neg_log_marglik_per_datum, run.test_nll)]
+            lines.append([f"{strength:.0%}", symmetry, str(run.seed), *numbers, run.accuracy_text()])
+    if len(lines) > 1:
+        yield f"**Does the evidence choose the seed?** The best evidence first\n\n{markdown_table(lines, labels=3)}"
 
 
 def _table(results: Sequence[RunResult], name: str, of: Measure) -> str:
