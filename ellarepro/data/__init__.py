@@ -6,6 +6,9 @@ from ellarepro.data.batches import ordered_batches as ordered_batches
 from ellarepro.data.dataset import Samples as Samples
 from ellarepro.data.dataset import Task as Task
 from ellarepro.data.dataset import fingerprint as fingerprint
+from ellarepro.data.tasks import OWN as OWN
+from ellarepro.data.tasks import RECIPES as RECIPES
+from ellarepro.data.tasks import load_task as load_task
 from ellarepro.data.transforms import QUADRANTS as QUADRANTS
 from ellarepro.data.transforms import place_in_quadrant as place_in_quadrant
 from ellarepro.data.transforms import resize as resize
@@ -13,6 +16,3 @@ from ellarepro.data.transforms import rotate as rotate
 from ellarepro.data.transforms import rotate_by as rotate_by
 from ellarepro.data.transforms import translate as translate
 from ellarepro.data.transforms import translate_by as translate_by
-from ellarepro.data.tasks import OWN as OWN
-from ellarepro.data.tasks import RECIPES as RECIPES
-from ellarepro.data.tasks import load_task as load_task

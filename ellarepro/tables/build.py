@@ -7,8 +7,8 @@ from pathlib import Path
 from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.cells import Cell, Grid, Row
-from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.chance import CHANCE_SHARE, stayed_at_chance
+from ellarepro.tables.editions import Edition, editions, setting
 from ellarepro.tables.orderings import summary
 from ellarepro.tables.spec import MEASURED, MEASURES, Line, Spec, published
 

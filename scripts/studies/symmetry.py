@@ -1,7 +1,7 @@
 """Does it find the symmetry that is there? Four labels of the same moved digits, each with a known symmetry.
 
-The data are those of `ellarepro/data/moved_digits.py`, the runs those of configs/experiment/study/, by default with three
-seeds: measures of the paths of F-FC+CONV+GCONV beside the truth.
+The data are those of `ellarepro/data/moved_digits.py`, the runs those of configs/experiment/study/, by default with
+three seeds: measures of the paths of F-FC+CONV+GCONV beside the truth.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,8 +216,8 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 STUDY = Study(
     name="symmetry",
     question="Does it find the symmetry that is there?",
-    about="Data as `ellarepro/data/moved_digits.py` says, four classes in every task: guessing is right in 25% and has 1.39 "
-    "nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
+    about="Data as `ellarepro/data/moved_digits.py` says, four classes in every task: guessing is right in 25% and has "
+    "1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
     body=body,
     draw=draw,
     sweeps=((*experiments("study"), "seed=711,712,713"),),
