@@ -76,8 +76,8 @@ def body(runs: Sequence[RunResult]) -> Iterator[str]:
         yield "Pairs of seeds by how far apart their test NLLs are, in nats. By chance, half of them would agree:"
         yield markdown_table([["apart", *COUNTED], *_by_gap(seeds)], labels=1)
     if others := Counter(_names(pair) for pair in pairs.get(LAYERS, ()) if not by_accuracy(pair)):
-        told = "; ".join(f"{names} {count}" for names, count in others.most_common())
-        yield f"Pairs of layer types and priors that evidence and test accuracy order differently: {told}."
+        yield "Pairs of layer types and priors that evidence and test accuracy order differently:"
+        yield markdown_table([["between", "pairs"], *([names, str(n)] for names, n in others.most_common())], labels=1)
     yield "![Evidence and test NLL, a panel a data set](study.png)"
 
 
@@ -169,9 +169,9 @@ def _name(run: RunResult) -> str:
 STUDY = Study(
     name="evidence",
     question="Does the evidence rank as the test does?",
-    about="Those under Laplace that learned: all pairs on one data set at one budget by what they differ in, and in "
-    "how many of them the run of the better evidence (a datum, with its final precisions) has the lower test NLL and "
-    "the higher test accuracy. By chance, half would. Pairs share runs and are not independent.",
+    about="Those under Laplace that learned: all pairs on one data set at one budget by what they differ in. "
+    "Counted is in how many of them the run of the better evidence (a datum, with its final precisions) has the lower "
+    "test NLL and the higher test accuracy. By chance, half would. Pairs share runs and are not independent.",
     body=body,
     draw=draw,
     elsewhere=FOLDERS,

@@ -1,0 +1,84 @@
+"""What the results pages say of numbers in sentences: counted again from the committed results."""
+
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from ellarepro.inspection import untrained_shares
+from ellarepro.network import build_network
+from ellarepro.results import read_results
+from ellarepro.tables import build_grids, unique_runs
+from ellarepro.tables.orderings import TIE, YES, orderings
+from scripts.studies import evidence
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def said(page: str) -> str:
+    """The text of a page of results, on one line and without emphasis."""
+    return " ".join((RESULTS / page).read_text().replace("**", "").split())
+
+
+def test_orderings_that_hold_and_ties_are_counted():
+    for table in ("table1", "table2", "table3"):
+        for grid in build_grids(table, read_results(RESULTS / table)):
+            verdicts = [ordering.verdict for ordering in orderings(grid) if ordering.verdict]
+            counts = f"{len(verdicts)} orderings {verdicts.count(YES)} hold and {verdicts.count(TIE)} are ties"
+            assert f"Of the paper's {counts}" in said("README.md"), grid.title
+
+
+def test_on_the_digit_conv_and_the_learnable_network_are_a_tie():
+    grid = build_grids("table1", read_results(RESULTS / "table1"), "cpu")[0]
+    cells = {cell.column: cell for cell in grid.rows[0].cells}
+    pairs = zip(cells["laplace/conv"].by_seed, cells["laplace/f_fc_conv"].by_seed, strict=True)
+    first, second, third = (f"{conv - both:+.2f}".replace("+0.00", "0.00") for conv, both in pairs)
+    assert f"CONV's lead over F-FC+CONV is {first}, {second} and {third} points by seed" in said("README.md")
+
+
+def test_shares_of_the_first_layers_stand_beside_what_was_there_before_and_what_the_fit_allows():
+    (run,) = (r for r in read_results(RESULTS / "table2") if r.layer == "fc_conv" and r.objective == "laplace")
+    before = {layer: f"{share['conv']:.0f}" for layer, share in untrained_shares(run)[0].items()}
+    text = said("README.md")
+    assert f"CONV had {before['1']}, {before['2']} and {before['3']}% of layers 1 to 3, and {before['8']}%" in text
+    size, passes = run.config["objective"]["fit_size"], run.config["objective"]["passes"]
+    with torch.device("meta"):
+        network = build_network("fc_conv", in_channels=3, num_classes=10, alpha=run.config["alpha"])
+    # Factors of a fit have the rank of its samples at most, and gamma that of their product.
+    caps = [
+        min(1, size * passes / outputs) * min(1, size / inputs)
+        for outputs, inputs in (network.get_parameter(f"blocks.{i}.paths.fc.weight").shape for i in range(3))
+    ]
+    assert "at {:.2f}, {:.2f} and {:.2f} there".format(*caps) in text
+
+
+def test_the_reading_of_the_evidence_has_the_counts_of_its_page():
+    folders = [RESULTS / name for name in evidence.FOLDERS if (RESULTS / name).is_dir()]
+    tasks = evidence.tasks(evidence.compared(unique_runs(folders)))
+    pairs = [(pair, evidence.kind(*pair)) for runs in tasks.values() for pair in combinations(runs, 2)]
+    layers = [pair for pair, differs in pairs if differs == evidence.LAYERS]
+    agree, right = sum(map(evidence.by_nll, layers)), sum(map(evidence.by_accuracy, layers))
+    text = said("evidence/reading.md")
+    assert f"in {agree} of {len(layers)} pairs" in text and f"it is {right} of {len(layers)}" in text
+    assert f"share {len({run.run_id for pair in layers for run in pair})} runs" in text
+    wrong = [{run.layer for run in pair} for pair in layers if not evidence.by_accuracy(pair)]
+    told = wrong.count({"conv", "f_fc_conv"})
+    assert f"{told} of the {len(wrong)} failures are CONV against F-FC+CONV" in text
+    seeds = [pair for pair, differs in pairs if differs == evidence.SEEDS]
+    assert f"{sum(map(evidence.by_nll, seeds))} of {len(seeds)} pairs" in text
+    for low, high in ((0, 0.03), (0.03, 0.1), (0.1, 0.3)):
+        own = [pair for pair in seeds if low <= abs(pair[0].test_nll - pair[1].test_nll) < high]
+        assert f"{sum(map(evidence.by_nll, own))} of {len(own)}" in text
+    far = [pair for pair in seeds if abs(pair[0].test_nll - pair[1].test_nll) >= 0.3]
+    assert len(far) == 3 and not any(map(evidence.by_nll, far))
+    assert all(run.dataset.startswith("moved_digits") for pair in far for run in pair)
+
+
+def test_the_evidence_orders_the_seeds_of_the_symmetry_study_alike():
+    runs = [run for run in read_results(RESULTS / "symmetry") if run.objective == "laplace"]
+    for dataset in {run.dataset for run in runs}:
+        own = sorted((r for r in runs if r.dataset == dataset), key=lambda run: run.neg_log_marglik_per_datum)
+        assert [run.seed for run in own] == [713, 712, 711]
+        if dataset in ("moved_digits_rotation", "moved_digits_both"):
+            assert own[0].test_accuracy == min(run.test_accuracy for run in own)
+            assert f"{100 * own[0].test_accuracy:.1f}% for " in said("symmetry/reading.md").replace("the others' ", "")
