@@ -10,7 +10,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(JOBS),hydra.launcher.$(if $(filter joblib,$(LAUNCHER)),n_jobs,jobs)=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cuda test-cluster bench gpu report tables verify table1 table2 table3 appendix sync lint
+.PHONY: help demo test test-cuda test-cluster bench gpu report tables verify table1 table2 table3 appendix sync lint docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets, and what can be said
@@ -73,8 +73,14 @@ verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_i
 sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb login first)
 	@find results outputs -type d -name 'offline-run-*' 2> /dev/null | sort | xargs -r .venv/bin/wandb sync
 
-lint: .venv/ready  ## style and types
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+lint: .venv/ready  ## style, types, and the length of sentences in README and docs
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && $(PY) -m scripts.prose . docs
+
+docs: .venv/ready  ## the pages as a site that needs no network: build/site/index.html (takes mkdocs-material)
+	@.venv/bin/python -c 'import material' 2> /dev/null || .venv/bin/pip install -qq mkdocs-material
+	@rm -rf build/pages && mkdir -p build/pages
+	@git ls-files -z '*.md' '*.png' '*.ipynb' '*.txt' '*.cff' '*/result.json' tests/cluster | xargs -0 cp --parents -t build/pages
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet && echo build/site/index.html
 
 .venv/ready: requirements.txt
 	@bash scripts/setup.sh $(PYTHON)

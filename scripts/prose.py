@@ -1,8 +1,9 @@
 """Sentences of the pages, counted: the mean of a page at most 22 words, none above 45.
 
-    python -m scripts.prose [PAGE ...]
+    python -m scripts.prose [PAGE or FOLDER ...]
 
-Code, tables, headings and pictures are left out. Exit status 1 where a page is above.
+Without arguments: the pages of the root, docs and results. Pages that are named are printed, of others those that are
+above. Code, tables, headings and pictures are left out. Exit status 1 where a page is above.
 """
 
 import re
@@ -31,15 +32,20 @@ def pages() -> list[Path]:
     return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(results)]
 
 
+def pages_of(path: Path) -> list[Path]:
+    """The page itself, or the pages that lie in a folder."""
+    return sorted(path.glob("*.md")) if path.is_dir() else [path]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the pages that are above, and return the exit status."""
     given = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
     above = 0
-    for page in given or pages():
+    for page in [page for path in given for page in pages_of(path)] or pages():
         lengths = {s: len(s.split()) for s in sentences(page.read_text())}
         long = [(n, s) for s, n in lengths.items() if n > MOST]
         mean = fmean(lengths.values()) if lengths else 0.0
-        if given or mean > MOST_IN_THE_MEAN or long:
+        if page in given or mean > MOST_IN_THE_MEAN or long:
             print(f"{page}: mean {mean:.1f} words a sentence, {len(long)} above {MOST}")
             print(*(f"  {n} words: {s[:110]} ..." for n, s in sorted(long, reverse=True)[:3]), sep="\n")
         above += mean > MOST_IN_THE_MEAN or bool(long)

@@ -154,6 +154,13 @@ def test_the_citation_names_the_paper():
     assert preferred["title"] in README and preferred["url"] in README and str(preferred["year"]) in README
 
 
+def test_the_site_has_every_page_of_docs():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = [page if isinstance(page, str) else next(iter(page.values())) for page in nav]
+    assert all((ROOT / page).exists() for page in pages)
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+
+
 def test_make_help_lists_every_target_and_variable():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     makefile = (ROOT / "Makefile").read_text()
