@@ -156,10 +156,12 @@ def test_the_loss_of_every_layer_type_falls(layer):
     model = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8, anchors=anchors, group="c4")
     images, labels = small_data(48)
     before = [p.detach().clone() for p in model.parameters()]
-    losses = train(model, NaturalGradient(model, lr=0.03), range(40), images.float(), labels)
+    optimiser = NaturalGradient(model, lr=0.03)
+    losses = train(model, optimiser, range(1), images.float(), labels)
+    assert not any(torch.equal(old, p) for old, p in zip(before, model.parameters(), strict=True)), "all tensors move"
+    losses += train(model, optimiser, range(1, 40), images.float(), labels)
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
-    assert not any(torch.equal(old, p) for old, p in zip(before, model.parameters(), strict=True)), "all tensors moved"
 
 
 def test_stock_layers_take_steps():

