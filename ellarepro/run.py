@@ -17,7 +17,7 @@ from ellarepro.network import Network
 from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
 from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.resume.signals import stopping
-from ellarepro.runs.folder import Keeper
+from ellarepro.runs.folder import RunFolder
 from ellarepro.runs.measuring import measured, note_untrained, parameter_count
 from ellarepro.runs.preparing import load_data, prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest, packed
@@ -70,16 +70,16 @@ def run(
         if memory:
             say(f"{identity}: {memory}")
         with stopping() as stop:
-            keeper = Keeper(settings, trainer, task, lock, stop, code, say)
-            keeper.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+            run_folder = RunFolder(settings, trainer, task, lock, stop, code, say)
+            run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
             with tracked(identity, settings, folder) as tracker:
-                result = _train(settings, identity, trainer, task, keeper, tracker, watch)
+                result = _train(settings, identity, trainer, task, run_folder, tracker, watch)
                 picture = as_png(draw_run(result))
                 # The result comes last: where it lies, nothing is missing.
-                result = _keep_weights(settings, trainer, keeper, result)
-                keeper.write("effective_parameters.png", picture)
-                keeper.write(RESULT_FILE, result.to_json().encode())
-                keeper.checkpoints.discard()
+                result = _keep_weights(settings, trainer, run_folder, result)
+                run_folder.write("effective_parameters.png", picture)
+                run_folder.write(RESULT_FILE, result.to_json().encode())
+                run_folder.checkpoints.discard()
                 tracker.finish(result, picture)
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
@@ -132,11 +132,11 @@ def _train(
     identity: str,
     trainer: Trainer,
     task: Task,
-    keeper: Keeper,
+    run_folder: RunFolder,
     tracker: Tracker,
     watch: Callable[[Moment], None] | None,
 ) -> RunResult:
-    keeper.restore()
+    run_folder.restore()
     if watch is None and settings.progress:
         watch = Progress(trainer.epoch).update
     places = cast(Network, trainer.model).places()
@@ -152,21 +152,21 @@ def _train(
             watch(Moment(epoch, trainer.epochs, metrics["loss"], value, evidence, free, measure))
         tracker.log(contents.of_epoch(metrics, places), epoch)
 
-    trainer.on_epoch, trainer.pause = on_epoch, keeper.pause
+    trainer.on_epoch, trainer.pause = on_epoch, run_folder.pause
     with _memory_or_failure(lambda: f"in epoch {trainer.epoch + 1}"):
         note_untrained(trainer)
         trainer.run()
-        keeper.keep()
-        return measured(settings, identity, trainer, task, keeper.code)
+        run_folder.save()
+        return measured(settings, identity, trainer, task, run_folder.code)
 
 
-def _keep_weights(settings: Config, trainer: Trainer, keeper: Keeper, result: RunResult) -> RunResult:
+def _keep_weights(settings: Config, trainer: Trainer, run_folder: RunFolder, result: RunResult) -> RunResult:
     """The result, with the digest of the weights if they are kept."""
     if not settings.keep_weights:
-        (keeper.folder / WEIGHTS_FILE).unlink(missing_ok=True)
+        (run_folder.folder / WEIGHTS_FILE).unlink(missing_ok=True)
         return result
     weights = packed(trainer.objective)
-    keeper.write(WEIGHTS_FILE, weights)
+    run_folder.write(WEIGHTS_FILE, weights)
     return replace(result, weights_digest=digest(weights))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ellarepro.errors import Interrupted
 from ellarepro.run import run
-from ellarepro.runs import folder as keeper
+from ellarepro.runs import folder as run_folders
 from ellarepro.settings.compose import compose
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def found(folder: Path) -> dict:
 
 def stopped(folder: Path, after: int, *overrides: str) -> Path:
     """A run that was told to stop at its pause `after`; the folder with its checkpoints."""
-    pause, left = keeper.Keeper.pause, after
+    pause, left = run_folders.RunFolder.pause, after
 
     def counted(self, state):
         nonlocal left
@@ -42,11 +42,11 @@ def stopped(folder: Path, after: int, *overrides: str) -> Path:
             os.kill(os.getpid(), signal.SIGINT)
         pause(self, state)
 
-    keeper.Keeper.pause = counted
+    run_folders.RunFolder.pause = counted
     try:
         with pytest.raises(Interrupted, match="stopped by SIGINT after epoch . of 2, step"):
             quiet(folder, *overrides)
     finally:
-        keeper.Keeper.pause = pause
+        run_folders.RunFolder.pause = pause
     (kept,) = folder.glob("*/checkpoint.pt")
     return kept.parent

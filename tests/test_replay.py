@@ -42,7 +42,7 @@ def trainer(replayed: bool, rule: dict, epochs: int = 3, device: str = "cpu", mo
 
 
 def same(one: Trainer, other: Trainer) -> bool:
-    """But for the rounding of learning rates and pulls to float32."""
+    """But for the rounding of learning rates and decays to float32."""
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     return max(relative_error(p.detach(), q.detach()) for p, q in pairs) < 1e-6
 
@@ -56,14 +56,16 @@ def test_replayed_steps_are_plain_ones(rule, captures):
     assert replayed.state_dict()["optimiser"]["param_groups"] == plain.state_dict()["optimiser"]["param_groups"]
 
 
-@pytest.mark.parametrize("what", ["rates", "pulls"])
+@pytest.mark.parametrize("what", ["rates", "weight_decays"])
 def test_what_changes_from_step_to_step_is_read_anew(what, captures, monkeypatch):
     """Control: frozen at the capture, as in a graph that a number has gone into, they give other weights."""
     plain, replayed = trainer(False, SGD), trainer(True, SGD)
     if what == "rates":
         monkeypatch.setattr(replayed.rates, "set", lambda step, steps: None)
     else:
-        monkeypatch.setattr(replayed.objective.prior, "pulls", lambda size: [1.0] * len(replayed.objective.prior.names))
+        monkeypatch.setattr(
+            replayed.objective.prior, "weight_decays", lambda size: [1.0] * len(replayed.objective.prior.names)
+        )
     plain.run(), replayed.run()
     assert captures and not same(plain, replayed)
 
@@ -91,8 +93,8 @@ def test_a_continued_run_captures_anew(captures):
 def test_the_first_steps_and_other_sizes_are_taken_as_they_are(captures):
     sizes = []
 
-    def step(images, labels, pulls):
-        sizes.append((len(images), type(pulls[0])))
+    def step(images, labels, decays):
+        sizes.append((len(images), type(decays[0])))
         return images.sum(), images
 
     weight = torch.zeros(1, requires_grad=True)

@@ -18,7 +18,7 @@ from ellarepro.resume import checkpoint as checkpoint_module
 from ellarepro.resume.checkpoint import load_checkpoint, save_checkpoint
 from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.run import run
-from ellarepro.runs import folder as keeper
+from ellarepro.runs import folder as run_folders
 
 # Disks and folders
 
@@ -37,7 +37,7 @@ def full(*names: str):
 
 @pytest.mark.parametrize("name", ["result.json", "weights.safetensors", "effective_parameters.png"])
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, wanted, name):
-    monkeypatch.setattr(keeper, "write_atomically", full(name))
+    monkeypatch.setattr(run_folders, "write_atomically", full(name))
     with pytest.raises(RunFailure, match=f"{name} cannot be written .No space left on device.*continues"):
         quiet(tmp_path)
     assert not list(tmp_path.glob("*/result.json"))
@@ -62,7 +62,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last_good_one(tmp_path, monkeypat
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_lost_folder_is_a_failure_and_is_not_made_again(tmp_path, monkeypatch, again):
-    pause, left = keeper.Keeper.pause, 4
+    pause, left = run_folders.RunFolder.pause, 4
 
     def lose(self, state):
         nonlocal left
@@ -73,7 +73,7 @@ def test_a_lost_folder_is_a_failure_and_is_not_made_again(tmp_path, monkeypatch,
                 self.folder.mkdir()
         pause(self, state)
 
-    monkeypatch.setattr(keeper.Keeper, "pause", lose)
+    monkeypatch.setattr(run_folders.RunFolder, "pause", lose)
     with pytest.raises(RunFailure, match="was removed or replaced while the run went on"):
         quiet(tmp_path)
     assert not list(tmp_path.glob("*/*"))
@@ -230,7 +230,7 @@ def test_what_surely_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeyp
 
 
 def test_a_long_epoch_says_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(run_folders, "QUIET_SECONDS", 0.0)
     said: list[str] = []
     run(config(tmp_path, "objective.steps=3"), say=said.append)
     assert any("epoch 1, step 2 on the precisions" in line.replace(" of 3", "") for line in said)

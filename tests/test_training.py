@@ -313,7 +313,7 @@ def test_the_loss_of_guessing_is_the_entropy_of_the_labels():
 def test_the_prior_has_no_part_while_a_network_only_guesses():
     """Losses fall, so that it comes in late; where they stay above the share, it is maximum likelihood to the end."""
     plain, likelihood = trainer(laplace=MAP), trainer(laplace=MAP)
-    likelihood.objective.prior.pulls = lambda size: [0.0] * len(likelihood.objective.prior.names)
+    likelihood.objective.prior.weight_decays = lambda size: [0.0] * len(likelihood.objective.prior.names)
     for each in (plain, likelihood):
         each.run()
     losses, guessing = likelihood.history["loss"], Classification().guessing_loss(task().train.targets)

@@ -97,16 +97,16 @@ class LayerwisePrior:
         return torch.stack([p.double().square().sum() for p in self.parameters]).cpu()
 
     @torch.no_grad()
-    def add_gradients(self, pulls: Sequence[float | Tensor]) -> None:
+    def add_gradients(self, decays: Sequence[float | Tensor]) -> None:
         """Add the gradient of -log p(theta) / N to the parameters' gradients: delta theta / N, tensor by tensor.
 
         Args:
-            pulls: delta / N of each tensor, as numbers, or as scalars that lie on the parameters' device.
+            decays: delta / N of each tensor, as numbers, or as scalars that lie on the parameters' device.
         """
-        for p, pull in zip(self.parameters, pulls, strict=True):
+        for p, decay in zip(self.parameters, decays, strict=True):
             gradient = cast(Tensor, p.grad)
-            gradient.addcmul_(p, pull) if isinstance(pull, Tensor) else gradient.add_(p, alpha=pull)
+            gradient.addcmul_(p, decay) if isinstance(decay, Tensor) else gradient.add_(p, alpha=decay)
 
-    def pulls(self, data_size: int) -> list[float]:
+    def weight_decays(self, data_size: int) -> list[float]:
         """delta / N of each tensor, of N data."""
         return (self.log_precision.detach().exp() / data_size).tolist()

@@ -65,11 +65,11 @@ class Objective:
         Args:
             numbers: as `step_numbers` gives them, or scalars on the device, which a replayed step reads.
         """
-        *pulls, noise = numbers
+        *decays, noise = numbers
         if self.likelihood.hyperparameters():
             loss = loss * noise
         loss.backward()
-        self.prior.add_gradients(pulls)
+        self.prior.add_gradients(decays)
 
     def step_numbers(self, last_loss: float, data_size: int) -> list[float]:
         """What of a step changes from step to step: delta / N of each tensor, and the likelihood's factor.
@@ -79,7 +79,7 @@ class Objective:
             data_size: N.
         """
         part = 1.0 if self.takes_part(last_loss) else 0.0
-        return [*(part * pull for pull in self.prior.pulls(data_size)), self.factor]
+        return [*(part * decay for decay in self.prior.weight_decays(data_size)), self.factor]
 
     @property
     def factor(self) -> float:

@@ -63,20 +63,20 @@ class Variational(Objective):
         return {name: p + self.posteriors[name].deviation(generator) for name, p in named}
 
     def backward(self, loss: Tensor, numbers: Sequence[float | Tensor]) -> None:
-        """As the base, whose pulls are the means' part of the KL; the factors take a step of their own."""
+        """As the base, whose decays are the means' part of the KL; the factors take a step of their own."""
         if self._optimiser is None:
             super().backward(loss, numbers)
             return
-        *pulls, factor = numbers
+        *decays, factor = numbers
         self._optimiser.zero_grad(set_to_none=True)
         if self.likelihood.hyperparameters():
             loss = loss * factor
         # delta / N of each tensor, which is 0 while the prior has no part, times its share of the KL.
-        posteriors = zip(pulls, self.posteriors.values(), strict=True)
-        spread = sum((pull * q.trace() / 2 for pull, q in posteriors), torch.zeros((), device=loss.device))
+        posteriors = zip(decays, self.posteriors.values(), strict=True)
+        spread = sum((decay * q.trace() / 2 for decay, q in posteriors), torch.zeros((), device=loss.device))
         volume = sum((q.log_det() for q in self.posteriors.values()), torch.zeros((), device=loss.device))
         (loss + spread - volume / (2 * self._data_size)).backward()
-        self.prior.add_gradients(pulls)
+        self.prior.add_gradients(decays)
         self._optimiser.step()
 
     @property

@@ -19,7 +19,7 @@ from ellarepro.training.loop import Trainer
 QUIET_SECONDS = 60.0
 
 
-class Keeper:
+class RunFolder:
     """Writes checkpoints when they are due, and one when the run is told to stop.
 
     Args:
@@ -86,7 +86,7 @@ class Keeper:
         self._tell()
         if self.stop.signal is None and not self.checkpoints.due:
             return
-        self.keep(state)
+        self.save(state)
         if self.stop.signal is not None:
             name, trainer = signal.Signals(self.stop.signal).name, self.trainer
             raise Interrupted(
@@ -104,7 +104,7 @@ class Keeper:
             self._told = now
             self.say(f"{self.folder.name}: epoch {trainer.epoch + 1}, {trainer.doing}")
 
-    def keep(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
+    def save(self, state: Callable[[], dict[str, Any]] | None = None) -> None:
         """Write a checkpoint now.
 
         Raises:

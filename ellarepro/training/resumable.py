@@ -37,7 +37,7 @@ def train(trainer: Trainer, *, progress: bool = False, checkpoint: str | Path | 
         trainer.load_state_dict(state)
     try:
         with stopping() as stop:
-            trainer.pause = _keeper(trainer, kept, stop)
+            trainer.pause = _checkpointer(trainer, kept, stop)
             _run(trainer, progress)
     except Interrupted as stopped:
         if stopped.signal == signal.SIGINT:
@@ -46,7 +46,7 @@ def train(trainer: Trainer, *, progress: bool = False, checkpoint: str | Path | 
     kept.discard()
 
 
-def _keeper(trainer: Trainer, kept: Checkpoints, stop: Stop) -> Callable[[Callable[[], dict[str, Any]]], None]:
+def _checkpointer(trainer: Trainer, kept: Checkpoints, stop: Stop) -> Callable[[Callable[[], dict[str, Any]]], None]:
     def pause(state: Callable[[], dict[str, Any]]) -> None:
         if stop.signal is None and not kept.due:
             return
