@@ -158,7 +158,7 @@ def test_sweeps_are_expanded_as_hydra_does_and_checked_before_anything_runs():
 
 
 def test_ids_of_committed_runs_are_those_of_their_configurations():
-    files = sorted((REPOSITORY / "results").glob("table*/*/result.json"))
+    files = sorted((REPOSITORY / "results").rglob("result.json"))
     assert files
     for file in files:
         record = json.loads(file.read_text())

@@ -251,9 +251,15 @@ def keyed(group: str) -> Iterator[None]:
         raise UserError(f"{group}.{error}" if is_key else str(error)) from error
 
 
+def width(alpha: int, layer: str, shares: Mapping[str, float]) -> int:
+    """`alpha` times the share of `layer`, rounded, at least 1: what `${width:…}` of an experiment is."""
+    return max(1, round(alpha * shares[layer]))
+
+
 def register() -> None:
     """Put the nodes where Hydra finds them: `schema/config`, and `schema/<choice>` or `schema/<group>`."""
     OmegaConf.register_new_resolver("fiftieth", lambda epochs: max(round(epochs / 50), 1), replace=True)
+    OmegaConf.register_new_resolver("width", width, replace=True)
     store = ConfigStore.instance()
     groups = {f.name: classes_of(f.name) for f in fields(Config)}
     for group, classes in groups.items():
