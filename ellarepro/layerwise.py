@@ -58,6 +58,7 @@ class LayerwiseLaplace:
         ValueError: an unknown likelihood, a precision that is not positive, or nothing to train.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
@@ -110,7 +111,8 @@ class LayerwiseLaplace:
             lr: of these steps.
         """
         if steps is not None:
-            self._fit_done.ascend(self.prior.log_precision, self._hyper_optimiser(lr), steps)
+            learned = [self.prior.log_precision, *self.likelihood.hyperparameters()]
+            self._fit_done.ascend(self.prior.log_precision, torch.optim.Adam(learned, lr=lr), steps)
         elif left := settle(self._fit_done, self.prior):
             warnings.warn(
                 f"after {MOST_ROUNDS} rounds the evidence still has a slope in the precision of {', '.join(left)}: "
@@ -258,6 +260,7 @@ class LayerwiseLaplace:
             "fit": None if self._fitted is None else self._fitted.state_dict(),
         }
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, as `state_dict` gave it, with the network at the weights that it had at that fit.
 
@@ -265,7 +268,7 @@ class LayerwiseLaplace:
             ValueError: a state of other tensors, of another likelihood, or of other weights than the network has.
         """
         if list(state["log_precisions"]) != self.prior.names:
-            raise ValueError(f"the state is of the tensors {', '.join(state['precisions'])}: it is of another network")
+            raise ValueError(f"the state is of another network, of {', '.join(state['log_precisions'])}")
         likelihood = deepcopy(self.likelihood)
         load_state(likelihood, state["likelihood"])
         fitted = Fitted.of_state(state["fit"], likelihood, self._device) if state["fit"] else None
@@ -296,6 +299,3 @@ class LayerwiseLaplace:
     @property
     def _device(self) -> torch.device:
         return self.prior.parameters[0].device
-
-    def _hyper_optimiser(self, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.prior.log_precision, *self.likelihood.hyperparameters()], lr=lr)

@@ -144,7 +144,7 @@ def test_kron_contract_of_the_backend(layer, structure):
     assert len(kron.diag()) == sum(p.numel() for p in model.parameters())
     for name, s in parameter_slices(model).items():
         index = kron.names.index(name)
-        assert_close(kron.diag()[s], dense_diagonal(kron.kfacs[index], kron.group_axes[index]))
+        assert_close(kron.diag()[s], dense_diagonal(kron.grouped[index], kron.group_axes[index]))
     _, as_if_all = EllaGGN(model, structure=structure).kron(x, y, 4)
     weight = parameter_slices(model)["head.2.weight"]
     factor = 1 if structure == "diag" else 10
@@ -245,7 +245,7 @@ def test_predictive(fitted):
     jacobian, logits = jacobians(model, x[:3])
     assert_close(mean, logits)
     wanted, tensors = 0, zip(parameter_slices(model).values(), precisions_of(model), strict=True)
-    for (s, delta), factors, axis in zip(tensors, la.H_facs.kfacs, la.H_facs.group_axes, strict=True):
+    for (s, delta), factors, axis in zip(tensors, la.H_facs.grouped, la.H_facs.group_axes, strict=True):
         block = dense_block(factors, axis)
         block.diagonal().add_(delta)
         wanted = wanted + jacobian[:, :, s] @ block.inverse() @ jacobian[:, :, s].mT

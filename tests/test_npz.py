@@ -58,6 +58,33 @@ def test_pixels_keep_their_places_and_are_normalised_by_the_training_set(tmp_pat
     assert (task.train.inputs.std((0, 2, 3)) - 1).abs().max() < 1e-4
 
 
+def test_large_images_are_averaged_and_not_sampled(tmp_path):
+    content, side = arrays(side=224), 224
+    stripes = np.tile((np.arange(side) % 7 == 3) * np.uint8(255), (side, 1)).astype(np.uint8)
+    for name in ("train_images", "test_images"):
+        content[name][:] = stripes
+    content["train_images"][0] = 255 - stripes
+    task = load_task("npz", root=write(tmp_path, **content))
+    shown = task.test.inputs * task.std[0] + task.mean[0]
+    # Each new pixel stands for 7 by 7, one column of which is white.
+    assert (shown[..., 1:-1] - 1 / 7).abs().max() < 0.02
+    sampled = torch.from_numpy(stripes)[3::7, 3::7].float() / 255
+    assert sampled.min() == 1, "the control: of one in seven sampled all are white"
+    small = load_task("npz", root=write(tmp_path, **arrays(side=32)))
+    assert small.test.inputs.unique().numel() > 200, "no smaller image is touched"
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (1, 1), (4, 4, 1)])
+def test_images_in_which_channels_could_be_rows_are_refused(shape, tmp_path):
+    content = arrays() | {
+        f"{s}_images": np.zeros((n, *shape), dtype=np.uint8) for s, n in (("train", 120), ("test", 30))
+    }
+    with pytest.raises(
+        UserError, match="train_images must have 8 pixels a side at least, and channels as the last axis"
+    ):
+        load_task("npz", root=write(tmp_path, **content))
+
+
 def test_labels_may_have_an_axis_of_their_own_as_in_medmnist(tmp_path):
     content = arrays()
     column = {name: value[:, None] if name.endswith("labels") else value for name, value in content.items()}

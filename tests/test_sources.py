@@ -213,6 +213,17 @@ def test_a_wrong_mnist_file_is_named(mnist_root, split):
         load_task("mnist", root=mnist_root, download=False)
 
 
+def test_a_folder_in_a_files_place_is_named(mnist_root):
+    """As some archives unpack: every file in a folder of its own name."""
+    file = mnist_root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    (file / file.name).write_bytes(content)
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte is a folder, not a file; move the file of that name"):
+        load_task("mnist", root=mnist_root, download=False)
+
+
 def test_wrong_labels_and_sizes_of_cifar10_are_refused(tmp_path, monkeypatch):
     data = SimpleNamespace(data=np.zeros((3, 32, 32, 3), dtype=np.uint8), targets=[0, 5, 77])
     monkeypatch.setattr(sources, "_read_torchvision", lambda *arguments: (data, data))

@@ -32,6 +32,7 @@ def register() -> str:
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return f"torch {torch.__version__} cannot set up a device in Python"
     backend_registration._setup_privateuseone_for_python_backend(NAME)
+    getattr(torch, NAME).get_amp_supported_dtype = list  # Checkpoints ask for it, whatever their tensors lie on.
     return ""
 
 

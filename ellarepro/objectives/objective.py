@@ -66,7 +66,7 @@ class Objective:
             numbers: as `step_numbers` gives them, or scalars on the device, which a replayed step reads.
         """
         *decays, noise = numbers
-        if self.likelihood.hyperparameters():
+        if isinstance(self.likelihood.precision(), Tensor):  # learned or not
             loss = loss * noise
         loss.backward()
         self.prior.add_gradients(decays)

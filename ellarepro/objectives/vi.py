@@ -69,7 +69,7 @@ class Variational(Objective):
             return
         *decays, factor = numbers
         self._optimiser.zero_grad(set_to_none=True)
-        if self.likelihood.hyperparameters():
+        if isinstance(self.likelihood.precision(), Tensor):
             loss = loss * factor
         # delta / N of each tensor, which is 0 while the prior has no part, times its share of the KL.
         posteriors = zip(decays, self.posteriors.values(), strict=True)

@@ -28,9 +28,19 @@ class BlockKron(Kron):
     """
 
     def __init__(self, kfacs: list[list[Tensor]], group_axes: list[int | None], names: list[str]):
-        super().__init__(kfacs)
         self.group_axes = group_axes
         self.names = names
+        super().__init__(kfacs)
+
+    @property
+    def kfacs(self) -> list[list[Tensor]]:
+        """The factors as laplace-torch saves and loads them: those of a tensor without groups are matrices."""
+        pairs = zip(self.grouped, self.group_axes, strict=True)
+        return [[f if axis is not None else f[0] for f in factors] for factors, axis in pairs]
+
+    @kfacs.setter
+    def kfacs(self, kfacs: list[list[Tensor]]) -> None:
+        self.grouped = [[f if f.ndim == 3 else f[None] for f in factors] for factors in kfacs]
 
     @classmethod
     def from_blocks(cls, blocks: dict[str, Block]) -> "BlockKron":
@@ -54,7 +64,7 @@ class BlockKron(Kron):
         known = not isinstance(other, BlockKron) or (other.names, other.group_axes) == (self.names, self.group_axes)
         if not (isinstance(other, Kron) and known and _shapes(other) == _shapes(self)):
             raise ValueError("a BlockKron can be added only to factors of the same tensors")
-        pairs = zip(self.kfacs, other.kfacs, strict=True)
+        pairs = zip(self.grouped, self._like(other.kfacs).grouped, strict=True)
         return self._like([[a + b for a, b in zip(mine, others, strict=True)] for mine, others in pairs])
 
     def __radd__(self, other: Any) -> "BlockKron":
@@ -63,7 +73,7 @@ class BlockKron(Kron):
 
     def __mul__(self, scalar: float | Tensor) -> "BlockKron":
         """The matrix times a scalar; of two factors each takes its square root."""
-        return self._like([[factor * scalar ** (1 / len(fs)) for factor in fs] for fs in self.kfacs])
+        return self._like([[factor * scalar ** (1 / len(fs)) for factor in fs] for fs in self.grouped])
 
     __rmul__ = __mul__
 
@@ -76,28 +86,30 @@ class BlockKron(Kron):
         """
         if damping:
             raise NotImplementedError("damping=True is not offered: the prior precision is added exactly")
-        pairs = each_factor(symmetric_eigenvectors, self.kfacs, self.names)
+        pairs = each_factor(symmetric_eigenvectors, self.grouped, self.names)
         eigenvalues = [[values for values, _ in blocks] for blocks in pairs]
         eigenvectors = [[basis for _, basis in blocks] for blocks in pairs]
         return BlockKronDecomposed(eigenvectors, eigenvalues, group_axes=self.group_axes)
 
     def _bmm(self, W: Tensor) -> Tensor:
-        return _apply_blocks(W, [_shape(fs) for fs in self.kfacs], self.group_axes, [_product(fs) for fs in self.kfacs])
+        return _apply_blocks(
+            W, [_shape(fs) for fs in self.grouped], self.group_axes, [_product(fs) for fs in self.grouped]
+        )
 
     def logdet(self) -> Tensor:
         """Sum over tensors of the log-determinant, without any prior, in float64; minus infinity where singular."""
-        values = each_factor(symmetric_eigenvalues, self.kfacs, self.names)
+        values = each_factor(symmetric_eigenvalues, self.grouped, self.names)
         return sum((eigenvalue_grid([v.double() for v in block]).log().sum() for block in values), torch.zeros(()))
 
     def diag(self) -> Tensor:
         """Diagonal `(P,)`, in the order of `model.parameters()`."""
-        grids = [eigenvalue_grid([factor.diagonal(dim1=1, dim2=2) for factor in fs]) for fs in self.kfacs]
+        grids = [eigenvalue_grid([factor.diagonal(dim1=1, dim2=2) for factor in fs]) for fs in self.grouped]
         return torch.cat([_from_groups(g, axis).flatten() for g, axis in zip(grids, self.group_axes, strict=True)])
 
     def to_matrix(self) -> Tensor:
         """Dense `(P, P)`, in the order of `model.parameters()`; for tests and small networks."""
-        size = sum(torch.Size(_shape(fs)).numel() for fs in self.kfacs)
-        return self.bmm(torch.eye(size, dtype=self.kfacs[0][0].dtype, device=self.kfacs[0][0].device)).reshape(
+        size = sum(torch.Size(_shape(fs)).numel() for fs in self.grouped)
+        return self.bmm(torch.eye(size, dtype=self.grouped[0][0].dtype, device=self.grouped[0][0].device)).reshape(
             size, size
         )
 
@@ -122,6 +134,13 @@ class BlockKronDecomposed(KronDecomposed):
             [[part.clone() for part in block] for block in blocks] for blocks in (self.eigenvectors, self.eigenvalues)
         )
         return BlockKronDecomposed(vectors, values, self.deltas.clone(), group_axes=list(self.group_axes))
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """`torch.allclose` compares the matrices, as one would those of `to_matrix`."""
+        if function is not torch.allclose:
+            return NotImplemented
+        return function(*(a.to_matrix() if isinstance(a, KronDecomposed) else a for a in args), **(kwargs or {}))
 
     def _with(self, eigenvalues: list[list[Tensor]], deltas: Tensor) -> "BlockKronDecomposed":
         return BlockKronDecomposed(self.eigenvectors, eigenvalues, deltas, group_axes=self.group_axes)
