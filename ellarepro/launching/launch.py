@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -34,7 +34,7 @@ def launch(
     """
     runs = SweepRuns(list({run_id(config): config for config in configs}.values()))
     with loader() as found:
-        context = HydraContext(config_loader=found, callbacks=Callbacks())
+        context = HydraContext(config_loader=found, callbacks=cast(Any, Callback()))
         if hydra_config.hydra.launcher._target_.startswith("ellarepro."):
             # Hydra's registry of plugins takes none from here.
             launcher = _own_launcher(hydra_config.hydra.launcher)
