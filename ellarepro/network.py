@@ -19,7 +19,7 @@ from ellarepro.layers.paths import PathMean
 from ellarepro.layers.separable import DepthwiseGroupConv, GroupSpaceConv, PointwiseGroupConv, SpaceGroupConv
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
-from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, Place, by_path
+from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, TensorInfo, by_path
 from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
@@ -90,22 +90,22 @@ class Network(nn.Module):
         flat = features.flatten(1)
         return flat.unflatten(1, (-1, self.group_order)).amax(2) if self.group_order > 1 else flat
 
-    def places(self) -> dict[str, Place]:
+    def tensor_info(self) -> dict[str, TensorInfo]:
         """What each parameter tensor is, by name, in the order of `named_parameters()`; layers count from "1"."""
-        found: dict[str, Place] = {}
+        found: dict[str, TensorInfo] = {}
         for index, block in enumerate(self.layers):
             for path, layer in block.paths.items():
-                own = cast(SpatialLayer, layer).places(str(index + 1), path)
-                found |= {f"blocks.{index}.paths.{path}.{name}": place for name, place in own.items()}
+                own = cast(SpatialLayer, layer).tensor_info(str(index + 1), path)
+                found |= {f"blocks.{index}.paths.{path}.{name}": tensor for name, tensor in own.items()}
         for index, module in enumerate(self.head):
             for name, p in module.named_parameters():
                 role = BIAS if name == "bias" else WEIGHT
-                found[f"head.{index}.{name}"] = Place(HEAD, f"linear{index}", name, role, p.numel())
+                found[f"head.{index}.{name}"] = TensorInfo(HEAD, f"linear{index}", name, role, p.numel())
         return found
 
     def factor_groups(self) -> list[list[str]]:
         """Names of the weight tensors whose product is one path's map, path by path, for paths of several tensors."""
-        return [names for names in by_path(self.places(), WEIGHT).values() if len(names) > 1]
+        return [names for names in by_path(self.tensor_info(), WEIGHT).values() if len(names) > 1]
 
     def anchor_values(self) -> set[str]:
         """Names of the tensors u of sparse layers, whose prior `prior=omega` leaves as it is."""

@@ -139,18 +139,18 @@ def _train(
     run_folder.restore()
     if watch is None and settings.progress:
         watch = Progress(trainer.epoch).update
-    places = cast(Network, trainer.model).places()
+    tensors = cast(Network, trainer.model).tensor_info()
     free: tuple[str, float] | None = None
 
     def on_epoch(epoch: int, metrics: dict[str, Any]) -> None:
         nonlocal free
         if "effective_parameters" in metrics:
-            free = free_share(relative_effective_parameters(metrics["effective_parameters"], places))
+            free = free_share(relative_effective_parameters(metrics["effective_parameters"], tensors))
         if watch:
             evidence = [None, *trainer.history["neg_log_marglik_per_datum"]][-1]
             measure, value = trainer.objective.likelihood.measure, metrics[trainer.measure]
             watch(Moment(epoch, trainer.epochs, metrics["loss"], value, evidence, free, measure))
-        tracker.log(contents.of_epoch(metrics, places), epoch)
+        tracker.log(contents.of_epoch(metrics, tensors), epoch)
 
     trainer.on_epoch, trainer.pause = on_epoch, run_folder.pause
     with _memory_or_failure(lambda: f"in epoch {trainer.epoch + 1}"):

@@ -42,7 +42,7 @@ def run_seconds(config: Mapping[str, Any]) -> float:
     step = _step_seconds(trainer)
     seconds = loading + trainer.epochs * data.steps * step
     if fits := trainer.objective.fits(trainer.epochs):
-        fits += has_choice(cast(Network, trainer.model).places())
+        fits += has_choice(cast(Network, trainer.model).tensor_info())
         # The loss of images that the curvature leaves out: forward passes, a third of steps.
         others = size - min(trainer.objective.settings.fit.fit_size or size, size)
         seconds += fits * (_fit_seconds(trainer) + others / data.batch_size * step / 3)

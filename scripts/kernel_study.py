@@ -175,10 +175,10 @@ def _further(evidence: MarginalLikelihood, model: Network, eta: Tensor) -> float
 
 def _charged(model: Network, prior: LayerwisePrior, few: Samples, structure: str) -> dict[str, float]:
     """The log-determinant of each layer by itself, and of the whole network, on a few images."""
-    deltas, places = prior.log_precision.detach().exp(), model.places()
+    deltas, tensors = prior.log_precision.detach().exp(), model.tensor_info()
     curvature = fit(model, prior, few, FitSettings(structure, tolerance=0)).curvature
-    layers = list(dict.fromkeys(place.layer for place in places.values()))
-    parts = [[i for i, name in enumerate(prior.names) if places[name].layer == layer] for layer in layers]
+    layers = list(dict.fromkeys(tensor.layer for tensor in tensors.values()))
+    parts = [[i for i, name in enumerate(prior.names) if tensors[name].layer == layer] for layer in layers]
     alone = log_dets_of_parts(curvature, deltas, [*parts, range(len(prior.names))]).tolist()
     return dict(zip([*layers, "whole"], alone, strict=True))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from ellarepro.layers.tensors import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, Place
+from ellarepro.layers.tensors import BIAS, EVERYWHERE, HEAD, LENGTHSCALE, WEIGHT, TensorInfo
 from ellarepro.network import PATHS
 from ellarepro.results import RunResult, run_id
 from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
@@ -14,16 +14,16 @@ SIZES |= {"pgconv": 23, "sgconv": 10, "gsconv": 10, "dgconv": 3}
 """Made-up entries of a path's first weight tensor in layer 1; a second factor has twice as many."""
 
 
-def make_places(paths: tuple[str, ...], layers: int = 8, lengthscales: bool = False) -> dict[str, Place]:
+def make_tensors(paths: tuple[str, ...], layers: int = 8, lengthscales: bool = False) -> dict[str, TensorInfo]:
     """Return what each tensor of a network of `paths` is, as the layer classes name them, with made-up sizes."""
-    places = {}
+    tensors = {}
     for layer, path in product(range(layers), paths):
         for name, (part, role) in PATHS[path].parts.items():
             if role != LENGTHSCALE or lengthscales:
                 size = SIZES[path] * (1 + part.endswith("1")) if role == WEIGHT else 1
-                places[f"blocks.{layer}.paths.{path}.{name}"] = Place(str(layer + 1), path, part, role, size)
-    head = {f"head.{i}.weight": Place(HEAD, f"linear{i}", "weight", WEIGHT, 100) for i in (0, 2)}
-    return places | head
+                tensors[f"blocks.{layer}.paths.{path}.{name}"] = TensorInfo(str(layer + 1), path, part, role, size)
+    head = {f"head.{i}.weight": TensorInfo(HEAD, f"linear{i}", "weight", WEIGHT, 100) for i in (0, 2)}
+    return tensors | head
 
 
 def make_config(**changes: Any) -> dict[str, Any]:
@@ -57,8 +57,8 @@ def make_result(
 ) -> RunResult:
     """Return a result of `config` with `layers` layers of `paths`; `changes` replace fields."""
     config = config or make_config()
-    places = changes.get("tensors") or make_places(paths, layers, config["prior"]["name"] == "omega")
-    effective = changes.get("effective_parameters", dict.fromkeys(places, 3.0))
+    tensors = changes.get("tensors") or make_tensors(paths, layers, config["prior"]["name"] == "omega")
+    effective = changes.get("effective_parameters", dict.fromkeys(tensors, 3.0))
     fields = {
         "run_id": run_id(config),
         **{group: config[group]["name"] for group in ("dataset", "layer", "prior", "objective", "budget")},
@@ -69,11 +69,11 @@ def make_result(
         "test_accuracy": 0.9,
         "test_nll": 0.25,
         "neg_log_marglik_per_datum": 0.5,
-        "prior_precision": {tensor: 10.0 ** (index % 12) for index, tensor in enumerate(places)},
+        "prior_precision": {tensor: 10.0 ** (index % 12) for index, tensor in enumerate(tensors)},
         "effective_parameters": effective,
-        "relative_effective_parameters": relative_effective_parameters(effective, places),
-        "effective_share": effective_share(effective, places),
-        "tensors": places,
+        "relative_effective_parameters": relative_effective_parameters(effective, tensors),
+        "effective_share": effective_share(effective, tensors),
+        "tensors": tensors,
         "wall_seconds": 12.0,
         "device": "cpu",
         "versions": {"python": "3.11"},
@@ -100,11 +100,11 @@ def make_learned_result(
     Tensor i of the network, biases apart, has learned its precision over three fits, in steps of a factor of 1.5 + i.
     With `prior="omega"` those of the values at the anchors stay at one.
     """
-    places = make_places(paths, layers, prior == "omega")
-    steps = {name: 1.5 + i for i, name in enumerate(name for name, place in places.items() if place.role != BIAS)}
+    tensors = make_tensors(paths, layers, prior == "omega")
+    steps = {name: 1.5 + i for i, name in enumerate(name for name, tensor in tensors.items() if tensor.role != BIAS)}
     if prior == "omega":
-        steps |= {name: 1.0 for name in steps if places[name].role == WEIGHT and places[name].layer != HEAD}
-    biases = [name for name, place in places.items() if place.role == BIAS]
+        steps |= {name: 1.0 for name in steps if tensors[name].role == WEIGHT and tensors[name].layer != HEAD}
+    biases = [name for name, tensor in tensors.items() if tensor.role == BIAS]
     history = {
         "epoch": list(range(1, 31)),
         "loss": [2.0 / epoch for epoch in range(1, 31)],
@@ -116,7 +116,7 @@ def make_learned_result(
     fields = {
         "prior_precision": {name: step**3 for name, step in steps.items()} | dict.fromkeys(biases, 1e9),
         "effective_parameters": {name: 80.0 / step for name, step in steps.items()} | dict.fromkeys(biases, 5e4),
-        "tensors": places,
+        "tensors": tensors,
         "history": history,
     }
     config = make_config(layer={"name": "_".join(paths)}, prior={"name": prior})
@@ -126,10 +126,10 @@ def make_learned_result(
 def with_use(result: RunResult, **changes: float) -> RunResult:
     """`result` with a made-up use of every path; `changes` are NLL changes of paths, in layer 1."""
     used: dict[str, dict[str, dict[str, Any]]] = {}
-    for place in result.tensors.values():
-        if place.layer != HEAD:
+    for tensor in result.tensors.values():
+        if tensor.layer != HEAD:
             own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
-            used.setdefault(place.layer, {})[place.path] = own
+            used.setdefault(tensor.layer, {})[tensor.path] = own
     used[EVERYWHERE] = {path: {"nll_change": 1.5, "accuracy_change": -0.5} for path in used["1"]}
     for path, change in changes.items():
         used["1"][path]["nll_change"] = change

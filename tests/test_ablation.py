@@ -18,7 +18,7 @@ TRAIN, TEST = Samples(*small_data(14, seed=1)), Samples(*small_data(11, seed=2))
 
 
 def use_of(network, precision=None, train=TRAIN, batch_size=4):
-    return path_use(network, precision or dict.fromkeys(network.places(), 1.0), train, TEST, batch_size)
+    return path_use(network, precision or dict.fromkeys(network.tensor_info(), 1.0), train, TEST, batch_size)
 
 
 @pytest.mark.parametrize("layer", ["f_fc_conv_gconv", "f_fc_conv", "s_fc_s_conv", "gconv"])
@@ -129,7 +129,7 @@ def test_zero_padding_is_seen():
 
 def test_the_variance_ratio_does_not_depend_on_how_factors_share_their_scale():
     network = small_network("f_fc_conv_gconv")
-    one = dict.fromkeys(network.places(), 1.0)
+    one = dict.fromkeys(network.tensor_info(), 1.0)
     shared = one | {"blocks.2.paths.f_fc.theta1.weight": 4.0, "blocks.2.paths.f_fc.theta2.weight": 0.25}
     ratio = use_of(network, one)["3"]["f_fc"]["prior_variance_ratio"]
     assert use_of(network, shared)["3"]["f_fc"]["prior_variance_ratio"] == pytest.approx(ratio, rel=1e-12)

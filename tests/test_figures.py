@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
-from result_factory import make_learned_result, make_map_result, make_places, make_result, with_use
+from result_factory import make_learned_result, make_map_result, make_result, make_tensors, with_use
 
 from ellarepro.errors import UserError
 from ellarepro.figures import draw_run, draw_side_by_side, save
@@ -75,7 +75,7 @@ def test_a_path_alone_has_no_bars_that_would_say_nothing():
 
 
 def test_precisions_are_a_point_a_path_and_leave_out_biases():
-    fields = make_places(("f_fc", "conv"), layers=1)
+    fields = make_tensors(("f_fc", "conv"), layers=1)
     precisions = dict.fromkeys(fields, 5.0) | {
         "blocks.0.paths.f_fc.theta2.weight": 30.0,
         "blocks.0.paths.f_fc.theta1.weight": 0.2,
@@ -90,12 +90,12 @@ def test_precisions_are_a_point_a_path_and_leave_out_biases():
 
 
 def test_effective_numbers_are_summed_over_the_tensors_of_a_path():
-    effective = dict.fromkeys(make_places(("f_fc", "conv"), layers=1), 50.0) | {
+    effective = dict.fromkeys(make_tensors(("f_fc", "conv"), layers=1), 50.0) | {
         "blocks.0.paths.f_fc.theta1.weight": 2.0,
         "blocks.0.paths.f_fc.theta2.weight": 3.0,
         "blocks.0.paths.conv.weight": FLOOR / 100,
     }
-    fields = {"tensors": make_places(("f_fc", "conv"), layers=1), "prior_precision": {}}
+    fields = {"tensors": make_tensors(("f_fc", "conv"), layers=1), "prior_precision": {}}
     numbers = panel(draw_run(make_result(effective_parameters=effective, **fields)), "effective number")
     assert values(numbers) == [FLOOR, 5.0, 50.0, 50.0]
     assert numbers.get_yscale() == "log" and "this or less" in numbers.get_ylabel()

@@ -58,7 +58,7 @@ def test_a_path_has_its_weights_and_lengthscales_and_no_bias(path, prior, part, 
 def test_rows_of_every_network_add_up_its_weights(layer):
     network = build_network(layer, in_channels=1, num_classes=2, alpha=1, image_size=8)
     effective = {name: float(i) for i, (name, _) in enumerate(network.named_parameters(), start=1)}
-    fields = {"prior_precision": effective, "effective_parameters": effective, "tensors": network.places()}
+    fields = {"prior_precision": effective, "effective_parameters": effective, "tensors": network.tensor_info()}
     rows = path_rows(make_result(**fields))
     assert len(rows) == 8 * len(LAYERS[layer]) + 2
     weights = sum(number for name, number in effective.items() if not name.endswith("bias"))

@@ -10,7 +10,7 @@ from result_factory import make_learned_result, make_map_result
 
 from ellarepro.errors import UserError
 from ellarepro.layers.conv import Conv
-from ellarepro.layers.tensors import BIAS, LENGTHSCALE, WEIGHT, Place
+from ellarepro.layers.tensors import BIAS, LENGTHSCALE, WEIGHT, TensorInfo
 from ellarepro.network import LAYERS, build_network
 from ellarepro.results import read_result, read_results, write_result
 from ellarepro.settings.parts import AnchorSettings
@@ -92,32 +92,32 @@ def test_the_numbers_that_readings_speak_of(run, shares):
 
 
 def test_shares_are_of_weights_and_a_layer_without_any_has_none():
-    places = {
-        "a": Place("1", "f_fc", "theta1", WEIGHT, 10),
-        "b": Place("1", "f_fc", "theta2", WEIGHT, 1000),
-        "c": Place("1", "f_fc", "bias", BIAS, 1),
-        "d": Place("1", "conv", "weight", WEIGHT, 20),
-        "e": Place("1", "conv", "omega", LENGTHSCALE, 1),
-        "f": Place("head", "linear0", "weight", WEIGHT, 1),
-        "g": Place("2", "conv", "weight", WEIGHT, 5),
+    tensors = {
+        "a": TensorInfo("1", "f_fc", "theta1", WEIGHT, 10),
+        "b": TensorInfo("1", "f_fc", "theta2", WEIGHT, 1000),
+        "c": TensorInfo("1", "f_fc", "bias", BIAS, 1),
+        "d": TensorInfo("1", "conv", "weight", WEIGHT, 20),
+        "e": TensorInfo("1", "conv", "omega", LENGTHSCALE, 1),
+        "f": TensorInfo("head", "linear0", "weight", WEIGHT, 1),
+        "g": TensorInfo("2", "conv", "weight", WEIGHT, 5),
     }
     effective = {"a": 6.0, "b": 200.0, "c": 1.0, "d": 12.0, "e": 1.0, "f": 1.0, "g": 0.0}
     # (0.6 + 0.2) / 2 of F-FC beside 0.6 of CONV.
-    relative = relative_effective_parameters(effective, places)
+    relative = relative_effective_parameters(effective, tensors)
     assert relative == {"1": pytest.approx({"f_fc": 40.0, "conv": 60.0}), "2": {"conv": 0.0}}
-    assert effective_share(effective, places)["1"] == pytest.approx({"f_fc": 20600 / 218, "conv": 1200 / 218})
-    assert relative_effective_parameters({}, places) == {}
+    assert effective_share(effective, tensors)["1"] == pytest.approx({"f_fc": 20600 / 218, "conv": 1200 / 218})
+    assert relative_effective_parameters({}, tensors) == {}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_tensor_of_every_network_has_a_place(layer):
     learned = AnchorSettings(learn_omega=True)
     network = build_network(layer, in_channels=1, num_classes=3, alpha=1, image_size=8, anchors=learned)
-    places, roles = network.places(), {"bias": BIAS, "omega": LENGTHSCALE, "weight": WEIGHT}
-    assert list(places) == [name for name, _ in network.named_parameters()]
+    tensors, roles = network.tensor_info(), {"bias": BIAS, "omega": LENGTHSCALE, "weight": WEIGHT}
+    assert list(tensors) == [name for name, _ in network.named_parameters()]
     for name, p in network.named_parameters():
-        assert (places[name].size, places[name].role) == (p.numel(), roles[name.rpartition(".")[2]])
-    own = [(place.layer, place.path, place.part) for place in places.values() if place.role != BIAS]
+        assert (tensors[name].size, tensors[name].role) == (p.numel(), roles[name.rpartition(".")[2]])
+    own = [(tensor.layer, tensor.path, tensor.part) for tensor in tensors.values() if tensor.role != BIAS]
     assert len(set(own)) == len(own), "a layer calls no two of its tensors the same"
 
 
@@ -128,7 +128,7 @@ def test_a_layer_that_says_nothing_of_a_tensor_is_refused():
             self.scale = torch.nn.Parameter(torch.ones(1))
 
     with pytest.raises(NotImplementedError, match="Scaled.parts says nothing of scale"):
-        Scaled(1, 2, (4, 4), (4, 4)).places("1", "conv")
+        Scaled(1, 2, (4, 4), (4, 4)).tensor_info("1", "conv")
 
 
 @pytest.mark.parametrize("make", [make_learned_result, make_map_result])

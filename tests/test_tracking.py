@@ -207,7 +207,7 @@ def test_a_fit_tells_the_product_of_factors_and_a_lengthscale_by_name():
     for (layer, path), names in by_path(result.tensors, WEIGHT).items():
         values = [history["prior_precision"][name][-1] for name in names]
         assert points[f"precision/{layer}/{path}"] == pytest.approx(prod(values))
-    scales = [name for name, place in result.tensors.items() if place.role == LENGTHSCALE and place.layer == "2"]
+    scales = [name for name, tensor in result.tensors.items() if tensor.role == LENGTHSCALE and tensor.layer == "2"]
     assert scales and all(
         points[f"precision/2/{result.tensors[name].path}.{result.tensors[name].part}"]
         == history["prior_precision"][name][-1]
@@ -239,10 +239,10 @@ def test_the_dashboard_shows_what_is_tracked_and_nothing_else(tmp_path):
     view = json.loads((tmp_path / "view.json").read_text())
     assert view["entity"] == "team" and view["project"] == "ellarepro"
     result = with_use(make_learned_result(tuple(PATHS)))
-    places, numbers = result.tensors, result.effective_parameters
+    tensors, numbers = result.tensors, result.effective_parameters
     metrics = {"objective": 1.0, "loss": 1.0, "train_accuracy": 0.5, "neg_log_marglik_per_datum": 1.0}
     metrics |= {"prior_precision": result.prior_precision, "effective_parameters": numbers}
-    tracked = contents.of_epoch(metrics, places) | contents.summary(result) | {"effective_parameters": 0}
+    tracked = contents.of_epoch(metrics, tensors) | contents.summary(result) | {"effective_parameters": 0}
     text = json.dumps(view)
     drawn = set(re.findall(r'"(?:summary:)?((?:marglik|train|test|precision|relative|share|nll_change)/[^"]*)"', text))
     assert len(drawn) > 8 * 3 * len(PATHS) and drawn <= tracked.keys()

@@ -107,7 +107,7 @@ def has_curvature(result: RunResult) -> bool:
 def is_learned(result: RunResult, role: str) -> bool:
     """Return whether the precision of any tensor in this `role`, the head's apart, has left its start."""
     start = result.config["prior"]["precision"]
-    tensors = [name for name, place in result.tensors.items() if place.role == role and place.layer != HEAD]
+    tensors = [name for name, tensor in result.tensors.items() if tensor.role == role and tensor.layer != HEAD]
     return any(not math.isclose(result.prior_precision.get(name) or math.inf, start) for name in tensors)
 
 

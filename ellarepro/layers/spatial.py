@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from ellarepro.layers.tensors import BIAS, WEIGHT, Place
+from ellarepro.layers.tensors import BIAS, WEIGHT, TensorInfo
 
 Shape = tuple[int, int]
 
@@ -37,7 +37,7 @@ class SpatialLayer(nn.Module):
     marker: str = "o"
     """In figures, one of matplotlib's."""
     parts: Mapping[str, tuple[str, str]] = {"weight": ("weight", WEIGHT), "bias": ("bias", BIAS)}
-    """What each parameter tensor is called and its role (`places.py`), by its name in `named_parameters()`."""
+    """What each parameter tensor is called and its role (`tensors.py`), by its name in `named_parameters()`."""
     equivariant_to: frozenset[str] = frozenset()
     """Of `translation`, `rotation` (by 90 degrees) and `reflection`, what the layer commutes with, exactly."""
     options: frozenset[str] = frozenset()
@@ -61,7 +61,7 @@ class SpatialLayer(nn.Module):
         """Whether the output map is half the input's."""
         return self.in_shape != self.out_shape
 
-    def places(self, layer: str, path: str) -> dict[str, Place]:
+    def tensor_info(self, layer: str, path: str) -> dict[str, TensorInfo]:
         """What each parameter tensor is, by name, where the layer is the path `path` of the network's layer `layer`.
 
         Raises:
@@ -70,7 +70,7 @@ class SpatialLayer(nn.Module):
         tensors = dict(self.named_parameters())
         if silent := sorted(tensors.keys() - self.parts.keys()):
             raise NotImplementedError(f"{type(self).__name__}.parts says nothing of {', '.join(silent)}")
-        return {name: Place(layer, path, *self.parts[name], p.numel()) for name, p in tensors.items()}
+        return {name: TensorInfo(layer, path, *self.parts[name], p.numel()) for name, p in tensors.items()}
 
     @torch.no_grad()
     def unit_variance(self, features: Tensor) -> Tensor:

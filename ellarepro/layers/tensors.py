@@ -10,7 +10,7 @@ EVERYWHERE = "all"
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorInfo:
     """One parameter tensor of a network.
 
     Attributes:
@@ -28,10 +28,10 @@ class Place:
     size: int
 
 
-def by_path(places: Mapping[str, Place], role: str) -> dict[tuple[str, str], list[str]]:
+def by_path(tensors: Mapping[str, TensorInfo], role: str) -> dict[tuple[str, str], list[str]]:
     """Return {(layer, path): names of its tensors in this `role`}, in order; paths that have none are there, too."""
-    grouped: dict[tuple[str, str], list[str]] = {(place.layer, place.path): [] for place in places.values()}
-    for name, place in places.items():
-        if place.role == role:
-            grouped[place.layer, place.path].append(name)
+    grouped: dict[tuple[str, str], list[str]] = {(tensor.layer, tensor.path): [] for tensor in tensors.values()}
+    for name, tensor in tensors.items():
+        if tensor.role == role:
+            grouped[tensor.layer, tensor.path].append(name)
     return grouped

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
-from ellarepro.layers.tensors import Place
+from ellarepro.layers.tensors import TensorInfo
 from ellarepro.results.identity import run_id
 from ellarepro.results.outcomes import accuracy_error, known_test_size
 from ellarepro.resume.files import write_atomically
@@ -62,7 +62,7 @@ class RunResult:
     effective_parameters: dict[str, float]
     relative_effective_parameters: dict[str, dict[str, float]]
     effective_share: dict[str, dict[str, float]]
-    tensors: dict[str, Place]
+    tensors: dict[str, TensorInfo]
     wall_seconds: float
     device: str
     versions: dict[str, str]
@@ -138,7 +138,7 @@ class RunResult:
                 raise UserError(f"{f.name} must be {kind}, got {got}")
         known = {f.name: record[f.name] for f in fields if f.name in record}
         known.setdefault("test_size", known_test_size(record["config"]))
-        return cls(**known | {"tensors": _places_from(record["tensors"])})
+        return cls(**known | {"tensors": _tensors_from(record["tensors"])})
 
 
 def write_result(result: RunResult, folder: Path) -> Path:
@@ -186,15 +186,15 @@ def read_results(folder: Path) -> list[RunResult]:
     return sorted(found, key=lambda r: (r.dataset, r.layer, r.prior, r.objective, r.budget, r.seed, r.run_id))
 
 
-def _places_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Place]:
-    """Return the places that `tensors` of a JSON record holds.
+def _tensors_from(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorInfo]:
+    """Return what `tensors` of a JSON record holds.
 
     Raises:
-        UserError: an entry is not a place.
+        UserError: an entry is not that of a tensor.
     """
-    names = [f.name for f in dataclasses.fields(Place)]
+    names = [f.name for f in dataclasses.fields(TensorInfo)]
     try:
-        return {tensor: Place(**{name: entry[name] for name in names}) for tensor, entry in entries.items()}
+        return {tensor: TensorInfo(**{name: entry[name] for name in names}) for tensor, entry in entries.items()}
     except (KeyError, TypeError) as error:
         raise UserError(f"tensors must give {', '.join(names)} of each tensor: {error!r}") from error
 
@@ -204,7 +204,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is Any:
         return True
     if dataclasses.is_dataclass(annotation):
-        return type(value) is dict  # what is in it, `_places_from` looks at
+        return type(value) is dict  # what is in it, `_tensors_from` looks at
     if isinstance(annotation, UnionType):
         return any(_fits(value, option) for option in get_args(annotation))
     kind, inner = get_origin(annotation) or annotation, get_args(annotation)

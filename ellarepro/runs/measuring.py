@@ -28,8 +28,8 @@ def note_untrained(trainer: Trainer) -> None:
     Nothing where no layer has several paths, where training has begun, and where the objective has no such numbers. The
     trainer is left as it was, its generator and time apart from the time that this takes.
     """
-    places = cast(Network, trainer.model).places()
-    if trainer.epoch or trainer.steps_done or not has_choice(places):
+    tensors = cast(Network, trainer.model).tensor_info()
+    if trainer.epoch or trainer.steps_done or not has_choice(tensors):
         return
     started = time.monotonic()
     if effective := trainer.objective.untrained(trainer.generator.initial_seed()):
@@ -47,7 +47,7 @@ def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code
         RunFailure: the curvature is not finite.
     """
     network, objective = cast(Network, trainer.model), trainer.objective
-    places, precisions, device = network.places(), objective.prior.precisions(), task.train.targets.device
+    tensors, precisions, device = network.tensor_info(), objective.prior.precisions(), task.train.targets.device
     outputs = outputs_of(network, task.test)
     scores = objective.likelihood.scores(outputs, task.test.targets)
     report = objective.report(task.test, trainer.generator, trainer.pause_within)
@@ -69,10 +69,10 @@ def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code
         test_rmse=scores.rmse,
         expected_calibration_error=scores.calibration_error,
         prior_precision=precisions,
-        relative_effective_parameters=relative_effective_parameters(report["effective_parameters"], places),
-        effective_share=effective_share(report["effective_parameters"], places),
+        relative_effective_parameters=relative_effective_parameters(report["effective_parameters"], tensors),
+        effective_share=effective_share(report["effective_parameters"], tensors),
         path_use=use,
-        tensors=places,
+        tensors=tensors,
         history=trainer.history,
         fallbacks=dict(objective.fallbacks),
         wall_seconds=trainer.seconds,

@@ -24,7 +24,7 @@ from ellarepro.symmetry.labels import is_equivariant
 PathUse = dict[str, dict[str, dict[str, Any]]]
 """{layer: {path: {measure: number}}}"""
 Key = tuple[str, str]
-"""Layer and path, as in `Place`."""
+"""Layer and path, as in `TensorInfo`."""
 
 
 @torch.no_grad()
@@ -55,8 +55,8 @@ def path_use(
     likelihood = likelihood or Classification()
     whole = _Whole(likelihood, test, evaluate(network, test, batch_size, likelihood))
     changes = _ablations(network, means, whole, batch_size)
-    places = network.places()
-    for (layer, path), names in by_path(places, WEIGHT).items():
+    tensors = network.tensor_info()
+    for (layer, path), names in by_path(tensors, WEIGHT).items():
         if (layer, path) in variances:
             variances[layer, path] /= prod(precision[name] for name in names)
     found: PathUse = {}

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from ellarepro.layers.tensors import HEAD, WEIGHT, Place, by_path
+from ellarepro.layers.tensors import HEAD, WEIGHT, TensorInfo, by_path
 
 ByPath = dict[str, dict[str, float]]
 """{layer: {path: number}}"""
 
 
-def relative_effective_parameters(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+def relative_effective_parameters(effective: Mapping[str, float], tensors: Mapping[str, TensorInfo]) -> ByPath:
     """Return the paper's relative effective number of parameters (Table 3, Figure 3), in percent of the layer.
 
     gamma_t / P_t of each weight tensor, effective over actual number, averaged over the weight tensors of a path (both
@@ -17,18 +17,18 @@ def relative_effective_parameters(effective: Mapping[str, float], places: Mappin
 
     Args:
         effective: effective number of parameters gamma_t of each tensor; empty gives an empty result.
-        places: what each tensor is.
+        tensors: what each tensor is.
     """
-    used = _by_path(lambda names: fmean(effective[name] / places[name].size for name in names), effective, places)
+    used = _by_path(lambda names: fmean(effective[name] / tensors[name].size for name in names), effective, tensors)
     return _percent(used)
 
 
-def effective_share(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+def effective_share(effective: Mapping[str, float], tensors: Mapping[str, TensorInfo]) -> ByPath:
     """Return each path's percentage of the layer's effective number of weights. It favours paths with many weights.
 
     Arguments as of `relative_effective_parameters`.
     """
-    return _percent(effective_numbers(effective, places))
+    return _percent(effective_numbers(effective, tensors))
 
 
 def boundaries(shares: Mapping[str, Mapping[str, float]], paths: Sequence[str]) -> list[tuple[str, float]]:
@@ -40,24 +40,24 @@ def boundaries(shares: Mapping[str, Mapping[str, float]], paths: Sequence[str]) 
     ]
 
 
-def has_choice(places: Mapping[str, Place]) -> bool:
+def has_choice(tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether any layer has several paths to share among."""
-    paths = [layer for layer, _ in by_path(places, WEIGHT) if layer != HEAD]
+    paths = [layer for layer, _ in by_path(tensors, WEIGHT) if layer != HEAD]
     return len(set(paths)) < len(paths)
 
 
-def effective_numbers(effective: Mapping[str, float], places: Mapping[str, Place]) -> ByPath:
+def effective_numbers(effective: Mapping[str, float], tensors: Mapping[str, TensorInfo]) -> ByPath:
     """Return each path's effective number of weights, the sum of gamma_t over its weight tensors.
 
     Arguments as of `relative_effective_parameters`.
     """
-    return _by_path(lambda names: sum(effective[name] for name in names), effective, places)
+    return _by_path(lambda names: sum(effective[name] for name in names), effective, tensors)
 
 
-def _by_path(measure: Callable[[list[str]], float], effective: Mapping, places: Mapping[str, Place]) -> ByPath:
+def _by_path(measure: Callable[[list[str]], float], effective: Mapping, tensors: Mapping[str, TensorInfo]) -> ByPath:
     """`measure` of each path's weight tensors, given by name."""
     found: ByPath = {}
-    for (layer, path), names in by_path(places, WEIGHT).items() if effective else ():
+    for (layer, path), names in by_path(tensors, WEIGHT).items() if effective else ():
         if layer != HEAD:
             found.setdefault(layer, {})[path] = measure(names)
     return found

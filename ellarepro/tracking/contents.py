@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from ellarepro.inspection import path_rows
-from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE, WEIGHT, Place, by_path
+from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE, WEIGHT, TensorInfo, by_path
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.symmetry.shares import effective_share, relative_effective_parameters
@@ -53,29 +53,29 @@ def identity(run_id: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def of_epoch(metrics: Mapping[str, Any], places: Mapping[str, Place]) -> Numbers:
-    """Return the points of one epoch's curves; `metrics` as the trainer tells them, `places` of each tensor."""
+def of_epoch(metrics: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Numbers:
+    """Return the points of one epoch's curves; `metrics` as the trainer tells them, `tensors` what each tensor is."""
     found = {"train/loss": metrics["objective"], "train/nll": metrics["loss"]}
     found |= {f"train/{m}": metrics[f"train_{m}"] for m in ("accuracy", "rmse") if f"train_{m}" in metrics}
     if "neg_log_marglik_per_datum" not in metrics:
         return found
     effective = metrics["effective_parameters"]
-    numbers = {key: sum(effective[name] for name in names) for key, names in by_path(places, WEIGHT).items() if names}
+    numbers = {key: sum(effective[name] for name in names) for key, names in by_path(tensors, WEIGHT).items() if names}
     found |= {f"effective/{layer}/{path}": number for (layer, path), number in numbers.items()}
     for measure, shares in (("relative", relative_effective_parameters), ("share", effective_share)):
-        by_layer = shares(effective, places)
+        by_layer = shares(effective, tensors)
         found |= {f"{measure}/{layer}/{path}": own for layer, paths in by_layer.items() for path, own in paths.items()}
-    return found | of_fit(metrics["neg_log_marglik_per_datum"], metrics["prior_precision"], places)
+    return found | of_fit(metrics["neg_log_marglik_per_datum"], metrics["prior_precision"], tensors)
 
 
-def of_fit(evidence: float, precision: Mapping[str, float], places: Mapping[str, Place]) -> Numbers:
+def of_fit(evidence: float, precision: Mapping[str, float], tensors: Mapping[str, TensorInfo]) -> Numbers:
     """Return the points of a fit that a run's record keeps: evidence (nats a datum) and precisions."""
     found = {"marglik/neg_log_marglik_per_datum": evidence}
-    for (layer, path), names in by_path(places, WEIGHT).items():
+    for (layer, path), names in by_path(tensors, WEIGHT).items():
         if names:
             found[f"precision/{layer}/{path}"] = prod(precision[name] for name in names)
-    for (layer, path), names in by_path(places, LENGTHSCALE).items():
-        found |= {f"precision/{layer}/{path}.{places[name].part}": precision[name] for name in names}
+    for (layer, path), names in by_path(tensors, LENGTHSCALE).items():
+        found |= {f"precision/{layer}/{path}.{tensors[name].part}": precision[name] for name in names}
     return found
 
 
