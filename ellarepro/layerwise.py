@@ -107,8 +107,7 @@ class LayerwiseLaplace:
         """Take precisions, and the noise, to where the last fit's evidence has no slope; a warning says what fails to.
 
         Args:
-            steps: take as many steps of Adam up the evidence in place of it.
-            lr: of these steps.
+            steps: take as many steps of Adam, at the rate `lr`, up the evidence in place of it.
         """
         if steps is not None:
             learned = [self.prior.log_precision, *self.likelihood.hyperparameters()]

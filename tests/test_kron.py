@@ -171,8 +171,6 @@ def test_options_of_the_backend_are_honoured_or_refused():
     model, (x, y) = small_network(), small_data()
     with pytest.raises(ValueError, match="got 'softmax'"):
         EllaGGN(model, "softmax")
-    with pytest.raises(ValueError, match="not the last layer or a subnetwork"):
-        EllaGGN(model, last_layer=True)
     with pytest.raises(ValueError, match="mc_samples"):
         EllaGGN(model).kron(x, y, 6, mc_samples=3)
 
