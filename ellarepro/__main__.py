@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 import hydra
 
+from ellarepro.config.explain import CONFIGS, help_text
+from ellarepro.config.schema import register
+from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError, command
-from ellarepro.settings.explain import CONFIGS, help_text
-from ellarepro.settings.schema import register
-from ellarepro.settings.sweep import Sweep, expand
 
 SHOWN_BY_HYDRA = ("hydra_help", "version", "cfg", "info", "shell_completion")
 
@@ -78,8 +78,8 @@ def _run(config: Mapping[str, Any]) -> int:
 
 
 def _sweep(sweep: Sweep) -> int:
+    from ellarepro.config.resolve import check_combination
     from ellarepro.launching.launch import failures, launch
-    from ellarepro.settings.resolve import check_combination
 
     for config in sweep.configs:
         check_combination(config)

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config
 from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
 from ellarepro.errors import RunFailure, UserError
@@ -21,8 +23,6 @@ from ellarepro.runs.folder import RunFolder
 from ellarepro.runs.measuring import measured, note_untrained, parameter_count
 from ellarepro.runs.preparing import load_data, prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest, packed
-from ellarepro.settings.resolve import check_combination
-from ellarepro.settings.schema import Config
 from ellarepro.symmetry.shares import relative_effective_parameters
 from ellarepro.tracking import Tracker, contents, tracked
 from ellarepro.training.loop import Trainer

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import torch
 
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.gather import Gatherer
 from ellarepro.data.batches import ordered_batches
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import Network
 from ellarepro.runs.preparing import prepare
-from ellarepro.settings.resolve import check_combination
 from ellarepro.symmetry.shares import has_choice
 from ellarepro.training.loop import Trainer
 from scripts.bench.timing import alternate, capture

@@ -21,6 +21,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.data import Samples, Task
@@ -34,9 +36,7 @@ from ellarepro.network import Network
 from ellarepro.results import git_commit
 from ellarepro.resume.files import write_atomically
 from ellarepro.runs.preparing import prepare
-from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import BracketSettings, FitSettings
-from ellarepro.settings.resolve import check_combination
 from ellarepro.tables.markdown import markdown_table, sections
 from ellarepro.training.loop import Trainer
 

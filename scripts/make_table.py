@@ -13,16 +13,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ellarepro.config.compose import compose_all
+from ellarepro.config.explain import choices_of
+from ellarepro.config.resolve import check_combination
+from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share
 from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import result_path, run_id
 from ellarepro.resume.files import write_atomically
-from ellarepro.settings.compose import compose_all
-from ellarepro.settings.explain import choices_of
-from ellarepro.settings.resolve import check_combination
-from ellarepro.settings.sweep import Sweep, expand
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
 from ellarepro.tables.cells import Grid
 from scripts.estimate import as_text, run_seconds

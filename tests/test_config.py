@@ -11,15 +11,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from ellarepro.__main__ import main
+from ellarepro.config.compose import compose
+from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, help_text
+from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import COME_WITH_CHOICE, Config, classes_of, keys_of, settings_of
+from ellarepro.config.sweep import MOST_RUNS, expand
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_results, run_id
-from ellarepro.settings.compose import compose
-from ellarepro.settings.explain import CONFIGS, GROUPS, choices_of, help_text
 from ellarepro.settings.parts import LaplaceSettings
 from ellarepro.settings.ranges import problems, setting
-from ellarepro.settings.resolve import check_combination
-from ellarepro.settings.schema import COME_WITH_CHOICE, Config, classes_of, keys_of, settings_of
-from ellarepro.settings.sweep import MOST_RUNS, expand
 
 REPOSITORY = Path(__file__).parents[1]
 SETTINGS = sorted({k for f in dataclasses.fields(Config) for k in classes_of(f.name).values()} | {Config}, key=str)
@@ -64,7 +64,7 @@ def test_what_the_settings_hold_is_what_was_said(overrides):
 
 
 def test_settings_are_composed_without_the_library_being_loaded():
-    code = "import sys; from ellarepro.settings.compose import compose; compose(); print('torch' in sys.modules)"
+    code = "import sys; from ellarepro.config.compose import compose; compose(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 

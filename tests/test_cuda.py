@@ -9,6 +9,7 @@ from helpers import assert_close, relative_error, small_data, small_network, wei
 from test_replay import ADAM, SGD, trainer
 from test_training import LAPLACE
 
+from ellarepro.config.compose import compose
 from ellarepro.curvature.eigen import symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.factors import MomentSum
 from ellarepro.curvature.fitting import gatherer_of
@@ -20,7 +21,6 @@ from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
 from ellarepro.run import run
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import AnchorSettings, FitSettings
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.training import replay

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.layers.conv import Conv, circular_patch_moment
+from ellarepro.curvature.patches import circular_patch_moment
+from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 

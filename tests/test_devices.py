@@ -9,6 +9,7 @@ from helpers import small_data, small_network, weight_settings
 from smoke_runs import config, found, quiet, stopped
 from valued import MISSING, NAME, MixedDevices, Valued
 
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
@@ -18,7 +19,6 @@ from ellarepro.network import LAYERS
 from ellarepro.results import flatten
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.settings.parts import AnchorSettings, FitSettings, LaplaceSettings
-from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "never")

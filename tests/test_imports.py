@@ -14,9 +14,10 @@ RANKS = {
     "layers.tensors": 0,
     "resume": 1,
     "settings.ranges": 1,
-    "settings.parts": 2,
+    "settings": 2,
     "symmetry.shares": 1,
     "curvature.factors": 1,
+    "curvature.patches": 2,
     "curvature.rule": 2,
     "layers": 3,
     "network": 4,
@@ -33,7 +34,7 @@ RANKS = {
     "report": 7,
     "training": 8,
     "tracking": 8,
-    "settings": 8,
+    "config": 8,
     "data.__main__": 8,
     "layerwise": 9,
     "runs": 9,
@@ -56,8 +57,8 @@ ONLY_IN = {
     "plotly": {"report"},
     "jinja2": {"report"},
     "rich": {"launching.display"},
-    "hydra": {"__main__", "settings", "launching"},
-    "omegaconf": {"__main__", "settings", "launching", "run", "tables"},
+    "hydra": {"__main__", "config", "launching"},
+    "omegaconf": {"__main__", "config", "launching", "run", "tables"},
 }
 
 
@@ -118,3 +119,25 @@ def test_an_import_that_points_up_is_seen():
     assert upward("network", "def f():\n    import ellarepro.run") == ["run"]
     assert upward("run", "from scripts.estimate import run_seconds") == ["scripts.estimate"]
     assert upward("scripts.bench.layers", "import scripts.make_table") == ["scripts.make_table"]
+
+
+def rooms_of(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The rooms that each room of the package imports; a command (`__main__`) belongs to none."""
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        if module.startswith("scripts") or module.endswith("__main__"):
+            continue
+        own = {name.split(".")[1] for name in imported(source) if name.startswith("ellarepro.")}
+        room = module.partition(".")[0]
+        found.setdefault(room, set()).update(own - {room})
+    return found
+
+
+def mutual(rooms: dict[str, set[str]]) -> list[tuple[str, str]]:
+    return [(a, b) for a in rooms for b in rooms[a] if a < b and a in rooms.get(b, ())]
+
+
+def test_no_two_rooms_import_each_other():
+    assert not mutual(rooms_of({module: path.read_text() for module, path in modules().items()}))
+    control = {"data.sources": "import ellarepro.layers.conv", "layers.conv": "from ellarepro.data import Task"}
+    assert mutual(rooms_of(control)) == [("data", "layers")]

@@ -2,10 +2,10 @@
 
 import pytest
 
+from ellarepro.config.resolve import check_combination
 from ellarepro.network import build_network
 from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
-from ellarepro.settings.resolve import check_combination
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from ellarepro import network
+from ellarepro.config.compose import compose
 from ellarepro.figures import draw_run, draw_side_by_side
 from ellarepro.inspection import markdown
 from ellarepro.layers.conv import Conv
 from ellarepro.results import read_result
 from ellarepro.run import run
-from ellarepro.settings.compose import compose
 from ellarepro.tables import RENDERERS, build_grids
 
 

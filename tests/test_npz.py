@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from ellarepro.config.compose import compose
 from ellarepro.data import load_task
 from ellarepro.data.__main__ import main
 from ellarepro.errors import UserError
 from ellarepro.results import read_result, run_id
 from ellarepro.run import run
-from ellarepro.settings.compose import compose
 
 SMOKE = [
     "dataset=npz",

@@ -12,6 +12,9 @@ from helpers import small_data, weight_settings
 from torch import nn
 
 from ellarepro import LaplaceSettings, LayerwiseLaplace, Regression, load_run, objectives
+from ellarepro.config.compose import compose
+from ellarepro.config.explain import kind_of
+from ellarepro.config.schema import settings_of
 from ellarepro.data import Samples, Task, load_task
 from ellarepro.data.__main__ import main as show_data
 from ellarepro.errors import UserError
@@ -24,10 +27,7 @@ from ellarepro.report.charts import run_charts
 from ellarepro.results import read_result
 from ellarepro.run import run
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.compose import compose
-from ellarepro.settings.explain import kind_of
 from ellarepro.settings.ranges import Settings, setting
-from ellarepro.settings.schema import settings_of
 
 SCHEDULE = LaplaceSettings(burn_in=1, frequency=1, steps=5)
 

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from ellarepro.curvature.oracle import assert_rule_matches_oracle
 from ellarepro.curvature.rule import UnclaimedParameterError, register
+from ellarepro.curvature.rules.convolution import Conv2dRule
+from ellarepro.curvature.rules.linear import LinearRule
+from ellarepro.curvature.rules.normalisation import LayerNormRule
 from ellarepro.curvature.structures import DiagStructure, KronStructure
 from ellarepro.layers.anchors import AnchorSettings
 from ellarepro.layers.conv import Conv
@@ -13,9 +16,6 @@ from ellarepro.layers.dense import Dense
 from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.gconv import GroupConv
 from ellarepro.layers.sparse import SparseConv, SparseDense
-from ellarepro.layers.stock.convolution import Conv2dRule
-from ellarepro.layers.stock.linear import LinearRule
-from ellarepro.layers.stock.normalisation import LayerNormRule
 
 IMAGE = (4, 5, 5)
 LEARNED = AnchorSettings(learn_omega=True, omega=0.7)

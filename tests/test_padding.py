@@ -9,9 +9,9 @@ from ellarepro import FitSettings, LayerwiseLaplace
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.fitting import gatherer_of
 from ellarepro.curvature.interop.kron import BlockKron
-from ellarepro.layers.stock.convolution import Conv1dRule
-from ellarepro.layers.stock.embedding import EmbeddingRule
-from ellarepro.layers.stock.linear import LinearRule
+from ellarepro.curvature.rules.convolution import Conv1dRule
+from ellarepro.curvature.rules.embedding import EmbeddingRule
+from ellarepro.curvature.rules.linear import LinearRule
 
 WORDS = 20
 WEIGHTS = [WORDS * 5, 4 * 5 * 3, 4, 4 * 4, 4, 4 * 3, 3]

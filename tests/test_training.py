@@ -12,6 +12,8 @@ import torch
 from helpers import small_data, weight_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Classification
 from ellarepro.data import Samples, Task
@@ -20,9 +22,7 @@ from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import build_network
 from ellarepro.resume.checkpoint import Checkpoints
 from ellarepro.runs.preparing import prepare, trainer_of
-from ellarepro.settings.compose import compose
 from ellarepro.settings.parts import FitSettings, LaplaceSettings
-from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 
 LAPLACE = LaplaceSettings(burn_in=1, frequency=2, steps=3, lr=0.1, fit=FitSettings(batch_size=16))

@@ -7,11 +7,11 @@ import pytest
 from result_factory import make_learned_result
 
 from ellarepro import run as runs
+from ellarepro.config.compose import compose
 from ellarepro.errors import Interrupted
 from ellarepro.figures import draw_run
 from ellarepro.inspection import untrained_shares
 from ellarepro.results import UNTRAINED, RunResult
-from ellarepro.settings.compose import compose
 from ellarepro.symmetry.shares import boundaries
 
 SMOKE = [

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-import ellarepro.layers.stock  # noqa: F401 (registers the rules of stock layers)
+import ellarepro.curvature.rules  # noqa: F401 (registers the rules of stock layers)
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.memory import Forecast
 from ellarepro.curvature.rule import CurvatureRule, rule_for, rules_of

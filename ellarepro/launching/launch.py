@@ -13,10 +13,10 @@ from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from ellarepro.config.compose import loader
 from ellarepro.errors import UserError
 from ellarepro.launching.sweep_runs import Ended, SweepRuns
 from ellarepro.results import run_id
-from ellarepro.settings.compose import loader
 
 
 def launch(

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from ellarepro.config.explain import CONFIGS, PACKAGE
 from ellarepro.results import git_commit
 from ellarepro.results.provenance import COMMIT_FILE
-from ellarepro.settings.explain import CONFIGS, PACKAGE
 
 
 def snapshot(folder: Path) -> Path:

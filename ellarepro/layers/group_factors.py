@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ellarepro.curvature.factors import second_moment
+from ellarepro.curvature.patches import KERNEL, circular_patch_moments
 from ellarepro.curvature.rule import register
-from ellarepro.layers.conv import KERNEL, ConvolutionRule, circular_patch_moments, convolve, pad_circular
+from ellarepro.layers.conv import ConvolutionRule, convolve, pad_circular
 from ellarepro.layers.groups import PointGroup
 from ellarepro.layers.spatial import normal_parameter, zero_bias
 from ellarepro.layers.subsample import largest_phase, take_phase

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ellarepro.config.schema import Config
 from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
 from ellarepro.results import RESULT_FILE, run_id
@@ -13,7 +14,6 @@ from ellarepro.resume.checkpoint import Checkpoints
 from ellarepro.resume.files import write_atomically
 from ellarepro.resume.lock import Lock
 from ellarepro.resume.signals import Stop
-from ellarepro.settings.schema import Config
 from ellarepro.training.loop import Trainer
 
 QUIET_SECONDS = 60.0

@@ -6,12 +6,12 @@ from typing import cast
 
 from torch import Tensor
 
+from ellarepro.config.schema import Config
 from ellarepro.curvature.scores import correct_classes
 from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import outputs_of
 from ellarepro.network import Network
 from ellarepro.results import UNTRAINED, RunResult, git_commit, hardware, packed, peak_memory, versions
-from ellarepro.settings.schema import Config
 from ellarepro.symmetry.ablation import path_use
 from ellarepro.symmetry.shares import effective_share, has_choice, relative_effective_parameters
 from ellarepro.training.loop import Trainer

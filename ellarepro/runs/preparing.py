@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ellarepro.config.resolve import check_no_tolerance, device_of
+from ellarepro.config.schema import Config
 from ellarepro.curvature.likelihood import Likelihood, Regression
 from ellarepro.curvature.likelihoods import LIKELIHOODS
 from ellarepro.curvature.memory import free_bytes
@@ -17,8 +19,6 @@ from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import Network, build_network
 from ellarepro.objectives import objective_named
 from ellarepro.settings.parts import WeightSettings
-from ellarepro.settings.resolve import check_no_tolerance, device_of
-from ellarepro.settings.schema import Config
 from ellarepro.training.loop import Trainer
 from ellarepro.training.optimisers import CosineRates, optimiser_of, states_of
 

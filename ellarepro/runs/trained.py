@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.data import Task
 from ellarepro.errors import UserError
@@ -18,8 +20,6 @@ from ellarepro.objectives.objective import Objective
 from ellarepro.results.identity import ADDED_LATER, MOVED, RETIRED, flatten, leaves, run_id
 from ellarepro.results.record import RunResult, read_result, result_file
 from ellarepro.runs.preparing import prepare
-from ellarepro.settings.compose import compose
-from ellarepro.settings.resolve import check_combination
 
 WEIGHTS_FILE = "weights.safetensors"
 TODAY = {before: now for now, before in MOVED.items()}

@@ -1,1 +1,1 @@
-"""What a run can be told: the library's settings, the keys of a configuration, and how one is composed and checked."""
+"""Settings as the library takes them: each with its type, range, default and meaning, checked when it is made."""

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ellarepro.config.schema import Config
 from ellarepro.errors import UserError
 from ellarepro.results import RunResult
-from ellarepro.settings.schema import Config
 from ellarepro.tracking import contents
 
 TRACKERS = ("none", "wandb")

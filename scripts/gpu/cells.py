@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ellarepro.config.resolve import check_combination
 from ellarepro.data.batches import ordered_batches
 from ellarepro.errors import Interrupted
 from ellarepro.results import run_id
 from ellarepro.resume.checkpoint import load_checkpoint
 from ellarepro.run import run
 from ellarepro.runs.preparing import prepare
-from ellarepro.settings.resolve import check_combination
 from scripts.bench.tables import HIGHER, LOWER, Measure, Table
 from scripts.bench.timing import capture
 from scripts.estimate import run_seconds

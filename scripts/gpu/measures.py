@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ellarepro.config.compose import compose
+from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import out_of_memory
 from ellarepro.errors import RunFailure
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.network import build_network, options_of
 from ellarepro.runs.preparing import choose_arithmetic, prepare
-from ellarepro.settings.compose import compose
-from ellarepro.settings.resolve import check_combination
 from ellarepro.training.loop import Trainer
 from scripts.bench.device import CHANNELS, CLASSES, device_table
 from scripts.bench.flops import flops_of

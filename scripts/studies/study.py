@@ -8,14 +8,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ellarepro.config.explain import choices_of
+from ellarepro.config.resolve import check_combination
+from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError
 from ellarepro.figures import save
 from ellarepro.launching.launch import failures, launch
 from ellarepro.results import RunResult, read_result, result_path, short_commit
 from ellarepro.resume.files import write_atomically
-from ellarepro.settings.explain import choices_of
-from ellarepro.settings.resolve import check_combination
-from ellarepro.settings.sweep import Sweep, expand
 from ellarepro.tables import unique_runs
 from ellarepro.tables.markdown import sections
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from ellarepro.config.schema import Config, Dataset, settings_of
 from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
 from ellarepro.network import LAYERS, has_relaxed_path, options_of, priors_of
 from ellarepro.settings.parts import DEFAULT_FIT
-from ellarepro.settings.schema import Config, Dataset, settings_of
 from ellarepro.training.optimisers import states_of
 
 

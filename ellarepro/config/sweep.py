@@ -14,8 +14,8 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ellarepro.config.compose import compose_all, composed, loader, parse, text
 from ellarepro.errors import UserError
-from ellarepro.settings.compose import compose_all, composed, loader, parse, text
 
 MOST_RUNS = 10_000
 """A sweep of more is taken for a mistake."""

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ellarepro.curvature.patches import SMALL_MAP, circular_patch_moment, zero_padded_patch_moment
 from ellarepro.curvature.rule import CurvatureRule, register
-from ellarepro.layers.conv import SMALL_MAP, circular_patch_moment, zero_padded_patch_moment
 
 _MOMENTS = {"circular": circular_patch_moment, "zeros": zero_padded_patch_moment}
 

@@ -16,9 +16,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, kind_of, no_key, possible
+from ellarepro.config.schema import COME_WITH_CHOICE, register, settings_of
 from ellarepro.errors import UserError, nearest
-from ellarepro.settings.explain import CONFIGS, GROUPS, choices_of, kind_of, no_key, possible
-from ellarepro.settings.schema import COME_WITH_CHOICE, register, settings_of
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:

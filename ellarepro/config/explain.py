@@ -7,8 +7,8 @@ from typing import get_args
 
 from omegaconf import OmegaConf
 
+from ellarepro.config.schema import COME_WITH_CHOICE, OPEN, Config, classes_of, keys_of
 from ellarepro.errors import nearest
-from ellarepro.settings.schema import COME_WITH_CHOICE, OPEN, Config, classes_of, keys_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
