@@ -118,7 +118,7 @@ class Fit:
 
     The loss is taken in the same pass over the data. The model is in evaluation mode meanwhile, whatever its mode is.
 
-    Of the model it asks that each weight acts in its own layer, once a forward pass: `curvature.calls.check_gradients`
+    Of the model it asks that each weight acts in its own layer, once a forward pass: `curvature.checks.check_gradients`
     tells, and `LayerwiseLaplace` and the laplace-torch backend ask it first.
 
     Args:

@@ -18,8 +18,8 @@ from asdl.operations import Operation
 from torch import Tensor, nn
 
 from ellarepro.curvature.accumulators import BlockAccumulator
-from ellarepro.curvature.calls import calls_of
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.layer_calls import calls_of
 from ellarepro.curvature.structures import Structure
 
 _LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
