@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 
 from ellarepro.config.resolve import check_combination
-from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.accumulators import Accumulator
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.data.batches import ordered_batches
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.network import Network
@@ -64,17 +64,17 @@ def _fit_seconds(trainer: Trainer) -> float:
     """Seconds of a fit and its hyper-steps."""
     settings, images = trainer.objective.settings, trainer.objective.data.inputs
     used, batch = images[: settings.fit.fit_size], images[: settings.fit.batch_size][: settings.fit.fit_size]
-    gatherers: list[Gatherer] = []
+    accumulators: list[Accumulator] = []
 
     def update() -> None:
-        gatherers.append(gatherer_of(trainer.model, settings.fit, trainer.generator))
-        gatherers[-1].update(batch)
+        accumulators.append(accumulator_of(trainer.model, settings.fit, trainer.generator))
+        accumulators[-1].update(batch)
 
     batches = math.ceil(len(used) / len(batch)) * _seconds(update)
-    curvature = gatherers[-1].curvature(len(images))
+    curvature = accumulators[-1].curvature(len(images))
     evidence = MarginalLikelihood(curvature, 0.0, trainer.objective.prior.squared_norms(), len(images))
     step = _seconds(lambda: evidence.effective_parameters(trainer.objective.prior.log_precision))
-    whole, one = gatherers[-1].forecast(used), gatherers[-1].forecast(batch)
+    whole, one = accumulators[-1].forecast(used), accumulators[-1].forecast(batch)
     # Few images have few eigenvalues. Each takes its time, so for large networks this is that of a step.
     steps = settings.steps * step * max(whole.eigenvalues / max(one.eigenvalues, 1), 1)
     return batches + _decomposition_seconds(whole.decompositions, images.device) + steps

@@ -12,7 +12,7 @@ from test_training import LAPLACE
 from ellarepro.config.compose import compose
 from ellarepro.curvature.eigen import symmetric_eigenvalues, symmetric_eigenvectors
 from ellarepro.curvature.factors import MomentSum
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.data import Samples, Task
 from ellarepro.evidence.evaluation import evaluate
@@ -67,9 +67,9 @@ def test_engines_agree_on_every_device(engine, device):
     (here, there), (images, _) = networks("f_fc_conv", device), small_data()
     blocks = []
     for model, name in ((here, "native"), (there, engine)):
-        gatherer = gatherer_of(model, FitSettings(tolerance=0.0, engine=name))
-        gatherer.update(images.to(next(model.parameters()).device))
-        blocks.append(gatherer.blocks(6))
+        accumulator = accumulator_of(model, FitSettings(tolerance=0.0, engine=name))
+        accumulator.update(images.to(next(model.parameters()).device))
+        blocks.append(accumulator.blocks(6))
     for mine, theirs in zip(blocks[0].values(), blocks[1].values(), strict=True):
         for a, b in zip(mine.factors, theirs.factors, strict=True):
             assert_close(b.cpu(), a, 1e-9)

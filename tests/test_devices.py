@@ -10,7 +10,7 @@ from smoke_runs import config, found, quiet, stopped
 from valued import MISSING, NAME, MixedDevices, Valued
 
 from ellarepro.config.resolve import check_combination
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.marglik import fit
@@ -151,9 +151,9 @@ def test_what_the_host_reads_of_a_fit_grows_with_its_batches_and_matrices_alone(
 def test_exact_passes_wait_for_the_device_only_where_labels_are_checked(engine, valued):
     model, data = small_network("f_fc_conv").to(THERE), images()
     valued.sends = 0
-    gatherer_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.inputs)
+    accumulator_of(model, FitSettings(tolerance=0.0, engine=engine)).update(data.inputs)
     assert valued.reads.total() == 0 and valued.sends == (0 if engine == "native" else 3)
-    gatherer_of(model, FitSettings(tolerance=0.1)).update(data.inputs)
+    accumulator_of(model, FitSettings(tolerance=0.1)).update(data.inputs)
     assert valued.reads.total() > 0, "the control: which samples have left is read"
 
 

@@ -6,8 +6,8 @@ from helpers import Probe, assert_close, parameter_slices, perturb_biases, relat
 from torch import nn
 
 from ellarepro.curvature.exact import FullCurvature, exact_ggn, ggn_rows, jacobians
-from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.kernel import KernelCurvature, KernelGatherer
+from ellarepro.curvature.factory import accumulator_of
+from ellarepro.curvature.kernel import KernelAccumulator, KernelCurvature
 from ellarepro.curvature.likelihood import Regression
 from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.curvature.rows import DenseRows, FactoredRows
@@ -63,10 +63,10 @@ def precisions_of(model):
 
 
 def gathered(model, *batches, **options):
-    gatherer = KernelGatherer(model, **options)
+    accumulator = KernelAccumulator(model, **options)
     for batch in batches:
-        gatherer.update(batch)
-    return gatherer
+        accumulator.update(batch)
+    return accumulator
 
 
 def dense(model, x, likelihood=None):
@@ -100,9 +100,9 @@ def test_in_whole_networks_rows_are_those_of_automatic_gradients(layer):
     deltas = precisions_of(model)
     rows = ggn_rows(model, x).split([p.numel() for p in model.parameters()], dim=1)
     kernel = sum((part @ part.mT / delta for part, delta in zip(rows, deltas, strict=True)), torch.eye(6))
-    gatherer = gathered(model, x)
-    assert {type(own) for own in gatherer.kept[0].values()} == {DenseRows, FactoredRows}
-    assert_close(gatherer.curvature(3).log_det_ratio(deltas), torch.linalg.slogdet(kernel).logabsdet, 1e-9)
+    accumulator = gathered(model, x)
+    assert {type(own) for own in accumulator.kept[0].values()} == {DenseRows, FactoredRows}
+    assert_close(accumulator.curvature(3).log_det_ratio(deltas), torch.linalg.slogdet(kernel).logabsdet, 1e-9)
 
 
 def test_gradients_are_finite_differences():
@@ -149,9 +149,9 @@ def test_samples_that_need_more_passes_make_a_chunk_of_their_own():
     torch.manual_seed(0)
     model, x = nn.Linear(3, 6).double(), torch.randn(5, 3, dtype=torch.float64)
     x[0], x[1:] = 0.1 * x[0], 300 * x[1:]
-    deltas, gatherer = precisions_of(model), gathered(model, x, tolerance=1e-9)
-    assert len(gatherer.kept) == 2 and sum(len(chunk["weight"]) for chunk in gatherer.kept) < 25
-    assert_close(gatherer.curvature(5).log_det_ratio(deltas), dense(model, x).log_det_ratio(deltas), 1e-6)
+    deltas, accumulator = precisions_of(model), gathered(model, x, tolerance=1e-9)
+    assert len(accumulator.kept) == 2 and sum(len(chunk["weight"]) for chunk in accumulator.kept) < 25
+    assert_close(accumulator.curvature(5).log_det_ratio(deltas), dense(model, x).log_det_ratio(deltas), 1e-6)
 
 
 def test_sampled_rows_are_one_a_datum_and_unbiased_for_the_curvature():
@@ -173,7 +173,7 @@ def parameter_sizes(model):
 def test_a_fit_continues_from_its_state(batch_size):
     model, (x, _) = small_network("f_fc_conv"), small_data(4)
     first, whole = gathered(model, x[:2], batch_size=batch_size), gathered(model, x[:2], x[2:], batch_size=batch_size)
-    again = KernelGatherer(model, batch_size)
+    again = KernelAccumulator(model, batch_size)
     again.load_state_dict(first.state_dict(), torch.device("cpu"))
     again.update(x[2:])
     values = [found.curvature(4).log_det_ratio(precisions_of(model)) for found in (again, whole)]
@@ -204,7 +204,7 @@ def test_parts_are_what_they_are_alone():
     deltas, kernel = precisions_of(model), gathered(model, x).curvature(4)
     parts = [[0], [1, 2]]
     alone = log_dets_of_parts(kernel, deltas, parts)
-    for curvature in (dense(model, x), gatherer_fit(model, x, "full")):
+    for curvature in (dense(model, x), accumulator_fit(model, x, "full")):
         assert_close(alone, log_dets_of_parts(curvature, deltas, parts), 1e-9)
     ends = parameter_slices(model)
     first, *_, last = (place for place in ends.values())
@@ -212,15 +212,15 @@ def test_parts_are_what_they_are_alone():
     own = FullCurvature(matrix, parameter_sizes(model)[1:]).log_det_ratio(deltas[1:])
     assert_close(alone[1], own, 1e-9)
     assert alone.sum() > kernel.log_det_ratio(deltas) * 1.01, "what they have in common is charged twice"
-    blocks = gatherer_fit(model, x, "kron")
+    blocks = accumulator_fit(model, x, "kron")
     by_tensor = log_dets_of_parts(blocks, deltas, [[index] for index in range(len(deltas))])
     assert_close(by_tensor.sum(), blocks.log_det_ratio(deltas), 1e-12)
 
 
-def gatherer_fit(model, x, structure):
-    gatherer = gatherer_of(model, FitSettings(structure, tolerance=0))
-    gatherer.update(x)
-    return gatherer.curvature(len(x))
+def accumulator_fit(model, x, structure):
+    accumulator = accumulator_of(model, FitSettings(structure, tolerance=0))
+    accumulator.update(x)
+    return accumulator.curvature(len(x))
 
 
 def test_a_library_user_learns_precisions_from_the_kernel():

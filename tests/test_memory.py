@@ -5,7 +5,7 @@ import torch
 from helpers import small_data, small_network
 
 from ellarepro.curvature import memory
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.memory import FactorsTooLarge, free_bytes
 from ellarepro.curvature.structures import STRUCTURES, factor_bytes
@@ -66,7 +66,7 @@ def test_factored_layers_at_full_width_stay_small():
 
 def test_a_network_that_does_not_fit_is_refused_with_what_to_change():
     model, images, cpu = small_network("fc").float(), small_data(9)[0].float(), torch.device("cpu")
-    forecast = gatherer_of(model, FitSettings()).forecast(images)
+    forecast = accumulator_of(model, FitSettings()).forecast(images)
     assert "MB" in forecast.check(cpu, free=10**9)
     with pytest.raises(FactorsTooLarge, match=r"need about .* GB .*lower alpha, take layer=f_fc for fc"):
         forecast.check(cpu, free=1000)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ellarepro import FitSettings, LayerwiseLaplace
 from ellarepro.curvature.exact import exact_ggn
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.rules.convolution import Conv1dRule
 from ellarepro.curvature.rules.embedding import EmbeddingRule
@@ -51,10 +51,10 @@ def blocks(
     model: nn.Module, inputs: Tensor, structure: str = "kron", engine: str = "native", batch: int = 50
 ) -> Tensor:
     """All factors' product, on the diagonal."""
-    gatherer = gatherer_of(model, FitSettings(structure, tolerance=0.0, engine=engine))
+    accumulator = accumulator_of(model, FitSettings(structure, tolerance=0.0, engine=engine))
     for part in inputs.split(batch):
-        gatherer.update(part)
-    return BlockKron.from_blocks(gatherer.blocks(len(inputs))).diag()
+        accumulator.update(part)
+    return BlockKron.from_blocks(accumulator.blocks(len(inputs))).diag()
 
 
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise", "diag", "full"])
@@ -104,9 +104,9 @@ def test_a_sample_whose_probability_is_one_counts_the_same_positions():
         model.head.bias[0] = 1e3
     factors = []
     for length in (8, 60):
-        gatherer = gatherer_of(model, FitSettings(tolerance=1e-3))
-        gatherer.update(texts(length)[0])
-        factors.append(gatherer.blocks(20)["each.weight"].factors[1])
+        accumulator = accumulator_of(model, FitSettings(tolerance=1e-3))
+        accumulator.update(texts(length)[0])
+        factors.append(accumulator.blocks(20)["each.weight"].factors[1])
     assert factors[0].norm() > 0
     assert_close(factors[1], factors[0])
 
@@ -114,9 +114,9 @@ def test_a_sample_whose_probability_is_one_counts_the_same_positions():
 def test_a_text_of_padding_alone_adds_nothing():
     model, inputs = model_of(), texts(8)[0]
     for layer in ("words", "near", "each"):
-        gatherers = [gatherer_of(model, FitSettings(tolerance=0.0)) for _ in range(2)]
-        gatherers[0].update(inputs[:3])
-        gatherers[1].update(torch.cat([inputs[:3], torch.zeros_like(inputs[:1])]))
-        one, other = (gatherer.blocks(3)[f"{layer}.weight"].factors for gatherer in gatherers)
+        accumulators = [accumulator_of(model, FitSettings(tolerance=0.0)) for _ in range(2)]
+        accumulators[0].update(inputs[:3])
+        accumulators[1].update(torch.cat([inputs[:3], torch.zeros_like(inputs[:1])]))
+        one, other = (accumulator.blocks(3)[f"{layer}.weight"].factors for accumulator in accumulators)
         for mine, with_it in zip(one, other, strict=True):
             assert_close(with_it, mine)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import Call, calls_and_function
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.layer_calls import Call, calls_and_function
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.likelihoods import LIKELIHOODS
 from ellarepro.curvature.memory import out_of_memory

@@ -80,8 +80,8 @@ def _product(jacobian: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tenso
     return torch.einsum("nkp,nkl,nlq->pq", precise, likelihood.hessian(outputs.double()), precise)
 
 
-class FullGatherer:
-    """The exact matrix of a small network, gathered batch by batch, whatever its layers are; see `gather.Gatherer`.
+class FullAccumulator:
+    """The exact matrix of a small network, gathered batch by batch, whatever its layers are; see `gather.Accumulator`.
 
     Raises:
         ValueError: a network of more than `FULL_LIMIT` parameters.

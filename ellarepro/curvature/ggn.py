@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from ellarepro.curvature.accumulators import BlockAccumulator
 from ellarepro.curvature.columns import Columns
-from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks, generic_sum
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.settings.parts import DEFAULT_TOLERANCE
@@ -20,12 +20,12 @@ _GATHER_BELOW = 0.4
 """Share of samples still unfinished at which they are gathered into a smaller batch and passed forward again."""
 
 
-class GGN(BlockGatherer):
+class GGN(BlockAccumulator):
     """Curvature blocks of a network, gathered batch by batch.
 
     Args:
-        model: as for `BlockGatherer`.
-        structure: as for `BlockGatherer`.
+        model: as for `BlockAccumulator`.
+        structure: as for `BlockAccumulator`.
         tolerance: probability mass of a sample that exact class passes may leave out; 0 takes all K - 1 of them.
         passes: None for exact passes; or how many sampled passes a batch takes, see `SignedColumns`.
         generator: draws the signs of sampled passes; lies on the device of the inputs.

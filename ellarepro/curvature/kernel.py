@@ -13,8 +13,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.accumulators import batch_like
 from ellarepro.curvature.eigen import CurvatureError
-from ellarepro.curvature.gather import batch_like
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.memory import Forecast
@@ -25,7 +25,7 @@ Chunk = dict[str, Rows]
 """Some samples' rows of each tensor, by its name, in the order of `model.parameters()`."""
 
 
-class RowGatherer(GGN):
+class RowAccumulator(GGN):
     """Rows of a root of H, batch by batch; arguments and errors as of `GGN`."""
 
     structures: ClassVar = {"rows": RowStructure}
@@ -65,14 +65,14 @@ class RowGatherer(GGN):
         return found
 
 
-class KernelGatherer(RowGatherer):
-    """Inner products of the rows of all data, or of each batch by itself, tensor by tensor; see `gather.Gatherer`.
+class KernelAccumulator(RowAccumulator):
+    """Inner products of the rows of all data, or of each batch by itself, tensor by tensor; see `gather.Accumulator`.
 
     Args:
         batch_size: None: rows of all batches meet. Else only those of a batch do, of so many data at most: the
             log-determinant is the sum over batches, at least that of all data; of fewer data than all it is scaled up,
             not their curvature.
-        others: those of `RowGatherer` after the model.
+        others: those of `RowAccumulator` after the model.
     """
 
     def __init__(self, model: nn.Module, batch_size: int | None = None, *others: Any, **options: Any):

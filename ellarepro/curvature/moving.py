@@ -121,7 +121,7 @@ class MovingBlocks:
 
     @torch.no_grad()
     def add(self, blocks: dict[str, Block], samples: int) -> None:
-        """Add the blocks of a batch of `samples`, by parameter name, as `BlockGatherer.blocks(1)` gives them."""
+        """Add the blocks of a batch of `samples`, by parameter name, as `BlockAccumulator.blocks(1)` gives them."""
         sums = sums_of(blocks)
         places = {id(total): place for place, total in enumerate(sums)}
         self._layout = {

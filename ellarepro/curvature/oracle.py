@@ -11,12 +11,12 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import Call, calls_of
 from ellarepro.curvature.exact import jacobians
 from ellarepro.curvature.factors import second_moment
 from ellarepro.curvature.ggn import GGN
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.interop.kron import BlockKron
+from ellarepro.curvature.layer_calls import Call, calls_of
 from ellarepro.curvature.likelihood import softmax_hessian
 from ellarepro.curvature.rule import rules_of, with_positions
 from ellarepro.curvature.structures import STRUCTURES, Block

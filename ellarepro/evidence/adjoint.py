@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ellarepro.curvature.accumulators import BlockAccumulator
 from ellarepro.curvature.eigen import symmetric_eigenvectors
-from ellarepro.curvature.gather import BlockGatherer
 from ellarepro.curvature.hooks import evaluation_mode, forward_hooks
 from ellarepro.curvature.rule import with_positions
 from ellarepro.curvature.structures import Block, KronStructure, Structure
@@ -36,8 +36,8 @@ def evidence_gradient(
     Raises:
         ValueError: a fit of another structure or of a part of the data.
     """
-    gatherer = fit.gatherer
-    if not isinstance(gatherer, BlockGatherer) or fit.settings.structure == "diag" or fit.settings.fit_size:
+    accumulator = fit.accumulator
+    if not isinstance(accumulator, BlockAccumulator) or fit.settings.structure == "diag" or fit.settings.fit_size:
         raise ValueError(
             "the gradient of the evidence needs structure=kron or kron_blockwise and fit_size=null; "
             f"got structure={fit.settings.structure}, fit_size={fit.settings.fit_size}"
@@ -50,35 +50,35 @@ def evidence_gradient(
     device = fit.prior.parameters[0].device
     with evaluation_mode(fit.model), torch.enable_grad():
         for inputs, targets in batches_of(fit.data, fit.settings.batch_size, device):
-            value = -_log_det_part(fit, gatherer, adjoints, inputs) / 2
+            value = -_log_det_part(fit, accumulator, adjoints, inputs) / 2
             value = value - factor * fit.likelihood.losses(fit.model(inputs), targets).double().sum()
             parts = torch.autograd.grad(value, list(hyperparameters), allow_unused=True)
             total = [t if part is None else t + part for t, part in zip(total, parts, strict=True)]
     return total
 
 
-def _log_det_part(fit: Fit, gatherer: BlockGatherer, adjoints: dict[int, Tensor], inputs: Tensor) -> Tensor:
+def _log_det_part(fit: Fit, accumulator: BlockAccumulator, adjoints: dict[int, Tensor], inputs: Tensor) -> Tensor:
     """Sum over factors of <G, the batch's part of the factor>, with a graph."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
         seen[name] = layer_inputs, output
 
-    with forward_hooks(gatherer.layers, keep):
+    with forward_hooks(accumulator.layers, keep):
         logits = fit.model(inputs)
     value = torch.zeros((), dtype=torch.float64, device=logits.device)
     for name, (layer_inputs, _) in seen.items():
-        part = gatherer.parts[name]
+        part = accumulator.parts[name]
         if isinstance(part, KronStructure) and id(part.input_factor) in adjoints:
             rows = with_positions(part.rule.input_rows(layer_inputs))
             value = value + _quadratic(rows, adjoints[id(part.input_factor)]) / rows.shape[2]
-    columns = fit.likelihood.columns(logits, 0.0, fit.settings.sampled, getattr(gatherer, "generator", None))
+    columns = fit.likelihood.columns(logits, 0.0, fit.settings.sampled, getattr(accumulator, "generator", None))
     for index in range(int(columns.passes_needed.max())):
         column = columns.column(index).to(logits.dtype)
         outputs = [output for _, output in seen.values()]
         gradients = torch.autograd.grad(logits, outputs, column, create_graph=True)
         for (name, (layer_inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
-            value = value + _of_gradient(gatherer.parts[name], layer_inputs, gradient, adjoints)
+            value = value + _of_gradient(accumulator.parts[name], layer_inputs, gradient, adjoints)
     return value
 
 

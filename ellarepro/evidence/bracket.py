@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.hooks import evaluation_mode
-from ellarepro.curvature.kernel import Chunk, RowGatherer, cholesky_of_identity_plus
+from ellarepro.curvature.kernel import Chunk, RowAccumulator, cholesky_of_identity_plus
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.memory import Forecast
 from ellarepro.evidence.marglik import MarginalLikelihood
@@ -58,10 +58,10 @@ def log_det_bounds(
     Raises:
         CurvatureError: rows that are not finite.
     """
-    gatherer = RowGatherer(model, likelihood=likelihood)
+    accumulator = RowAccumulator(model, likelihood=likelihood)
     sizes, order = _least_sure_first(model, inputs, likelihood or Classification())
     core, rest = order[: settings.core], order[settings.core :]
-    known = [_large_rows(gatherer, inputs[some], precisions) for some in _parts(core, settings.batch_size)]
+    known = [_large_rows(accumulator, inputs[some], precisions) for some in _parts(core, settings.batch_size)]
     chunks = [chunk for chunk, _ in known]
     root = cholesky_of_identity_plus(_lower(chunks, precisions)) if chunks else None
     whole = 0.0 if root is None else 2 * root.diagonal().log().sum().item()
@@ -72,7 +72,7 @@ def log_det_bounds(
     lower, upper = [], []
     for some in batches[: settings.batches]:
         weight = (sizes[some].sum() / sizes[rest].sum()).item()
-        chunk, left_out = _large_rows(gatherer, inputs[some], precisions)
+        chunk, left_out = _large_rows(accumulator, inputs[some], precisions)
         beyond = _block(chunk, chunk, precisions)
         if root is not None:
             across = torch.cat([_block(one, chunk, precisions) for one in chunks])
@@ -90,7 +90,7 @@ def bracket_forecast(
 ) -> Forecast:
     """What `log_det_bounds` takes at most: the rows of the core, and its kernel beside those that it is made of."""
     count = min(settings.core, len(inputs)) + settings.batch_size
-    rows = RowGatherer(model, likelihood=likelihood).rows_of(inputs, count)
+    rows = RowAccumulator(model, likelihood=likelihood).rows_of(inputs, count)
     width = max(len(own) for layer in rows.values() for own in layer.values())
     sizes = {name: sum(own.nbytes for own in layer.values()) for name, layer in rows.items()}
     return Forecast(sizes, workspace=3 * 8 * width**2, remedy="lower objective.bracket")
@@ -106,9 +106,9 @@ def evidence_bounds(
     return found, [error / 2 / size for error in bounds.errors]
 
 
-def _large_rows(gatherer: RowGatherer, inputs: Tensor, precisions: Tensor) -> tuple[Chunk, float]:
+def _large_rows(accumulator: RowAccumulator, inputs: Tensor, precisions: Tensor) -> tuple[Chunk, float]:
     """The rows of `inputs` but for columns of small ones, and what those add to the upper bound, row by row."""
-    (chunk,), _ = gatherer.chunks(inputs)
+    (chunk,), _ = accumulator.chunks(inputs)
     pairs = zip(chunk.values(), precisions.tolist(), strict=True)
     squares = torch.stack([rows.squares() / delta for rows, delta in pairs]).sum(0)
     columns = squares.log1p().view(-1, len(inputs)).sum(1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.checks import CHECKED, check_function, check_gradients, check_likelihood
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.curvature.saving import curvature_of, state_of
@@ -90,8 +90,8 @@ def check_network(
     check(model, inputs, likelihood)
     check_likelihood(model, inputs[:CHECKED], targets[:CHECKED], likelihood)
     size = len(pair[0]) if (pair := tensors_of(data)) is not None else len(inputs) * max(batches_in(data, 1), 1)
-    gatherer = gatherer_of(model, settings, torch.Generator(device), likelihood)
-    check_memory(gatherer, inputs, min(size, settings.fit_size or size))
+    accumulator = accumulator_of(model, settings, torch.Generator(device), likelihood)
+    check_memory(accumulator, inputs, min(size, settings.fit_size or size))
 
 
 def _subset(data: Data, fit_size: int | None) -> Tensor | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.curvature.eigen import CurvatureError
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.spectra import Curvature
@@ -118,7 +118,7 @@ class Fit:
 
     The loss is taken in the same pass over the data. The model is in evaluation mode meanwhile, whatever its mode is.
 
-    Of the model it asks that each weight acts in its own layer, once a forward pass: `curvature.calls.check_gradients`
+    Of the model it asks that each weight acts in its own layer, once a forward pass: `curvature.checks.check_gradients`
     tells, and `LayerwiseLaplace` and the laplace-torch backend ask it first.
 
     Args:
@@ -147,7 +147,7 @@ class Fit:
     ):
         self.model, self.prior, self.data, self.settings = model, prior, data, settings
         self.likelihood, self.subset = likelihood or Classification(), subset
-        self.gatherer = gatherer_of(model, settings, generator, self.likelihood)
+        self.accumulator = accumulator_of(model, settings, generator, self.likelihood)
         self.losses: list[Tensor] = []
         self.done = self.size = self.width = 0
 
@@ -185,7 +185,7 @@ class Fit:
         loss = torch.stack(self.losses).sum().item()
         if not isfinite(loss):
             raise CurvatureError(f"the loss of the training set is {loss}: the network's outputs are not finite")
-        curvature = self.gatherer.curvature(self.size)
+        curvature = self.accumulator.curvature(self.size)
         return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
 
     def _gathered(self, inputs: Tensor, weights: Tensor | None) -> Tensor:
@@ -196,26 +196,26 @@ class Fit:
         else:
             wanted = numbers < (self.size + len(inputs) if self.settings.fit_size is None else self.settings.fit_size)
         if wanted.all():
-            return self.gatherer.update(inputs, weights)
+            return self.accumulator.update(inputs, weights)
         with evaluation_mode(self.model), torch.no_grad():
             rest = self.model(inputs[~wanted])
         outputs = rest.new_empty(len(inputs), *rest.shape[1:])
         outputs[~wanted] = rest
         if wanted.any():
-            outputs[wanted] = self.gatherer.update(inputs[wanted], None if weights is None else weights[wanted])
+            outputs[wanted] = self.accumulator.update(inputs[wanted], None if weights is None else weights[wanted])
         return outputs
 
     def state_dict(self) -> dict[str, Any]:
         """What was gathered so far, as tensors and plain values."""
         counts = {"done": self.done, "size": self.size, "width": self.width}
-        return counts | {"losses": self.losses, "gatherer": self.gatherer.state_dict()}
+        return counts | {"losses": self.losses, "accumulator": self.accumulator.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, as `state_dict` gave it."""
         device = self.prior.parameters[0].device
         self.done, self.size, self.width = state["done"], state["size"], state["width"]
         self.losses = [loss.to(device) for loss in state["losses"]]
-        self.gatherer.load_state_dict(state["gatherer"], device)
+        self.accumulator.load_state_dict(state["accumulator"], device)
 
 
 def fit(

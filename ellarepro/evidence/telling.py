@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.accumulators import Accumulator
 from ellarepro.data.loading import Data, tensors_of
 
 _LONG = 30.0
@@ -17,9 +17,9 @@ _REMEDY = "take structure=diag, freeze the largest layers, or a smaller fit_size
 _log = logging.getLogger(__name__)
 
 
-def check_memory(gatherer: Gatherer, inputs: Tensor, size: int) -> None:
+def check_memory(accumulator: Accumulator, inputs: Tensor, size: int) -> None:
     """FactorsTooLarge if the curvature of `size` data such as `inputs (B, ...)` does not fit into memory."""
-    forecast = gatherer.forecast(inputs[:1].expand(size, *inputs.shape[1:]))
+    forecast = accumulator.forecast(inputs[:1].expand(size, *inputs.shape[1:]))
     replace(forecast, remedy=_REMEDY).check(inputs.device)
 
 

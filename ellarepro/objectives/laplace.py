@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ellarepro.curvature.eigen import CurvatureError, counted
-from ellarepro.curvature.fitting import gatherer_of
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.memory import FactorsTooLarge, out_of_memory
 from ellarepro.curvature.posterior import posterior_precision
@@ -120,8 +120,8 @@ class Laplace(Objective):
         try:
             if (bracket := self.settings.bounds) is not None:
                 bracket_forecast(self.model, inputs, bracket, self.likelihood).check(inputs.device)
-            gatherer = gatherer_of(self.model, self.settings.fit, self.generator, self.likelihood)
-            return gatherer.forecast(inputs[: self.settings.fit.fit_size]).check(inputs.device)
+            accumulator = accumulator_of(self.model, self.settings.fit, self.generator, self.likelihood)
+            return accumulator.forecast(inputs[: self.settings.fit.fit_size]).check(inputs.device)
         except FactorsTooLarge as error:
             raise UserError(str(error)) from error
         except ValueError as error:

@@ -17,15 +17,15 @@ from asdl.matrices import FISHER_EXACT, SHAPE_KRON
 from asdl.operations import Operation
 from torch import Tensor, nn
 
-from ellarepro.curvature.calls import calls_of
-from ellarepro.curvature.gather import BlockGatherer
+from ellarepro.curvature.accumulators import BlockAccumulator
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.layer_calls import calls_of
 from ellarepro.curvature.structures import Structure
 
 _LEFT_BEHIND = ("fisher", "_is_full_backward_hook", "_original_requires_grad")
 
 
-class AsdlPasses(BlockGatherer):
+class AsdlPasses(BlockAccumulator):
     """As `GGN` at tolerance 0, with the forward and the K backward passes taken by asdl."""
 
     def update(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -8,9 +8,9 @@ from laplace import KronLaplace
 from laplace.curvature import GGNInterface
 from torch import Tensor, nn
 
+from ellarepro.curvature.accumulators import BlockAccumulator
 from ellarepro.curvature.checks import check_gradients
-from ellarepro.curvature.fitting import gatherer_of
-from ellarepro.curvature.gather import BlockGatherer
+from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.interop.kron import BlockKron
 from ellarepro.curvature.likelihoods import likelihood_of
 from ellarepro.settings.parts import BLOCK_STRUCTURES, FitSettings
@@ -87,10 +87,10 @@ class EllaGGN(GGNInterface):
         if not self._checked:
             check_gradients(self._model, x, likelihood)
             self._checked = True
-        gatherer = gatherer_of(self._model, settings, likelihood=likelihood)
-        outputs = gatherer.update(x)
+        accumulator = accumulator_of(self._model, settings, likelihood=likelihood)
+        outputs = accumulator.update(x)
         likelihood.check_targets(y, outputs)
-        return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(cast(BlockGatherer, gatherer).blocks(N))
+        return likelihood.losses(outputs, y).sum(), BlockKron.from_blocks(cast(BlockAccumulator, accumulator).blocks(N))
 
     def diag(self, x: Tensor, y: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Loss, summed, and the exact diagonal `(P,)` of the GGN of one batch."""

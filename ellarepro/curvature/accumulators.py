@@ -1,4 +1,4 @@
-"""What gathers a curvature: batches go in, a curvature comes out, and what it will take is known before."""
+"""What adds up a curvature: batches go in, a curvature comes out, and what it will take is known before."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,8 +15,8 @@ from ellarepro.curvature.spectra import Curvature, SpectralCurvature
 from ellarepro.curvature.structures import STRUCTURES, Block, Structure, factor_bytes, sums_of
 
 
-class Gatherer(Protocol):
-    """What `gatherer_of` gives: one fit of the curvature of a model, whatever its structure.
+class Accumulator(Protocol):
+    """What `accumulator_of` gives: one fit of the curvature of a model, whatever its structure.
 
     Attributes:
         gathered: samples so far.
@@ -40,7 +40,7 @@ class Gatherer(Protocol):
         """Go on from `state`, as `state_dict` gave it, on `device`."""
 
 
-class BlockGatherer:
+class BlockAccumulator:
     """The layers of a model, each with the structure that gathers its curvature. Subclasses say how passes are taken.
 
     Args:

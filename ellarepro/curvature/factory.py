@@ -1,22 +1,22 @@
-"""From settings to what gathers a curvature as they say."""
+"""From settings to what adds up a curvature as they say."""
 
 import torch
 from torch import nn
 
-from ellarepro.curvature.exact import FullGatherer
-from ellarepro.curvature.gather import Gatherer
+from ellarepro.curvature.accumulators import Accumulator
+from ellarepro.curvature.exact import FullAccumulator
 from ellarepro.curvature.ggn import GGN
-from ellarepro.curvature.kernel import KernelGatherer
+from ellarepro.curvature.kernel import KernelAccumulator
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.settings.parts import KERNEL_STRUCTURES, FitSettings
 
 
-def gatherer_of(
+def accumulator_of(
     model: nn.Module,
     settings: FitSettings,
     generator: torch.Generator | None = None,
     likelihood: Likelihood | None = None,
-) -> Gatherer:
+) -> Accumulator:
     """One fit of the curvature of `model`, still without data.
 
     Args:
@@ -29,10 +29,10 @@ def gatherer_of(
             asdl for another likelihood than an unweighted `Classification`.
     """
     if settings.structure == "full":
-        return FullGatherer(model, likelihood)
+        return FullAccumulator(model, likelihood)
     if settings.structure in KERNEL_STRUCTURES:
         batch_size = settings.batch_size if settings.structure == "kernel_batches" else None
-        return KernelGatherer(model, batch_size, settings.tolerance, settings.sampled, generator, likelihood)
+        return KernelAccumulator(model, batch_size, settings.tolerance, settings.sampled, generator, likelihood)
     if settings.engine == "asdl":
         if likelihood is not None and not (type(likelihood) is Classification and likelihood.class_weights is None):
             raise ValueError(f"engine must be native for {type(likelihood).__name__.lower()}, got 'asdl'")
