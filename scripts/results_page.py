@@ -2,10 +2,11 @@
 
     python -m scripts.results_page
 
-Reads results/table1 to table3 and runs nothing; writes results/tables.md.
+Reads results/table1 to table3 and runs nothing; writes results/tables.md and the tables of results/README.md.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from ellarepro.results import RunResult, read_results, short_commit
 from ellarepro.resume.files import write_atomically
 from ellarepro.symmetry.labels import layer_title, path_order, path_title
 from ellarepro.symmetry.shares import has_choice
-from ellarepro.tables import RENDERERS, SPECS, build_grids
+from ellarepro.tables import RENDERERS, SPECS, build_grids, plain
 from ellarepro.tables.chance import stayed_at_chance
-from ellarepro.tables.markdown import markdown_table, sections
+from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 
 RESULTS = Path(__file__).parents[1] / "results"
 ACCURACY = "test acc. % (sampling error)"
@@ -35,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser("python -m scripts.results_page", None, __doc__, formatter_class=style).parse_args(
         arguments
     )
-    page = RESULTS / "tables.md"
-    write_atomically(page, text_of(RESULTS).encode())
-    print(page)
+    reading = RESULTS / "README.md"
+    for page, text in ((RESULTS / "tables.md", text_of(RESULTS)), (reading, quoted(reading.read_text(), RESULTS))):
+        write_atomically(page, text.encode())
+        print(page)
     return 0
 
 
@@ -45,10 +47,38 @@ def text_of(results: Path) -> str:
     """The page of the runs in `results`/<table>, table by table."""
     return sections(
         "# Tables 1 to 3, run by run",
-        "Made by `python -m scripts.results_page` from the committed `result.json` alone; [README.md](README.md) reads "
-        "it. A run's name leads to its result, with configuration and versions; `make verify RUN=…` repeats it.",
+        "Made by `python -m scripts.results_page` from the committed `result.json` files alone. [README.md](README.md) "
+        "says what they show. The name of a run leads to its result, with configuration and versions. "
+        "`make verify RUN=…` repeats it.",
         *(section for table in SPECS if (results / table).is_dir() for section in _table(results / table)),
     )
+
+
+def quoted(page: str, results: Path) -> str:
+    """Return `page` with the tables below its marks made anew: `<!-- table1 cpu -->`, `<!-- table1 cpu scores -->`."""
+
+    def made(mark: re.Match[str]) -> str:
+        table, budget, scores = mark.group("table", "budget", "scores")
+        runs = read_results(results / table)
+        (grid,) = build_grids(table, runs, budget)
+        return f"{mark['mark']}\n\n{_scores(runs, budget) if scores else plain(grid)}\n"
+
+    mark = r"(?P<mark><!-- (?P<table>table\d) (?P<budget>\w+)(?P<scores> scores)? -->)\n(\n(\|.*\n)+)?"
+    return re.sub(mark, made, page)
+
+
+def _scores(runs: Sequence[RunResult], budget: str) -> str:
+    """NLL and evidence of the cells of a table of accuracies."""
+    cells: dict[tuple[str, str], dict[str, list[RunResult]]] = {}
+    for run in (run for run in runs if run.budget == budget):
+        cells.setdefault((run.dataset, layer_title(run.layer)), {}).setdefault(run.objective, []).append(run)
+    lines = [["task", "layer", "MAP NLL ↓", "Laplace NLL ↓", "Laplace -marglik ↓"]]
+    for labels, cell in cells.items():
+        numbers = [[run.test_nll for run in cell.get(name, [])] for name in ("map", "laplace")]
+        numbers.append([run.neg_log_marglik_per_datum for run in cell["laplace"]])
+        known = [[number for number in own if number is not None] for own in numbers]
+        lines.append([*labels, *(mean_cell(own, ".3f", MISSING) for own in known)])
+    return markdown_table(lines, labels=2)
 
 
 def _table(folder: Path) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 
+import pytest
 import torch
 
 from ellarepro.inspection import untrained_shares
@@ -26,6 +28,9 @@ def test_orderings_that_hold_and_ties_are_counted():
             verdicts = [ordering.verdict for ordering in orderings(grid) if ordering.verdict]
             counts = f"{len(verdicts)} orderings {verdicts.count(YES)} hold and {verdicts.count(TIE)} are ties"
             assert f"Of the paper's {counts}" in said("README.md"), grid.title
+            if table == "table2":
+                tested = sum(ordering.tested for ordering in orderings(grid))
+                assert f"only {tested} of these orderings have three" in said("README.md")
 
 
 def test_on_the_digit_conv_and_the_learnable_network_are_a_tie():
@@ -50,6 +55,18 @@ def test_shares_of_the_first_layers_stand_beside_what_was_there_before_and_what_
         for outputs, inputs in (network.get_parameter(f"blocks.{i}.paths.fc.weight").shape for i in range(3))
     ]
     assert "at {:.2f}, {:.2f} and {:.2f} there".format(*caps) in text
+
+
+@pytest.mark.parametrize("layer, prior, path", [("fc_conv", "theta", "fc"), ("s_fc_s_conv", "omega", "s_fc")])
+def test_shares_and_ablations_of_table_2_are_those_of_the_runs(layer, prior, path):
+    runs = {r.objective: r for r in read_results(RESULTS / "table2") if (r.layer, r.prior) == (layer, prior)}
+    share = fmean(shares[path] for shares in runs["laplace"].relative_effective_parameters.values())
+    lost = {
+        name: [-100 * run.path_use[place][path]["accuracy_change"] for place in (*"1234", "all")]
+        for name, run in runs.items()
+    }
+    cells = (number for name in ("map", "laplace") for number in (lost[name][-1], max(lost[name][:-1])))
+    assert " | ".join([f"{share:.0f}", *(f"{number:.1f}" for number in cells)]) in said("README.md")
 
 
 def test_the_reading_of_the_evidence_has_the_counts_of_its_page():

@@ -7,11 +7,17 @@ from dataclasses import replace
 from result_factory import make_config, make_learned_result, make_map_result, make_result, with_use
 
 from ellarepro.results import run_id, write_result
-from scripts.results_page import RESULTS, text_of
+from scripts.results_page import RESULTS, quoted, text_of
 
 
 def test_the_page_is_that_of_the_committed_results():
     assert (RESULTS / "tables.md").read_text() == text_of(RESULTS), "python -m scripts.results_page makes it anew"
+
+
+def test_the_tables_of_the_reading_are_those_of_the_committed_results():
+    page = (RESULTS / "README.md").read_text()
+    assert page.count("<!-- table") == 5 and quoted(page, RESULTS) == page
+    assert quoted(page.replace("98.15 ± 0.10", "99.23 ± 0.10"), RESULTS) == page, "a wrong number is put right"
 
 
 def test_it_has_each_run_with_its_shares_and_its_use(tmp_path):
