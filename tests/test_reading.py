@@ -1,6 +1,7 @@
 """What the results pages say of numbers in sentences: counted again from the committed results."""
 
 from itertools import combinations
+from math import hypot
 from pathlib import Path
 from statistics import fmean
 
@@ -9,7 +10,7 @@ import torch
 
 from ellarepro.inspection import untrained_shares
 from ellarepro.network import build_network
-from ellarepro.results import read_results
+from ellarepro.results import accuracy_error, read_results
 from ellarepro.tables import build_grids, unique_runs
 from ellarepro.tables.orderings import TIE, YES, orderings
 from scripts.studies import evidence
@@ -89,6 +90,23 @@ def test_the_reading_of_the_evidence_has_the_counts_of_its_page():
     far = [pair for pair in seeds if abs(pair[0].test_nll - pair[1].test_nll) >= 0.3]
     assert len(far) == 3 and not any(map(evidence.by_nll, far))
     assert all(run.dataset.startswith("moved_digits") for pair in far for run in pair)
+
+
+def test_pairs_of_the_sizes_that_are_ahead_behind_and_ties_are_counted():
+    runs = {(r.layer, r.train_size, r.objective): r for r in read_results(RESULTS / "sizes")}
+    pairs = [(run, runs[layer, size, "map"]) for (layer, size, name), run in runs.items() if name == "laplace"]
+    leads = [
+        (one.test_accuracy - other.test_accuracy)
+        / hypot(*(accuracy_error(run.test_accuracy, run.test_size) for run in (one, other)))
+        for one, other in pairs
+    ]
+    ahead, behind = sum(lead > 2 for lead in leads), sum(lead < -2 for lead in leads)
+    ties = len(pairs) - ahead - behind
+    told = f"in {ahead} of {len(pairs)} pairs and behind in {behind}; {ties} are ties"
+    assert told in said("sizes/reading.md")
+    assert f"in {ahead} of {len(pairs)} pairs of one seed" in said("README.md") and f"{ties} are ties" in said(
+        "README.md"
+    )
 
 
 def test_the_evidence_orders_the_seeds_of_the_symmetry_study_alike():
