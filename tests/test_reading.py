@@ -1,5 +1,6 @@
 """What the results pages say of numbers in sentences: counted again from the committed results."""
 
+import json
 from itertools import combinations
 from math import hypot
 from pathlib import Path
@@ -107,6 +108,15 @@ def test_pairs_of_the_sizes_that_are_ahead_behind_and_ties_are_counted():
     assert f"in {ahead} of {len(pairs)} pairs of one seed" in said("README.md") and f"{ties} are ties" in said(
         "README.md"
     )
+
+
+def test_the_error_of_one_signed_pass_stands_with_the_number_of_images():
+    rows = json.loads((RESULTS / "ascent" / "passes.json").read_text())["rows"]
+    drawn = {(row["kind"], row["passes"], row["images"]): [draw["log_det"] for draw in row["draws"]] for row in rows}
+    (exact,) = drawn["exact", None, 4000]
+    for images in (4000, 400):
+        errors = [100 * abs(value / exact - 1) for value in drawn["signs", 1, images]]
+        assert f"off by {min(errors):.1f} to {max(errors):.1f}%" in said("ascent/passes.md")
 
 
 def test_the_evidence_orders_the_seeds_of_the_symmetry_study_alike():
