@@ -1,6 +1,7 @@
 """What the results pages say of numbers in sentences: counted again from the committed results."""
 
 import json
+import re
 from itertools import combinations
 from math import hypot
 from pathlib import Path
@@ -108,6 +109,22 @@ def test_pairs_of_the_sizes_that_are_ahead_behind_and_ties_are_counted():
     assert f"in {ahead} of {len(pairs)} pairs of one seed" in said("README.md") and f"{ties} are ties" in said(
         "README.md"
     )
+
+
+def test_what_the_demo_depends_on_is_what_its_runs_show():
+    rows = re.findall(
+        r"^\| .*`(\S+=\S+)`.*?((?: \| *[\d.]+){4}) \|$", (RESULTS / "budgets/reading.md").read_text(), re.M
+    )
+    assert len(rows) == 4
+    tables = dict(
+        re.findall(r"## demo: F-FC\+CONV on (\w+)\n\n((?:\|.*\n)+)", (RESULTS / "budgets/study.md").read_text())
+    )
+    for change, numbers in rows:
+        said_of = [float(number) for number in re.findall(r"[\d.]+", numbers)]
+        for dataset, told in (("quadrant_digit", said_of[:2]), ("quadrant_digit_and_position", said_of[2:])):
+            lines = {cells[1].strip(): cells for cells in (line.split("|") for line in tables[dataset].splitlines())}
+            points, nats = (float(lines["as it is"][i]) - float(lines[change][i]) for i in (3, 5))
+            assert told == pytest.approx([-nats, points], rel=0.05), (dataset, change)
 
 
 def test_the_error_of_one_signed_pass_stands_with_the_number_of_images():
