@@ -73,8 +73,8 @@ verify: .venv/ready  ## a finished run computed again: RUN=results/table1/<run_i
 sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb login first)
 	@find results outputs -type d -name 'offline-run-*' 2> /dev/null | sort | xargs -r .venv/bin/wandb sync
 
-lint: .venv/ready  ## style, types, and the length of sentences in README and docs
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && $(PY) -m scripts.prose . docs
+lint: .venv/ready  ## style, types, and the length of sentences on all pages
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && $(PY) -m scripts.prose
 
 docs: .venv/ready  ## the pages as a site that needs no network: build/site/index.html (takes mkdocs-material)
 	@.venv/bin/python -c 'import material' 2> /dev/null || .venv/bin/pip install -qq mkdocs-material

@@ -27,8 +27,8 @@ def sentences(page: str) -> list[str]:
 
 
 def pages() -> list[Path]:
-    """README, docs and the results pages that are written by hand."""
-    results = [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*/study.md")]
+    """README, docs and the results pages."""
+    results = [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*/*.md")]
     return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(results)]
 
 

@@ -1,6 +1,9 @@
 """What the results pages say of numbers in sentences: counted again from the committed results."""
 
+import json
+import re
 from itertools import combinations
+from math import hypot
 from pathlib import Path
 from statistics import fmean
 
@@ -9,7 +12,7 @@ import torch
 
 from ellarepro.inspection import untrained_shares
 from ellarepro.network import build_network
-from ellarepro.results import read_results
+from ellarepro.results import accuracy_error, read_results
 from ellarepro.tables import build_grids, unique_runs
 from ellarepro.tables.orderings import TIE, YES, orderings
 from scripts.studies import evidence
@@ -89,6 +92,48 @@ def test_the_reading_of_the_evidence_has_the_counts_of_its_page():
     far = [pair for pair in seeds if abs(pair[0].test_nll - pair[1].test_nll) >= 0.3]
     assert len(far) == 3 and not any(map(evidence.by_nll, far))
     assert all(run.dataset.startswith("moved_digits") for pair in far for run in pair)
+
+
+def test_pairs_of_the_sizes_that_are_ahead_behind_and_ties_are_counted():
+    runs = {(r.layer, r.train_size, r.objective): r for r in read_results(RESULTS / "sizes")}
+    pairs = [(run, runs[layer, size, "map"]) for (layer, size, name), run in runs.items() if name == "laplace"]
+    leads = [
+        (one.test_accuracy - other.test_accuracy)
+        / hypot(*(accuracy_error(run.test_accuracy, run.test_size) for run in (one, other)))
+        for one, other in pairs
+    ]
+    ahead, behind = sum(lead > 2 for lead in leads), sum(lead < -2 for lead in leads)
+    ties = len(pairs) - ahead - behind
+    told = f"in {ahead} of {len(pairs)} pairs and behind in {behind}; {ties} are ties"
+    assert told in said("sizes/reading.md")
+    assert f"in {ahead} of {len(pairs)} pairs of one seed" in said("README.md") and f"{ties} are ties" in said(
+        "README.md"
+    )
+
+
+def test_what_the_demo_depends_on_is_what_its_runs_show():
+    rows = re.findall(
+        r"^\| .*`(\S+=\S+)`.*?((?: \| *[\d.]+){4}) \|$", (RESULTS / "budgets/reading.md").read_text(), re.M
+    )
+    assert len(rows) == 4
+    tables = dict(
+        re.findall(r"## demo: F-FC\+CONV on (\w+)\n\n((?:\|.*\n)+)", (RESULTS / "budgets/study.md").read_text())
+    )
+    for change, numbers in rows:
+        said_of = [float(number) for number in re.findall(r"[\d.]+", numbers)]
+        for dataset, told in (("quadrant_digit", said_of[:2]), ("quadrant_digit_and_position", said_of[2:])):
+            lines = {cells[1].strip(): cells for cells in (line.split("|") for line in tables[dataset].splitlines())}
+            points, nats = (float(lines["as it is"][i]) - float(lines[change][i]) for i in (3, 5))
+            assert told == pytest.approx([-nats, points], rel=0.05), (dataset, change)
+
+
+def test_the_error_of_one_signed_pass_stands_with_the_number_of_images():
+    rows = json.loads((RESULTS / "ascent" / "passes.json").read_text())["rows"]
+    drawn = {(row["kind"], row["passes"], row["images"]): [draw["log_det"] for draw in row["draws"]] for row in rows}
+    (exact,) = drawn["exact", None, 4000]
+    for images in (4000, 400):
+        errors = [100 * abs(value / exact - 1) for value in drawn["signs", 1, images]]
+        assert f"off by {min(errors):.1f} to {max(errors):.1f}%" in said("ascent/passes.md")
 
 
 def test_the_evidence_orders_the_seeds_of_the_symmetry_study_alike():

@@ -243,9 +243,9 @@ def test_dense_layers_may_be_fitted_on_fewer_images_and_the_note_says_so():
     everything = [run(layer={"name": name}, objective={"fit_size": None}) for name in ("conv", "f_fc_conv")]
     dense = run(layer={"name": "fc"}, objective={"fit_size": 400})
     (grid,) = build_grids("table1", [*everything, dense])
-    assert any("curvature from all (CONV, F-FC+CONV), 400 (FC) images" in note for note in grid.notes)
+    assert any("Curvature from all (CONV, F-FC+CONV), 400 (FC) images" in note for note in grid.notes)
     (grid,) = build_grids("table1", everything)
-    assert not any("curvature from" in note for note in grid.notes)
+    assert not any("Curvature from" in note for note in grid.notes)
     control = run(layer={"name": "conv"}, objective={"fit_size": 400})
     assert len(build_grids("table1", [*everything[1:], control])) == 2
 

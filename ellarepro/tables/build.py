@@ -132,17 +132,18 @@ def _protocol(runs: Sequence[RunResult]) -> str:
         return _several(WORDS.get(key, str)(setting(run, key)) for run in runs)
 
     seeds = sorted({run.seed for run in runs})
-    parts = [
-        f"{of('budget.name')}: alpha {of('alpha')}",
+    ours = [
+        f"ours, {of('budget.name')}: alpha {of('alpha')}",
         f"{_several(f'{run.train_size:,}' for run in runs)} training images "
         f"({of('dataset.source')}, {of('dataset.augment')})",
         f"{_several(f'{run.epochs:,}' for run in runs)} epochs",
         f"optimiser {of('optimiser.name')}",
-        _fit_sizes(runs),
+    ]
+    repeated = [
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
         f"code {_several(short_commit(run.git_commit) for run in runs)}",
     ]
-    return f"ours, {'; '.join(filter(None, parts))}"
+    return ". ".join(filter(None, ["; ".join(ours), _fit_sizes(runs), "; ".join(repeated)]))
 
 
 def _fit_sizes(runs: Sequence[RunResult]) -> str:
@@ -155,7 +156,7 @@ def _fit_sizes(runs: Sequence[RunResult]) -> str:
     if layers.keys() <= {"all"}:
         return ""
     whose = [f"{size} ({', '.join(dict.fromkeys(names))})" for size, names in layers.items()]
-    return f"curvature from {', '.join(whose if len(layers) > 1 else layers)} images"
+    return f"Curvature from {', '.join(whose if len(layers) > 1 else layers)} images"
 
 
 def _several(values: Iterable[str], joint: str = " or ") -> str:

@@ -197,8 +197,8 @@ BUDGETS = (
 STUDY = Study(
     name="budgets",
     question="What does each choice of a small budget do?",
-    about="Laplace, by the budget as it is, and with one change at a time. -evidence in nats a datum, as the run "
-    "itself fits it at its end. Mean over seeds, and standard deviation.",
+    about="Laplace runs: the budget as it is, then one change at a time. -evidence is in nats a datum, by the fit at "
+    "the end of the run. Mean over seeds, and standard deviation.",
     body=partial(body, BUDGETS),
     draw=partial(draw, BUDGETS),
     sweeps=tuple(sweep for budget in BUDGETS for sweep in budget.sweeps()),

@@ -169,9 +169,9 @@ def _name(run: RunResult) -> str:
 STUDY = Study(
     name="evidence",
     question="Does the evidence rank as the test does?",
-    about="Those under Laplace that learned: all pairs on one data set at one budget by what they differ in. "
-    "Counted is in how many of them the run of the better evidence (a datum, with its final precisions) has the lower "
-    "test NLL and the higher test accuracy. By chance, half would. Pairs share runs and are not independent.",
+    about="Of those under Laplace that learned, all pairs on one data set at one budget are compared. The table "
+    "counts in how many the run of the better evidence (a datum, with its final precisions) has the lower test NLL "
+    "and the higher test accuracy. By chance, half would. Pairs share runs and are not independent.",
     body=body,
     draw=draw,
     elsewhere=FOLDERS,

@@ -199,8 +199,8 @@ def _named(laplace: Sequence[RunResult], controls: Sequence[RunResult]) -> str:
         texts = [", ".join(f"{gap:+.3g}" for gap in seeds.values()) or "–" for seeds in gaps]
         lines += [[f"{strength:.0%}", own[0].objective, *texts]] if own else []
     explained = (
-        "What F-FC has at least in the two tasks whose label tells the place, less what it has at most in the two "
-        "whose label does not, a number a seed with all four tasks: positive where the measure names the truth."
+        "Two labels tell the place and need F-FC, two do not. Each number is a seed's: the least that F-FC has where "
+        "it is needed, less the most that it has where it is not. It is positive where the measure names the truth."
     )
     return f"{explained}\n\n{markdown_table(lines, labels=2)}"
 
@@ -216,8 +216,8 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 STUDY = Study(
     name="symmetry",
     question="Does it find the symmetry that is there?",
-    about="Data as `ellarepro/data/moved_digits.py` says, four classes in every task: guessing is right in 25% and has "
-    "1.39 nats. Mean over seeds, range in brackets; docs/measures.md says what each measure tells.",
+    about="The data are described in `ellarepro/data/moved_digits.py`. Every task has four classes: guessing is right "
+    "in 25% and has 1.39 nats. Means over seeds, range in brackets; docs/measures.md says what each measure tells.",
     body=body,
     draw=draw,
     sweeps=((*experiments("study"), "seed=711,712,713"),),
