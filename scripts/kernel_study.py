@@ -201,13 +201,17 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         "## Width of the bounds, of the log-determinant and in nats a datum",
         "By images of the core, of a batch, and batches drawn; what stands behind a ± is a standard error.",
         markdown_table(list(_width_lines()), labels=3),
-        "## Pairs of runs that each curvature ranks as the test NLL does",
-        markdown_table(list(_pair_lines(measured_runs)), labels=1),
-        f"## What layers are charged, on {FEW} images",
-        "Log-determinants of each layer as if it were all, mean over runs, and of the whole network.",
-        markdown_table(list(_charge_lines(measured_runs)), labels=1),
+        *(_comparison(measured_runs) if measured_runs else ()),
         reading.read_text() if reading.exists() else "",
     )
+
+
+def _comparison(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "## Pairs of runs that each curvature ranks as the test NLL does"
+    yield markdown_table(list(_pair_lines(runs)), labels=1)
+    yield f"## What layers are charged, on {FEW} images"
+    yield "Log-determinants of each layer as if it were all, mean over runs, and of the whole network."
+    yield markdown_table(list(_charge_lines(runs)), labels=1)
 
 
 def _run_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
@@ -247,7 +251,7 @@ def _same(difference: float, one: dict[str, Any], other: dict[str, Any]) -> bool
 
 def _charge_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     yield ["layer", "kron", "exact", "ratio"]
-    for layer in runs[0]["charged"]["kron"] if runs else ():
+    for layer in runs[0]["charged"]["kron"]:
         kron, exact = (fmean(run["charged"][name][layer] for run in runs) for name in ("kron", "kernel"))
         yield [layer, f"{kron:.0f}", f"{exact:.0f}", f"{kron / exact:.2f}"]
 
