@@ -29,7 +29,7 @@ def test_a_picture_in_characters():
 
 def test_the_committed_table_is_marked_as_what_to_expect():
     text = demo._expected()
-    assert text.startswith("What to expect") and "92.13 ± 0.15 n=3 [99.00]" in text and "MAP" not in text
+    assert text.startswith("What to expect") and "92.13 ± 0.15 (0.85) n=3 [99.00]" in text and "MAP" not in text
     assert "999 epochs" in text
 
 

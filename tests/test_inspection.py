@@ -130,7 +130,7 @@ def test_the_table_names_the_run_and_shows_its_numbers():
     )
     text = markdown(result)
     assert text.startswith(
-        "## quadrant_digit · F-FC+CONV · prior theta · laplace · budget demo · seed 1 · test accuracy 90.0 %\n"
+        "## quadrant_digit · F-FC+CONV · prior theta · laplace · budget demo · seed 1 · test accuracy 90.0%\n"
     )
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 8 * 2 + 2

@@ -413,7 +413,7 @@ def test_factored_layer_never_builds_a_block_diagonal_matrix():
         ({"layer": "transformer"}, ("layer", "transformer", "f_fc_conv")),
         ({"image_size": 24}, ("image_size", "24", "32")),
         ({"in_channels": 0}, ("in_channels", "0", ">= 1")),
-        ({"num_classes": 1}, ("num_classes", "1", ">= 2")),
+        ({"num_classes": 0}, ("num_classes", "0", ">= 1")),
         ({"alpha": 0}, ("alpha", "0", ">= 1")),
         ({"relaxation": 0.0}, ("relaxation", "0.0", "positive")),
         ({"relaxation": float("nan")}, ("relaxation", "nan", "positive")),

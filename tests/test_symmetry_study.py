@@ -160,8 +160,8 @@ def study_result(symmetry: str, seed: int = 1, objective: str = "laplace", f_fc:
 
 def test_measures_are_of_the_paths_over_layers():
     result = study_result("none", f_fc=0.7)
-    assert report.use(result) == {"f_fc": 0.7, "conv": 0.0, "gconv": 0.0}
-    assert report.use_everywhere(result) == {"f_fc": 1.4, "conv": 0.0, "gconv": 0.0}
+    assert report.ablation(result) == {"f_fc": 0.7, "conv": 0.0, "gconv": 0.0}
+    assert report.ablation_everywhere(result) == {"f_fc": 1.4, "conv": 0.0, "gconv": 0.0}
     shares = [own["f_fc"] for own in result.relative_effective_parameters.values()]
     assert report.relative(result)["f_fc"] == pytest.approx(sum(shares) / 8)
     assert report.relative(study_result("none", objective="map")) == {}
@@ -169,10 +169,10 @@ def test_measures_are_of_the_paths_over_layers():
 
 def test_a_measure_names_the_truth_where_what_is_needed_is_above_all_that_is_not():
     follows = [study_result(name, f_fc=0.1 if SYMMETRIES[name][0] else 0.5) for name in SYMMETRIES]
-    assert report.contrast(follows, report.use) == {1: pytest.approx(0.4)}
+    assert report.contrast(follows, report.ablation) == {1: pytest.approx(0.4)}
     one_wrong = [*follows[1:], study_result("none", f_fc=0.05)]
-    assert report.contrast(one_wrong, report.use) == {1: pytest.approx(-0.05)}
-    assert report.contrast(follows[:3], report.use) == {}, "a seed that is not complete"
+    assert report.contrast(one_wrong, report.ablation) == {1: pytest.approx(-0.05)}
+    assert report.contrast(follows[:3], report.ablation) == {}, "a seed that is not complete"
 
 
 def test_the_page_has_both_objectives_and_says_how_much_is_missing():

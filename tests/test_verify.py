@@ -29,6 +29,8 @@ def test_a_run_agrees_with_itself_and_an_edited_one_does_not(tmp_path, capsys):
     assert capsys.readouterr().out.count(": the same") == 2 + 3, "the kept weights, then the run"
     assert main([str(folder), "--weights"]) == 0
     assert capsys.readouterr().out.count(": the same") == 2
+    (folder / "weights.safetensors").unlink()
+    assert main([str(folder), "--weights"]) == 2 and "No such file" in capsys.readouterr().err
     record = json.loads((folder / "result.json").read_text())
     record["test_nll"] += 0.2
     (folder / "result.json").write_text(json.dumps(record))

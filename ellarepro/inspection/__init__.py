@@ -1,6 +1,6 @@
 """What a run learned, by layer and path (Appendix D)."""
 
-from ellarepro.inspection.rendering import RENDERERS, comma_separated, learned_lines, markdown, notes, use_lines
+from ellarepro.inspection.rendering import RENDERERS, ablation_lines, comma_separated, learned_lines, markdown, notes
 from ellarepro.inspection.rows import (
     PathRow,
     has_curvature,
@@ -17,6 +17,7 @@ from ellarepro.inspection.rows import (
 __all__ = [
     "RENDERERS",
     "PathRow",
+    "ablation_lines",
     "comma_separated",
     "has_curvature",
     "heading",
@@ -30,5 +31,4 @@ __all__ = [
     "references",
     "shown_curves",
     "untrained_shares",
-    "use_lines",
 ]

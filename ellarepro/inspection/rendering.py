@@ -26,10 +26,10 @@ USE_NOTES = (
 def markdown(result: RunResult) -> str:
     """Return the table of `result` as Markdown: a heading, a line a layer and path, notes."""
     table = markdown_table(learned_lines(result), labels=3)
-    used = use_lines(result)
-    use = f"{markdown_table(used, labels=2)}\n\n" if used else ""
+    lines = ablation_lines(result)
+    ablation = f"{markdown_table(lines, labels=2)}\n\n" if lines else ""
     listed = "\n".join(f"- {note}" for note in notes(result))
-    return f"## {heading(result)}\n\n{table}\n\n{use}{listed}\n"
+    return f"## {heading(result)}\n\n{table}\n\n{ablation}{listed}\n"
 
 
 def comma_separated(result: RunResult) -> str:
@@ -56,7 +56,7 @@ def learned_lines(result: RunResult) -> list[Sequence[str]]:
     return [HEADERS, *(_texts(row) for row in path_rows(result))]
 
 
-def use_lines(result: RunResult) -> list[Sequence[str]]:
+def ablation_lines(result: RunResult) -> list[Sequence[str]]:
     """Return headers and a line a layer and path: what paths are used for; nothing where the result does not know."""
     lines = [
         (

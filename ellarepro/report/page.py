@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ellarepro.inspection import heading, learned_lines, notes, use_lines
+from ellarepro.inspection import ablation_lines, heading, learned_lines, notes
 from ellarepro.report.cards import Card
 from ellarepro.report.charts import Chart, run_charts
 from ellarepro.results import RunResult, flatten
@@ -26,7 +26,7 @@ class RunView:
     title: str
     charts: Sequence[Chart]
     learned: Sequence[Sequence[str]]
-    use: Sequence[Sequence[str]]
+    ablation: Sequence[Sequence[str]]
     notes: Sequence[str]
     facts: dict[str, str]
     config: dict[str, object]
@@ -89,7 +89,7 @@ def _view(result: RunResult) -> RunView:
         heading(result),
         run_charts(result),
         learned_lines(result),
-        use_lines(result),
+        ablation_lines(result),
         notes(result),
         _facts(result),
         dict(flatten(result.config)),

@@ -79,7 +79,7 @@ def of_fit(evidence: float, precision: Mapping[str, float], tensors: Mapping[str
     return found
 
 
-def use(result: RunResult) -> Numbers:
+def ablation(result: RunResult) -> Numbers:
     """Return what paths are used for, which is known at the end of a run only."""
     return {key: value for key, value in summary(result).items() if key.startswith(_USE)}
 

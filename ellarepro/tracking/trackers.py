@@ -67,7 +67,7 @@ class WandbTracker:
 
     def finish(self, result: RunResult, picture: bytes | None = None) -> None:
         """Record what the run found, close it, and say where it can be seen."""
-        last: dict[str, Any] = dict(contents.use(result))
+        last: dict[str, Any] = dict(contents.ablation(result))
         if picture is not None:
             last["effective_parameters"] = self._wandb.Image(Image.open(io.BytesIO(picture)))
         if last:

@@ -46,12 +46,12 @@ def raw(result: RunResult) -> ByPath:
     return _over_layers(result.effective_share, fmean)
 
 
-def use(result: RunResult) -> ByPath:
+def ablation(result: RunResult) -> ByPath:
     """Change of test NLL without the path, in nats a datum, in the layer where it is largest: one is enough."""
     return _over_layers(_used(result, "nll_change"), max)
 
 
-def use_everywhere(result: RunResult) -> ByPath:
+def ablation_everywhere(result: RunResult) -> ByPath:
     """Change of test NLL without the path in any layer, in nats a datum."""
     return {path: own["nll_change"] for path, own in result.path_use.get(EVERYWHERE, {}).items()}
 
@@ -68,8 +68,8 @@ UNTRAINED_SHARES: dict[str, Measure] = {
 }
 MEASURES: dict[str, Measure] = {
     **SHARES,
-    "NLL without it (nats)": use,
-    "NLL without it in all layers (nats)": use_everywhere,
+    "NLL without it (nats)": ablation,
+    "NLL without it in all layers (nats)": ablation_everywhere,
     "prior variance ratio": prior_ratio,
 }
 DRAWN = [name for name in MEASURES if name != "prior variance ratio"]
