@@ -74,7 +74,7 @@ sync: .venv/ready  ## what was tracked offline, sent to Weights & Biases (wandb 
 	@find results outputs -type d -name 'offline-run-*' 2> /dev/null | sort | xargs -r .venv/bin/wandb sync
 
 lint: .venv/ready  ## style, types, and the length of sentences on all pages
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && $(PY) -m scripts.prose
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && $(PY) -m scripts.prose && .venv/bin/codespell
 
 docs: .venv/ready  ## the pages as a site that needs no network: build/site/index.html (takes mkdocs-material)
 	@.venv/bin/python -c 'import material' 2> /dev/null || .venv/bin/pip install -qq mkdocs-material
