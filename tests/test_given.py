@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers import assert_close, relative_error
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ellarepro import Bernoulli, Classification, FitSettings, LaplaceSettings, LayerwiseLaplace, Regression
 from ellarepro.curvature.interop.kron import BlockKron
@@ -116,6 +117,28 @@ def test_a_likelihood_of_ones_own_whose_curvature_is_anothers_is_refused():
     with pytest.raises(ValueError, match=r"Reweighted\.hessian is not the second derivative of its losses"):
         LayerwiseLaplace(network(), Reweighted()).fit((INPUTS, LABELS))
     LayerwiseLaplace(network(), Smoothed()).fit((INPUTS, LABELS))
+
+
+class Owned(Reweighted):
+    """The same weights, in the curvature, too."""
+
+    def weights(self, targets: Tensor) -> Tensor:
+        return WEIGHTS[targets]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_likelihood_of_ones_own_is_checked_on_every_class_however_sure_the_network(loaded, scale):
+    order, model = LABELS.argsort(), network()
+    model[2].weight.data *= scale
+    sorted_data = (INPUTS[order], LABELS[order])
+    assert LABELS[order][:4].unique().tolist() == [0], "the first samples are of the class whose weight is one"
+    data = DataLoader(TensorDataset(*sorted_data), batch_size=3) if loaded else sorted_data
+    settings = FitSettings("full", tolerance=0.0)
+    with pytest.raises(ValueError, match=r"Reweighted\.hessian is not the second derivative of its losses"):
+        LayerwiseLaplace(model, Reweighted(), settings=settings).fit(data)
+    own = LayerwiseLaplace(model, Owned(), settings=settings).fit(data)
+    assert_close(found(own), hessian(model, weighted))
 
 
 @pytest.mark.parametrize(

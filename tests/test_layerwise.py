@@ -424,6 +424,11 @@ def test_batch_normalisation_trains_whatever_is_left_over():
     inputs, labels = stripes(9)
     laplace = LayerwiseLaplace(net).train((inputs, labels), epochs=2, batch_size=8, schedule=SOON)
     assert math.isfinite(laplace.log_marginal_likelihood())
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=8)
+    with pytest.raises(ValueError, match=r"does not train on the loader's batch of one sample .*drop_last=True"):
+        LayerwiseLaplace(net).train(loader, epochs=2, schedule=SOON)
+    dropping = DataLoader(TensorDataset(inputs, labels), batch_size=8, drop_last=True)
+    LayerwiseLaplace(net).train(dropping, epochs=2, fit_data=loader, schedule=SOON)
 
 
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import relative_error
+from laplace import Laplace
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from ellarepro import Classification, FitSettings, LayerwiseLaplace
 from ellarepro.curvature import EllaGGN
@@ -156,6 +158,12 @@ def folded(net: nn.Module, x: Tensor) -> Tensor:
     return net.b(net.a(x.reshape(-1, 2)).view(len(x), -1))
 
 
+def fit_rewards(structure: str) -> None:
+    model = Wired(lambda net, x: net.a(x.reshape(-1, 4)).view(len(x), -1), a=nn.Linear(4, 1))
+    pairs = DataLoader(TensorDataset(torch.stack([INPUTS, INPUTS.flip(0)], 1), LABELS.clamp_max(1)), batch_size=6)
+    Laplace(model, "reward_modeling", "all", structure, backend=EllaGGN).fit(pairs)
+
+
 REFUSED = {
     "a layer without a rule (`nn.PReLU`, `nn.LSTM`, …), a parameter that is no layer's, a subclass with a forward of "
     "its own": [
@@ -178,7 +186,10 @@ REFUSED = {
     "a layer called under `torch.no_grad()`, or in a reentrant checkpoint": [
         lambda: fit(Wired(without_gradients, a=nn.Linear(4, 4), b=nn.Linear(4, 3)))
     ],
-    "positions folded into the samples, `(B * T, F)`, or indices of positions `(T,)`": [
+    "positions folded into the samples, `(B * T, F)`, or the pairs of laplace-torch's reward modelling; indices of "
+    "positions `(T,)`": [
+        lambda: fit_rewards("kron"),
+        lambda: fit_rewards("diag"),
         lambda: fit(Wired(folded, a=nn.Linear(2, 2), b=nn.Linear(4, 3))),
         lambda: fit(
             Wired(lambda net, x: net.b(net.a(torch.arange(4)).sum(1) + x), a=nn.Embedding(4, 2), b=nn.Linear(4, 3))
@@ -253,9 +264,8 @@ REFUSED = {
         lambda: fit(linear(), []),
         lambda: fit(linear(), iter([(INPUTS, LABELS)])),
     ],
-    "a loss or a class in place of a likelihood, laplace-torch's reward modelling": [
+    "a loss or a class in place of a likelihood": [
         lambda: fit(linear(), likelihood=nn.CrossEntropyLoss()),
-        lambda: EllaGGN(linear(), "reward_modeling"),
     ],
     "a likelihood of one's own whose curvature is not that of its losses": [lambda: fit(linear(), likelihood=Halved())],
     "an optimiser with a weight decay, that needs a closure, or of other parameters": [

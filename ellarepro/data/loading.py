@@ -52,6 +52,25 @@ def tensors_of(data: Data) -> tuple[Tensor, Tensor] | None:
     return inputs, targets
 
 
+def of_every_target(data: Data, most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The first sample of each target that there is, of each class, say: inputs (B, ...) and targets (B, ...).
+
+    Args:
+        most: samples after which no more are looked for.
+
+    Raises:
+        ValueError: as `batches_of`.
+    """
+    chosen: dict[str, tuple[Tensor, Tensor]] = {}
+    for inputs, targets in batches_of(data, most, device):
+        for index, target in enumerate(map(str, targets.tolist())):
+            chosen.setdefault(target, (inputs[index], targets[index]))
+        if len(chosen) >= most:
+            break
+    pairs = list(chosen.values())[:most]
+    return torch.stack([one for one, _ in pairs]), torch.stack([own for _, own in pairs])
+
+
 def _pairs(data: Data, batch_size: int) -> Iterator:
     if (pair := tensors_of(data)) is not None:
         return ordered_batches(Samples(*pair), batch_size)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ellarepro.curvature.checks import CHECKED, check_function, check_gradients, check_likelihood
 from ellarepro.curvature.factory import accumulator_of
 from ellarepro.curvature.likelihood import Likelihood
+from ellarepro.curvature.likelihoods import LIKELIHOODS
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.curvature.saving import curvature_of, state_of
-from ellarepro.data.loading import Data, batches_of, tensors_of
+from ellarepro.data.loading import Data, batches_of, of_every_target, tensors_of
 from ellarepro.evidence.fingerprint import changed, fingerprint
 from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.evidence.predictive import weight_deviations
@@ -20,6 +21,9 @@ from ellarepro.settings.parts import FitSettings
 
 KEPT_ENTRIES = 2**28
 """Entries of functions drawn for predictions up to which they are kept for the next ones: 1 GB in float32."""
+
+VARIED = 64
+"""Different targets, at most, on which a likelihood of a user's own is checked: it can be right for some alone."""
 
 
 class Fitted:
@@ -85,10 +89,11 @@ def check_network(
     model: nn.Module, data: Data, settings: FitSettings, likelihood: Likelihood, device: torch.device
 ) -> None:
     """Refuse, by a few of `data`, what a fit would refuse, get wrong, or find no memory for."""
-    inputs, targets = next(batches_of(data, CHECKED, device))
+    inputs, _ = next(batches_of(data, CHECKED, device))
     check = check_gradients if settings.has_blocks else check_function
     check(model, inputs, likelihood)
-    check_likelihood(model, inputs[:CHECKED], targets[:CHECKED], likelihood)
+    if type(likelihood) not in LIKELIHOODS.values():  # a user's own
+        check_likelihood(model, *of_every_target(data, VARIED, device), likelihood)
     size = len(pair[0]) if (pair := tensors_of(data)) is not None else len(inputs) * max(batches_in(data, 1), 1)
     accumulator = accumulator_of(model, settings, torch.Generator(device), likelihood)
     check_memory(accumulator, inputs, min(size, settings.fit_size or size))

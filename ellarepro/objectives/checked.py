@@ -31,7 +31,15 @@ class CheckedLaplace(Laplace):
         self.begin = begin
 
     def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.model(inputs)
+        try:
+            outputs = self.model(inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise ValueError(
+                f"the network does not train on the loader's batch of one sample ({error}): give the loader "
+                "drop_last=True, or another batch_size"
+            ) from error
         self.likelihood.check_outputs(outputs, len(inputs))
         self.likelihood.check_targets(targets, outputs)
         return self.likelihood.mean_loss(outputs, targets), outputs
