@@ -6,6 +6,7 @@ Without arguments: the pages of the root, docs and results. Pages that are named
 above. Code, tables, headings and pictures are left out. Exit status 1 where a page is above.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,11 @@ def pages_of(path: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the pages that are above, and return the exit status."""
-    given = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.prose", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="a page, or a folder of pages")
+    given = parser.parse_args(arguments).pages
     above = 0
     for page in [page for path in given for page in pages_of(path)] or pages():
         lengths = {s: len(s.split()) for s in sentences(page.read_text())}

@@ -9,12 +9,12 @@ import torch
 from helpers import small_data, small_network, weight_settings
 
 from ellarepro.__main__ import main
+from ellarepro.config import compose, explain
 from ellarepro.curvature.likelihood import Classification
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.objectives.objective import Objective
 from ellarepro.results import read_result
-from ellarepro.settings import compose, explain
 from ellarepro.settings.parts import OptimiserSettings
 from ellarepro.training.optimisers import learning_rate, optimiser_of, states_of
 

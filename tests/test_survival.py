@@ -250,11 +250,11 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_for_that(tmp_path, wa
     assert found(tmp_path) == wanted, "an earlier version wrote no device"
 
 
-@pytest.mark.parametrize("where", ["prepare", "check_fit_memory", "note_untrained"])
+@pytest.mark.parametrize("where", ["run.prepare", "objectives.laplace.Laplace.check_memory", "run.note_untrained"])
 def test_memory_that_does_not_suffice_is_one_message_wherever_it_is_asked_for(tmp_path, where, monkeypatch):
     def full(*given):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(f"ellarepro.run.{where}", full)
+    monkeypatch.setattr(f"ellarepro.{where}", full)
     with pytest.raises(RunFailure, match="out of memory .*lower batch_size or alpha"):
         quiet(tmp_path)

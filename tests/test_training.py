@@ -198,10 +198,10 @@ def test_a_fit_out_of_memory_is_taken_again_with_smaller_batches(monkeypatch):
     """Batches of more than five images do not fit; the run says so, and is the one with batches of four."""
     update = GGN.update
 
-    def update_if_small(self, images):
+    def update_if_small(self, images, *rest):
         if len(images) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return update(self, images)
+        return update(self, images, *rest)
 
     wanted = trainer(laplace=replace(LAPLACE, fit=replace(LAPLACE.fit, batch_size=4)))
     wanted.run()
@@ -210,7 +210,7 @@ def test_a_fit_out_of_memory_is_taken_again_with_smaller_batches(monkeypatch):
     got.run()
     assert same(wanted, got)
     assert got.objective.fallbacks["fit_batch_halved"] == 2 and not wanted.objective.fallbacks["fit_batch_halved"]
-    monkeypatch.setattr(GGN, "update", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(GGN, "update", lambda self, *given: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(RunFailure, match="ran out of memory with one sample a batch; lower alpha"):
         trainer().run()
 
