@@ -5,7 +5,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -71,26 +70,6 @@ def test_a_sweep_that_is_refused_is_one_message_and_leaves_nothing(tmp_path):
     (tmp_path / "mine").mkdir()
     assert command("-m", "budget=smoke", *nowhere, "layer=conv,f_fc", f"output_dir={tmp_path}/mine").returncode == 2
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"], "a folder that was there stays"
-
-
-def test_a_killed_run_continues_to_the_same_bits(tmp_path):
-    options = [*SMOKE, "layer=conv", "epochs=15", "checkpoint_seconds=0", "objective.frequency=3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert command(*options, f"output_dir={whole}").returncode == 0
-    arguments = [sys.executable, "-W", "ignore", "-m", "ellarepro", *options, f"output_dir={killed}"]
-    process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(killed.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert not results(killed)
-    again = command(*options, f"output_dir={killed}")
-    assert again.returncode == 0 and "continues after epoch" in again.stdout
-    ((_, first),), ((_, second),) = results(whole).items(), results(killed).items()
-    for key in ("test_nll", "test_accuracy", "neg_log_marglik_per_datum", "prior_precision", "history"):
-        assert first[key] == second[key]
 
 
 def test_the_linearised_predictive_is_an_option(tmp_path):
