@@ -1,4 +1,6 @@
-"""The blocks that are gathered for a layer: `kron` (the paper's), `kron_blockwise`, `diag`. All scaling is here.
+"""The blocks that are gathered for a layer: `kron` (the paper's), `kron_blockwise`, `diag`.
+
+Scaling by the size of the data and by the number of groups is here. The mean over positions is the rules'.
 
 Every weight block approximates H = sum over n of J_n^T Lambda_n J_n by (sum of output factor) kron (sum of input
 factor) / N. A class factor (`weighted` below) is g = J v for one column v of a square root of Lambda_n.
