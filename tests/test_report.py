@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from result_factory import make_config, make_learned_result, make_map_result, make_result, with_use
 
+from ellarepro.network import PATHS
 from ellarepro.report import render_page
 from ellarepro.report.__main__ import main
-from ellarepro.report.charts import run_charts
+from ellarepro.report.charts import SYMBOLS, run_charts
 from ellarepro.report.page import coverage, difference, verdict
 from ellarepro.results import write_result
+from ellarepro.symmetry.labels import path_marker
 from ellarepro.tables import build_grids
 from ellarepro.tables.cells import Cell
 
@@ -201,3 +203,14 @@ def test_in_a_browser_it_draws_sorts_fits_and_fetches_nothing(tmp_path, runs, pa
 def test_a_browser_refuses_what_is_not_on_the_page(tmp_path, page):
     _, console = browse(tmp_path, page.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
     assert any("Content Security Policy" in line for line in console)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_has_a_symbol_of_its_own_in_the_report(path):
+    others = {path_marker(other) for other in PATHS} - {path_marker(path)}
+    assert path_marker(path) in SYMBOLS and SYMBOLS[path_marker(path)] not in {SYMBOLS[other] for other in others}
+
+
+def test_a_marker_that_the_report_does_not_know_is_a_circle(monkeypatch):
+    monkeypatch.setattr(PATHS["f_fc"], "marker", "$?$")
+    assert any("circle" in chart.figure for chart in run_charts(make_learned_result()))

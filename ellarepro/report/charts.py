@@ -22,7 +22,10 @@ from ellarepro.symmetry.labels import (
 )
 from ellarepro.symmetry.shares import ByPath, boundaries
 
-SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "p": "pentagon"}
+SYMBOLS = {
+    **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "p": "pentagon"},
+    **{"<": "triangle-left", ">": "triangle-right", "P": "cross", "X": "x", "d": "diamond-tall", "*": "star"},
+}
 """Plotly's names of matplotlib's markers."""
 NO_CURVATURE = "no curvature was fitted"
 TEST = {"mode": "markers", "marker": {"symbol": "star", "size": 11, "color": EVIDENCE_COLOUR}}
@@ -87,7 +90,7 @@ def _precisions(result: RunResult) -> Chart:
                 name=path_title(path),
                 mode="lines+markers",
                 line={"color": shade, "dash": "solid" if is_first else "dash"},
-                marker={"symbol": SYMBOLS[path_marker(path)]},
+                marker={"symbol": SYMBOLS.get(path_marker(path), "circle")},
                 legendgroup=path,
                 showlegend=layer == last[path] and is_first,
                 hovertemplate=f"layer {layer}, epoch %{{x}}: %{{y:.3g}}",
