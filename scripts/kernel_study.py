@@ -207,8 +207,9 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _comparison(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "## Pairs of runs that each curvature ranks as the test NLL does"
-    yield markdown_table(list(_pair_lines(runs)), labels=1)
+    if len(runs) > 1:
+        yield "## Pairs of runs that each curvature ranks as the test NLL does"
+        yield markdown_table(list(_pair_lines(runs)), labels=1)
     yield f"## What layers are charged, on {FEW} images"
     yield "Log-determinants of each layer as if it were all, mean over runs, and of the whole network."
     yield markdown_table(list(_charge_lines(runs)), labels=1)
