@@ -64,20 +64,18 @@ class Variational(Objective):
 
     def backward(self, loss: Tensor, numbers: Sequence[float | Tensor]) -> None:
         """As the base, whose decays are the means' part of the KL; the factors take a step of their own."""
-        if self._optimiser is None:
-            super().backward(loss, numbers)
-            return
-        *decays, factor = numbers
-        self._optimiser.zero_grad(set_to_none=True)
-        if isinstance(self.likelihood.precision(), Tensor):
-            loss = loss * factor
-        # delta / N of each tensor, which is 0 while the prior has no part, times its share of the KL.
-        posteriors = zip(decays, self.posteriors.values(), strict=True)
-        spread = sum((decay * q.trace() / 2 for decay, q in posteriors), torch.zeros((), device=loss.device))
-        volume = sum((q.log_det() for q in self.posteriors.values()), torch.zeros((), device=loss.device))
-        (loss + spread - volume / (2 * self._data_size)).backward()
-        self.prior.add_gradients(decays)
-        self._optimiser.step()
+        if self._optimiser is not None:
+            self._optimiser.zero_grad(set_to_none=True)
+            self._factors_part(numbers).backward()
+        super().backward(loss, numbers)
+        if self._optimiser is not None:
+            self._optimiser.step()
+
+    def _factors_part(self, numbers: Sequence[float | Tensor]) -> Tensor:
+        """The KL's part in the factors, a datum; its traces count as far as the prior has a part."""
+        pairs = zip(numbers[:-1], self.posteriors.values(), strict=True)
+        parts = [decay * q.trace() / 2 - q.log_det() / (2 * self._data_size) for decay, q in pairs]
+        return torch.stack(parts).sum()
 
     @property
     def _data_size(self) -> int:
