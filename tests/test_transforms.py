@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from ellarepro.data import (
     QUADRANTS,
     Samples,
-    epoch_batches,
     flip_and_crop,
     ordered_batches,
     place_in_quadrant,
@@ -16,7 +15,14 @@ from ellarepro.data import (
     translate,
     translate_by,
 )
+from ellarepro.data.training_batches import ShuffledBatches
 from ellarepro.errors import UserError
+
+
+def epoch_batches(samples, batch_size, draws, augment=None):
+    """The batches of one epoch of training."""
+    made = ShuffledBatches(samples, batch_size, augment)
+    return made.batches(made.order(draws), 0, draws)
 
 
 def generator(seed: int = 0) -> torch.Generator:

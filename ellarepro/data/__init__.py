@@ -1,7 +1,6 @@
 """The data: tasks by name, on-device batches, and the shifts and the augmentation they are made with."""
 
 from ellarepro.data.augment import flip_and_crop as flip_and_crop
-from ellarepro.data.batches import epoch_batches as epoch_batches
 from ellarepro.data.batches import ordered_batches as ordered_batches
 from ellarepro.data.dataset import Samples as Samples
 from ellarepro.data.dataset import Task as Task

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ellarepro.data.batches import Augmentation
+from ellarepro.data.batches import Augmentation, check_batch_size
 from ellarepro.data.dataset import Samples
 from ellarepro.data.loading import Data, batches_of, check_pair, tensors_of
 
@@ -44,6 +44,9 @@ class ShuffledBatches:
     Args:
         augment: changes the inputs of a batch, by draws of the generator.
         device: where the batches go; where the samples lie if not given.
+
+    Raises:
+        UserError: a batch size below 1.
     """
 
     resumable = True
@@ -55,6 +58,7 @@ class ShuffledBatches:
         augment: Augmentation | None = None,
         device: torch.device | None = None,
     ):
+        check_batch_size(batch_size)
         self.samples, self.batch_size, self.augment = samples, batch_size, augment
         self.device = device or samples.targets.device
         self.size = len(samples)
