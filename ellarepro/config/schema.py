@@ -115,6 +115,7 @@ class Budget(Named):
     frequency: int = same_as(LaplaceSettings, "frequency")
     steps: int = same_as(LaplaceSettings, "steps")
     fit_size: int | None = same_as(FitSettings, "fit_size")
+    hyper_fit_size: int | None = same_as(LaplaceSettings, "hyper_fit_size")
     dense_fit_size: int | None = setting(
         "images of a fit of networks with dense layers, whose factors are kept by their rows; null takes all",
         "${budget.fit_size}",

@@ -17,6 +17,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def first(self, size: int) -> "Samples":
+        """The first `size` of them."""
+        return Samples(self.inputs[:size], self.targets[:size])
+
     def to(self, device: torch.device | str) -> "Samples":
         """The same set on another device."""
         return Samples(self.inputs.to(device), self.targets.to(device))

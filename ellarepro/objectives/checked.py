@@ -44,10 +44,10 @@ class CheckedLaplace(Laplace):
         self.likelihood.check_targets(targets, outputs)
         return self.likelihood.mean_loss(outputs, targets), outputs
 
-    def fit(self, pause: Pause = lambda: None, when: str = "fit") -> MarginalLikelihood:
-        marglik = super().fit(pause, when)
+    def fit(self, pause: Pause = lambda: None, when: str = "fit", size: int | None = None) -> MarginalLikelihood:
+        marglik = super().fit(pause, when, size)
         settle_noise(marglik, self.prior.log_precision)
         return marglik
 
-    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
+    def new_fit(self, generator: torch.Generator | None = None, size: int | None = None) -> Fit:
         return self.begin(self.data)

@@ -42,7 +42,7 @@ class Laplace(Objective):
     def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
         if not (self.settings.due(epoch) and epoch < epochs and self.takes_part(loss)):
             return {}
-        marglik = self.fit(pause, f"epoch {epoch}")
+        marglik = self.fit(pause, f"epoch {epoch}", self.settings.hyper_fit_size)
         while self._hyper_steps < self.settings.steps:
             marglik.ascend(self.prior.log_precision, self.hyper_optimiser, 1)
             self._hyper_steps += 1
@@ -65,13 +65,14 @@ class Laplace(Objective):
             "effective_parameters": dict(zip(self.prior.names, numbers, strict=True)),
         }
 
-    def fit(self, pause: Pause = lambda: None, when: str = "fit") -> MarginalLikelihood:
+    def fit(self, pause: Pause = lambda: None, when: str = "fit", size: int | None = None) -> MarginalLikelihood:
         """The marginal likelihood at the current weights, or what of it a stopped run has still to do.
 
         A fit that runs out of memory starts again with half as many samples a batch.
 
         Args:
             when: begins what is said of a failure.
+            size: data that it sees, loss included; None for the whole training set.
 
         Raises:
             RunFailure: the curvature is not finite, or memory does not suffice for one sample.
@@ -81,7 +82,7 @@ class Laplace(Objective):
         while True:
             try:
                 with counted(Counter() if again else self.fallbacks):
-                    return self._fitted(pause)
+                    return self._fitted(pause, size)
             except CurvatureError as error:
                 raise RunFailure(f"{when}: {error}") from error
             except RuntimeError as error:
@@ -89,16 +90,23 @@ class Laplace(Objective):
                     raise
                 self._halve_fit_batch(error, when)
 
-    def _fitted(self, pause: Pause) -> MarginalLikelihood:
-        self._fit = self._fit or self.new_fit()
+    def _fitted(self, pause: Pause, size: int | None) -> MarginalLikelihood:
+        self._fit = self._fit or self.new_fit(size=size)
         for _ in self._fit.batches():
             pause()
         return self._fit.result()
 
-    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
-        """A fit that has still to begin; by draws of the objective's own generator if none is given."""
-        settings = replace(self.settings.fit, batch_size=self._fit_batch_size)
-        return Fit(self.model, self.prior, self.data, settings, generator or self.generator, self.likelihood)
+    def new_fit(self, generator: torch.Generator | None = None, size: int | None = None) -> Fit:
+        """A fit that has still to begin, by draws of the objective's own generator if none is given.
+
+        Args:
+            size: as of `fit`, the first ones.
+        """
+        settings, data, data_size = replace(self.settings.fit, batch_size=self._fit_batch_size), self.data, None
+        if size is not None and isinstance(data, Samples):
+            data, data_size = data.first(size), len(data)
+        drawn = generator or self.generator
+        return Fit(self.model, self.prior, data, settings, drawn, self.likelihood, data_size=data_size)
 
     def _halve_fit_batch(self, error: RuntimeError, when: str) -> None:
         got, self._fit = self._fit_batch_size, None
@@ -171,6 +179,7 @@ class Laplace(Objective):
             "hyper_optimiser": self.hyper_optimiser.state_dict(),
             "hyper_steps": self._hyper_steps,
             "fit": None if self._fit is None else self._fit.state_dict(),
+            "fit_is_last": self._fit is not None and self._fit.data_size is None,
             "fit_batch_size": self._fit_batch_size,
         }
 
@@ -180,5 +189,5 @@ class Laplace(Objective):
         self._hyper_steps, self._fit_batch_size = state["hyper_steps"], state["fit_batch_size"]
         self._fit = None
         if state["fit"] is not None:
-            self._fit = self.new_fit()
+            self._fit = self.new_fit(size=None if state["fit_is_last"] else self.settings.hyper_fit_size)
             self._fit.load_state_dict(state["fit"])

@@ -151,6 +151,9 @@ class LaplaceSettings(Settings):
     lr: float = setting("of these steps", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
+    hyper_fit_size: int | None = setting(
+        "images of each fit but the last, scaled up to the training set; null takes those of the last", None, least=1
+    )
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
     bracket: int | None = setting(
         "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
@@ -195,8 +198,9 @@ class LilaSettings(LaplaceSettings):
         if self.fit.structure not in ("kron", "kron_blockwise") or self.fit.engine != "native":
             got = f"structure={self.fit.structure}, engine={self.fit.engine}"
             raise ValueError(f"structure must be kron or kron_blockwise for lila, and engine native; got {got}")
-        if self.fit.fit_size is not None:
-            raise ValueError(f"fit_size must be null for lila; got {self.fit.fit_size}")
+        for key, size in (("fit_size", self.fit.fit_size), ("hyper_fit_size", self.hyper_fit_size)):
+            if size is not None:
+                raise ValueError(f"{key} must be null for lila; got {size}")
 
 
 @dataclass(frozen=True)
