@@ -32,8 +32,8 @@ class Task:
 
     `likelihood` is what the targets are: `classification` of `outputs` classes, or `regression` of as many values:
     those of the data less `target_mean`, divided by `target_std`.
-    `mean` and `std` are those of each channel before normalisation, where pixels lie in 0 to 1; `augment` says
-    whether training batches are to be augmented; `fingerprint` is `fingerprint(train, test)`, and
+    `mean` and `std` are those of each channel before normalisation, where pixels lie in 0 to 1. `augment` says
+    whether training batches are to be augmented. `fingerprint` is `fingerprint(train, test)`, and
     `source_fingerprint` that of the raw images they were made of, which is the same on every processor.
     """
 

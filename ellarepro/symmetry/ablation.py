@@ -39,12 +39,12 @@ def path_use(
     """Return what each path of each layer is used for, as {layer: {path: {measure: number}}}.
 
     - `nll_change` (nats a datum), and `accuracy_change` (fraction of 1) or `rmse_change`: of the plug-in predictions on
-      `test`, when the path's output is replaced by its mean over `train`, position by position: what the layers above
-      no longer learn of the image through this path, all else as it was. As layer "all": in all layers at once, as
-      layers that tell the same stand in for each other when one is taken away.
+      `test`, when the path's output is replaced by its mean over `train`, position by position. The layers above then
+      learn nothing of the image through this path, all else as it was. Layer "all" is all layers at once, as layers
+      that tell the same stand in for each other when one is taken away.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
-      and positions, over that of the layer's equivariant path, the first it has; None where it has none, and where the
-      layers below are dead, so that no path sees anything.
+      and positions, over that of the layer's first equivariant path. None where it has none, and where the layers below
+      are dead, so that no path sees anything.
 
     Args:
         precision: of the prior, by tensor.

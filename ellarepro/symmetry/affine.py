@@ -4,9 +4,6 @@ T = exp(sum_i u_i eta_i G_i) with six generators. A range eta_i of zero leaves t
 rotation makes f invariant to all rotations. Training loss cannot learn eta, the marginal likelihood can.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,13 +97,3 @@ class Averaging:
 
     def _average(self, network: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
         return outputs.unflatten(0, (-1, self.copies)).mean(1)
-
-
-@contextmanager
-def fixed_ranges(affine: Affine) -> Iterator[None]:
-    """Within the context no gradient goes to the ranges."""
-    affine.eta.requires_grad_(False)
-    try:
-        yield
-    finally:
-        affine.eta.requires_grad_(True)

@@ -1,11 +1,12 @@
 """What is tracked of a run: what it is called and grouped by, its curves, its summary. No W&B here.
 
 Keys of layers and paths are `<measure>/<layer>/<path>`, with layers as in tables ("1" to "8", "head", or "all" at once)
-and paths as in configurations: `precision` (of the factors of a path their product), `effective`, `relative` (percent),
-`share` (percent), `nll_change`, `accuracy_change`, `variance_ratio`, as `python -m ellarepro.inspection` prints them;
-lengthscales are `precision/<layer>/<path>.<tensor>`. The others are `train/loss` (the objective: negative log joint a
-datum), `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum`, and of the summary `test/accuracy`,
-`test/nll`, `test/calibration_error`, `parameters`, `wall_seconds`, `peak_memory/host` and `/gpu` (bytes).
+and paths as in configurations. Measures are those that `python -m ellarepro.inspection` prints: `precision` (of the
+factors of a path their product), `effective`, `relative` (percent), `share` (percent), `nll_change`, `accuracy_change`,
+`variance_ratio`. Lengthscales are `precision/<layer>/<path>.<tensor>`. The others are `train/loss` (the objective:
+negative log joint a datum), `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum`, and of the summary
+`test/accuracy`, `test/nll`, `test/calibration_error`, `parameters`, `wall_seconds`, `peak_memory/host` and `/gpu`
+(bytes).
 """
 
 from collections.abc import Mapping
