@@ -36,7 +36,7 @@ class Laplace(Objective):
         learned = [prior.log_precision, *likelihood.hyperparameters()]
         self.hyper_optimiser = torch.optim.Adam(learned, lr=self.settings.lr)
         self._fit: Fit | None = None
-        self._fit_batch_size = self.settings.fit.batch_size
+        self._fit_settings = self.settings.fit
         self._hyper_steps = 0
 
     def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
@@ -102,20 +102,20 @@ class Laplace(Objective):
         Args:
             size: as of `fit`, the first ones.
         """
-        settings, data, data_size = replace(self.settings.fit, batch_size=self._fit_batch_size), self.data, None
+        data, data_size = self.data, None
         if size is not None and isinstance(data, Samples):
             data, data_size = data.first(size), len(data)
         drawn = generator or self.generator
-        return Fit(self.model, self.prior, data, settings, drawn, self.likelihood, data_size=data_size)
+        return Fit(self.model, self.prior, data, self._fit_settings, drawn, self.likelihood, data_size=data_size)
 
     def _halve_fit_batch(self, error: RuntimeError, when: str) -> None:
-        got, self._fit = self._fit_batch_size, None
+        got, self._fit = self._fit_settings.batch_size, None
         if got == 1:
             raise RunFailure(
                 f"{when}: a fit of the curvature ran out of memory with one sample a batch; "
                 "lower alpha, or take objective.structure=diag"
             ) from error
-        self._fit_batch_size = got // 2
+        self._fit_settings = replace(self._fit_settings, batch_size=got // 2)
         self.fallbacks["fit_batch_halved"] += 1
 
     def fits(self, epochs: int) -> int:
@@ -180,13 +180,14 @@ class Laplace(Objective):
             "hyper_steps": self._hyper_steps,
             "fit": None if self._fit is None else self._fit.state_dict(),
             "fit_is_last": self._fit is not None and self._fit.data_size is None,
-            "fit_batch_size": self._fit_batch_size,
+            "fit_batch_size": self._fit_settings.batch_size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
-        self._hyper_steps, self._fit_batch_size = state["hyper_steps"], state["fit_batch_size"]
+        self._hyper_steps = state["hyper_steps"]
+        self._fit_settings = replace(self.settings.fit, batch_size=state["fit_batch_size"])
         self._fit = None
         if state["fit"] is not None:
             self._fit = self.new_fit(size=None if state["fit_is_last"] else self.settings.hyper_fit_size)
