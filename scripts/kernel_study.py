@@ -1,10 +1,10 @@
 """Who is wrong, the blocks or the evidence? Networks of the digit task, ranked by each curvature beside the test.
 
 `python -m scripts.kernel_study train` makes the runs that are not there yet, F-FC+CONV at the demo size from the
-neutral start (one core, five minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside it, which
-are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (three minutes each),
-`… widths` tries settings of the bounds on the first of them, to widths.json; `… report` writes results/kernel/study.md
-from what there is, ending with reading.md, a person's words.
+neutral start (one core, two to three minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside
+it, which are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (a minute
+each), `… widths` tries settings of the bounds on the first of them, to widths.json; `… report` writes
+results/kernel/study.md and study.png from what there is, ending with reading.md, a person's words.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
 
 from ellarepro.config.compose import compose
 from ellarepro.config.resolve import check_combination
@@ -29,14 +29,17 @@ from ellarepro.data import Samples, Task
 from ellarepro.errors import command
 from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
 from ellarepro.evidence.evaluation import evaluate
-from ellarepro.evidence.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.predictive import linearised_scores
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.figures.canvas import save
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network
 from ellarepro.results import git_commit
 from ellarepro.resume.files import write_atomically
 from ellarepro.runs.preparing import prepare
 from ellarepro.settings.parts import BracketSettings, FitSettings
+from ellarepro.symmetry.ablation import path_use
 from ellarepro.tables.markdown import markdown_table, sections
 from ellarepro.training.loop import Trainer
 
@@ -48,14 +51,18 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """What a run's precisions are learned by."""
 BLOCKS = ("kron", "kron_blockwise", "diag")
+CURVATURES = (*BLOCKS, "exact")
+NLLS = {"test_nll": "test NLL", "linearised_nll": "linearised test NLL"}
 FEW = 100
 """Images whose rows are all taken for the log-determinants of layers."""
-WIDTHS = ((0, 50, 6), (0, 100, 4), (100, 50, 6), (200, 50, 6), (200, 100, 4), (400, 50, 6), (400, 100, 4))
-"""Settings of bounds that are compared: images of the core, of a batch, and batches that are drawn."""
+WIDTHS = ((500, 500), (1000, 500), (2000, 500), (3000, 500), (4500, 500))
+"""Settings of bounds that are compared: rows that meet, and rows drawn beside them."""
+PASSES = 2
+"""Sampled passes of a fit by blocks: 0.3% off in the log-determinant (results/ascent/passes.md)."""
+GAPS = (0.0, 0.02, 0.05, 10.0)
+"""Between the test NLLs of a pair."""
 SAMPLES = 20
 """Functions drawn for the linearised predictive."""
-STEPS = 100
-"""Hyper-steps at the weights of training."""
 
 
 @command("kernel_study")
@@ -65,10 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("train", "measure", "widths", "report"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(711, 721)))
-    parser.add_argument("--core", type=int, default=200, help="images whose rows meet all others (200)")
+    parser.add_argument("--rows", type=int, default=3000, help="of the kernel that bounds the evidence (3000)")
     options = parser.parse_args(arguments)
     if options.what == "report":
         write_atomically(FOLDER / "study.md", page(records()).encode())
+        save(draw([run for run in records() if "bounds" in run]), FOLDER / "study.png")
         return 0
     if options.what == "widths":
         trainer, _ = loaded(FOLDER / f"{options.variants[0]}-s{options.seeds[0]}.json")
@@ -81,10 +89,12 @@ def main(arguments: list[str] | None = None) -> int:
         path = FOLDER / f"{variant}-s{seed}.json"
         if options.what == "train" and not path.exists():
             record, trainer = trained(variant, seed)
-            save(trainer, path)
+            keep(trainer, path)
             write(path, record)
         if options.what == "measure" and path.with_suffix(".pt").exists():
-            write(path, json.loads(path.read_text()) | measured(*loaded(path), BracketSettings(options.core)))
+            record = json.loads(path.read_text())
+            if "bounds" not in record:
+                write(path, record | measured(*loaded(path), BracketSettings(options.rows)))
     return 0
 
 
@@ -110,7 +120,7 @@ def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[
     return record | {"test_nll": scores.nll, "test_accuracy": scores.accuracy}, trainer
 
 
-def save(trainer: Trainer, path: Path) -> None:
+def keep(trainer: Trainer, path: Path) -> None:
     """The weights and precisions of a run, beside its record at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     objective = trainer.objective
@@ -137,19 +147,22 @@ def measured(trainer: Trainer, task: Task, bracket: BracketSettings) -> dict[str
     """-evidence, nats a datum, by each curvature and with the bounds of the exact one; what layers are charged."""
     model, prior = cast(Network, trainer.objective.model), trainer.objective.prior
     eta, generator = prior.log_precision.detach(), torch.Generator().manual_seed(0)
-    fits = {structure: fit(model, prior, task.train, FitSettings(structure)) for structure in BLOCKS}
-    fits["kernel_batches"] = fit(model, prior, task.train, FitSettings("kernel_batches", passes=1), generator)
+    settings = [FitSettings(structure, passes=PASSES) for structure in BLOCKS]
+    fits = {one.structure: fit(model, prior, task.train, one, generator) for one in settings}
     busy = time.process_time()
     found = log_det_bounds(model, eta.exp(), task.train.inputs, bracket, generator)
     seconds = time.process_time() - busy
     few = Samples(task.train.inputs[:FEW], task.train.targets[:FEW])
     posterior = posterior_precision(fits["kron"].curvature, eta.exp())
     scores = linearised_scores(model, posterior, task.test, trainer.objective.likelihood, SAMPLES, generator)
+    bounds, errors = evidence_bounds(fits["kron"], eta, found)
+    use = path_use(model, dict(zip(prior.names, eta.exp().tolist(), strict=True)), task.train, task.test)
     return {
         "at_training": {name: one.evidence(eta).negative_per_datum for name, one in fits.items()},
-        "learned_further": {name: _further(one, model, eta) for name, one in fits.items()},
-        "bounds": evidence_bounds(fits["kron"], eta, found)[0],
-        "bracket": {"core": bracket.core, "batch_size": bracket.batch_size, "cpu_seconds": seconds},
+        "bounds": bounds,
+        "bounds_errors": errors,
+        "bracket": asdict(bracket) | {"cpu_seconds": seconds},
+        "without": {path: change["accuracy_change"] for path, change in use[EVERYWHERE].items()},
         "linearised_nll": scores.nll,
         "charged": {name: _charged(model, prior, few, name) for name in ("kron", "kernel")},
     }
@@ -162,15 +175,6 @@ def width(trainer: Trainer, bracket: BracketSettings) -> dict[str, Any]:
     deltas = prior.log_precision.detach().exp()
     bounds = log_det_bounds(trainer.objective.model, deltas, data.inputs, bracket, generator)
     return asdict(bracket) | asdict(bounds) | {"data": len(data), "cpu_seconds": time.process_time() - busy}
-
-
-def _further(evidence: MarginalLikelihood, model: Network, eta: Tensor) -> float:
-    """-evidence a datum with the precisions learned on, by the curvature itself and at the weights of training."""
-    prior = LayerwisePrior(model, tied=model.factor_groups())
-    with torch.no_grad():
-        prior.log_precision.copy_(eta)
-    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), STEPS)
-    return evidence.evidence(prior.log_precision.detach()).negative_per_datum
 
 
 def _charged(model: Network, prior: LayerwisePrior, few: Samples, structure: str) -> dict[str, float]:
@@ -190,64 +194,94 @@ def records() -> list[dict[str, Any]]:
 
 def page(runs: Sequence[dict[str, Any]]) -> str:
     """study.md: the runs, how each curvature ranks them, and what layers are charged."""
-    measured_runs = [run for run in runs if "bounds" in run]
+    known = [run for run in runs if "bounds" in run]
+    by_kron = [run for run in known if run["variant"] == "kron"]
     reading = FOLDER / "reading.md"
     return sections(
         "# Who is wrong, the blocks or the evidence?",
         "Made by `python -m scripts.kernel_study report`: F-FC+CONV (alpha 3) on 4,000 images of `quadrant_digit`, "
         "`budget=demo` from the neutral start. -evidence in nats a datum at the precisions of training; exact: "
-        "bounds with the exact curvature (docs/curvature.md, The kernel form).",
+        "bounds with the exact curvature (docs/curvature.md, The kernel form). Without F-FC: change of test accuracy, "
+        "in points, when the output of F-FC is its mean in all layers.",
         markdown_table(list(_run_lines(runs)), labels=2),
+        "![-evidence by each curvature beside the test NLL](study.png)",
+        "## Do curvatures rank runs as the test does?",
+        "Runs that were learned by `kron`: Spearman's rank correlation of -evidence and test NLL, and the pairs that "
+        "are ranked alike, by how far apart the two are in test NLL. Exact: the middle of the bounds.",
+        *(
+            markdown_table(list(_rank_lines([r for r in known if r["variant"] == "kron"], nll)), labels=1)
+            for nll in NLLS
+        ),
         "## Width of the bounds, of the log-determinant and in nats a datum",
-        "By images of the core, of a batch, and batches drawn; what stands behind a ± is a standard error.",
-        markdown_table(list(_width_lines()), labels=3),
-        *(_comparison(measured_runs) if measured_runs else ()),
+        "By rows that meet and rows drawn beside them; what stands behind a ± is a standard error.",
+        markdown_table(list(_width_lines()), labels=2),
+        f"## What layers are charged, on {FEW} images",
+        "Log-determinants of each layer as if it were all, mean over runs, and of the whole network.",
+        *([markdown_table(list(_charge_lines(known)), labels=1)] if known else ()),
         reading.read_text() if reading.exists() else "",
     )
 
 
-def _comparison(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if len(runs) > 1:
-        yield "## Pairs of runs that each curvature ranks as the test NLL does"
-        yield markdown_table(list(_pair_lines(runs)), labels=1)
-    yield f"## What layers are charged, on {FEW} images"
-    yield "Log-determinants of each layer as if it were all, mean over runs, and of the whole network."
-    yield markdown_table(list(_charge_lines(runs)), labels=1)
+def draw(runs: Sequence[dict[str, Any]]) -> Figure:
+    """The figure: -evidence beside the test NLL, a panel a curvature, a dot a run; lines are bounds."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(CURVATURES), sharey=True), CURVATURES, strict=True):
+        for variant, marker in zip(VARIANTS, "os", strict=True):
+            own = [run for run in runs if run["variant"] == variant]
+            found, nll = [evidence(run, name) for run in own], [run["test_nll"] for run in own]
+            apart = [(run["bounds"][1] - run["bounds"][0]) / 2 if name == "exact" else 0 for run in own]
+            axes.errorbar(found, nll, xerr=apart, fmt=marker, label=f"learned by {variant}")
+        axes.set(title=name, xlabel="-evidence, nats a datum")
+    figure.axes[0].set_ylabel("test NLL, nats")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def evidence(run: dict[str, Any], name: str) -> float:
+    """-evidence of a run by one of `CURVATURES`; of the exact one, the middle of its bounds."""
+    return fmean(run["bounds"]) if name == "exact" else run["at_training"][name]
 
 
 def _run_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["learned by", "seed", "test acc. %", "NLL", "linearised", *BLOCKS, "exact", "CPU s"]
+    yield ["learned by", "seed", "test acc. %", "NLL", "linearised", *CURVATURES, "without F-FC", "CPU s"]
     for run in runs:
-        lines = [f"{run['at_training'][name]:.3f}" if "bounds" in run else "" for name in BLOCKS]
-        bounds = "{:.3f} to {:.3f}".format(*run["bounds"]) if "bounds" in run else ""
-        linearised = f"{run['linearised_nll']:.3f}" if "bounds" in run else ""
-        scores = [f"{100 * run['test_accuracy']:.1f}", f"{run['test_nll']:.3f}", linearised]
-        yield [run["variant"], str(run["seed"]), *scores, *lines, bounds, f"{run['cpu_seconds']:.0f}"]
+        scores = [f"{100 * run['test_accuracy']:.1f}", f"{run['test_nll']:.3f}"]
+        found = [""] * 6
+        if "bounds" in run:
+            lines = [f"{run['at_training'][name]:.3f}" for name in BLOCKS]
+            bounds, without = "{:.3f} to {:.3f}".format(*run["bounds"]), f"{100 * run['without']['f_fc']:+.1f}"
+            found = [f"{run['linearised_nll']:.3f}", *lines, bounds, without]
+        yield [run["variant"], str(run["seed"]), *scores, *found, f"{run['cpu_seconds']:.0f}"]
 
 
-def _pair_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["curvature", "pairs", "as test NLL"]
-    pairs = list(combinations(runs, 2))
-    for name in BLOCKS:
-        same = sum(_same(a["at_training"][name] - b["at_training"][name], a, b) for a, b in pairs)
-        yield [name, str(len(pairs)), str(same)]
-    # Where bounds overlap, nothing is said.
-    sure = [(a, b) for a, b in pairs if a["bounds"][0] > b["bounds"][1] or b["bounds"][0] > a["bounds"][1]]
-    yield ["exact", str(len(sure)), str(sum(_same(a["bounds"][0] - b["bounds"][0], a, b) for a, b in sure))]
+def _rank_lines(runs: Sequence[dict[str, Any]], nll: str) -> Iterator[list[str]]:
+    gaps = list(zip(GAPS, GAPS[1:], strict=False))
+    heads = [f"{low:g} to {high:g} nats" if high < GAPS[-1] else f"above {low:g} nats" for low, high in gaps]
+    yield [f"-evidence by, {NLLS[nll]}", "rank correlation", "pairs", *heads]
+    if len(runs) < 2:
+        return
+    nlls = [run[nll] for run in runs]
+    for name in CURVATURES:
+        found = [evidence(run, name) for run in runs]
+        pairs = [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in combinations(zip(nlls, found), 2)]  # noqa: B905
+        parts = [[same for gap, same in pairs if low <= gap < high] for low, high in [(0, GAPS[-1]), *gaps]]
+        yield [name, f"{correlation(nlls, found):+.2f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
+
+
+def correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's, of numbers that are all different."""
+    ranks = torch.tensor([one, other], dtype=torch.float64).argsort(1).argsort(1).double()
+    return torch.corrcoef(ranks)[0, 1].item()
 
 
 def _width_lines() -> Iterator[list[str]]:
-    yield ["core", "batch", "drawn", "lower", "upper", "apart a datum", "CPU s"]
+    yield ["rows", "beside", "lower", "upper", "apart a datum", "CPU s"]
     path = FOLDER / "widths.json"
     for one in json.loads(path.read_text())["widths"] if path.exists() else ():
         ends = [f"{one[e]:.0f} ± {error:.0f}" for e, error in zip(("lower", "upper"), one["errors"], strict=True)]
         apart = f"{(one['upper'] - one['lower']) / 2 / one['data']:.3f}"
-        settings = [str(one[key]) for key in ("core", "batch_size", "batches")]
+        settings = [str(one[key]) for key in ("rows", "fresh")]
         yield [*settings, *ends, apart, f"{one['cpu_seconds']:.0f}"]
-
-
-def _same(difference: float, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return difference * (one["test_nll"] - other["test_nll"]) > 0
 
 
 def _charge_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:

@@ -22,7 +22,7 @@ from ellarepro.curvature.columns import Columns, OneColumn
 from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.kernel import Chunk, RowAccumulator, cholesky_of_identity_plus
-from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.memory import Forecast
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.settings.parts import BracketSettings
