@@ -6,7 +6,7 @@ import pytest
 from test_cli import SMOKE
 
 from ellarepro.errors import UserError
-from scripts import kernel_study
+from scripts import kernel_page, kernel_study
 
 TINY = [*SMOKE, "layer=f_fc_conv", "train_size=30", "epochs=2", "objective.fit_size=null", "threads=null"]
 
@@ -15,6 +15,7 @@ TINY = [*SMOKE, "layer=f_fc_conv", "train_size=30", "epochs=2", "objective.fit_s
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_study, "FOLDER", tmp_path)
     monkeypatch.setattr(kernel_study, "FIXED", tuple(TINY))
+    monkeypatch.setattr(kernel_study, "LARGE", ())
     monkeypatch.setattr(kernel_study, "WIDTHS", ((40, 20), (2000, 20)))
     return tmp_path
 
@@ -33,7 +34,8 @@ def test_runs_are_trained_once_measured_and_reported(folder, capsys):
     assert record["charged"]["kernel"]["whole"] < sum(v for k, v in record["charged"]["kernel"].items() if k != "whole")
     whole = sum(v for k, v in record["charged"]["kron"].items() if k != "whole")
     assert record["charged"]["kron"]["whole"] == pytest.approx(whole)
-    assert kernel_study.main(["widths", *chosen]) == 0 and kernel_study.main(["report"]) == 0
+    assert kernel_study.main(["widths", *chosen]) == kernel_study.main(["large"]) == 0
+    assert kernel_study.main(["report"]) == 0
     page = (folder / "study.md").read_text()
     assert f"{lower:.3f} to {upper:.3f}" in page and "| kron " in page
     drawn, every = json.loads((folder / "widths.json").read_text())["widths"]
@@ -42,9 +44,9 @@ def test_runs_are_trained_once_measured_and_reported(folder, capsys):
 
 def test_pairs_are_counted_by_their_gap():
     def run(kron, exact, nll):
-        return {"at_training": dict.fromkeys(kernel_study.BLOCKS, kron), "bounds": [exact] * 2, "test_nll": nll}
+        return {"at_training": dict.fromkeys(kernel_page.BLOCKS, kron), "bounds": [exact] * 2, "test_nll": nll}
 
-    lines = list(kernel_study._rank_lines([run(1.0, 0.5, 0.1), run(0.9, 0.6, 0.11), run(0.95, 0.7, 0.3)], "test_nll"))
+    lines = list(kernel_page._rank_lines([run(1.0, 0.5, 0.1), run(0.9, 0.6, 0.11), run(0.95, 0.7, 0.3)], "test_nll"))
     assert lines[1][1:] == ["-0.50", "1 of 3", "0 of 1", "0 of 0", "1 of 2"]
     assert lines[-1][1:] == ["+1.00", "3 of 3", "1 of 1", "0 of 0", "2 of 2"]
 
