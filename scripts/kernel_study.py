@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """What a run's precisions are learned by."""
 LARGE = ("seed=711", "alpha=8", "train_size=400")
-WIDTHS = ((500, 500), (1000, 500), (2000, 500), (3000, 500), (4500, 500))
+WIDTHS = ((500, 500), (1000, 500), (2000, 500), (3000, 500))
 """Settings of bounds that are compared: rows that meet, and rows drawn beside them."""
 PASSES = 2
 """Sampled passes of a fit by blocks: 0.3% off in the log-determinant (results/ascent/passes.md)."""
