@@ -46,6 +46,7 @@ ADDED_LATER = {
     "objective.bracket": None,
     "objective.bracket_batch_size": 50,
     "objective.bracket_batches": None,
+    "objective.bracket_fresh": 500,
     "objective.engine": "native",
     "objective.hyper_fit_size": None,
     "objective.passes": "exact",

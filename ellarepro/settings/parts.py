@@ -132,9 +132,8 @@ class BracketSettings(Settings):
         ValueError: a value out of its range.
     """
 
-    core: int = setting("images, the least sure ones, whose rows meet those of all others", 0, least=0)
-    batch_size: int = setting("other images whose rows meet each other", 50, least=1, most=LARGEST_BATCH)
-    batches: int | None = setting("how many of these batches are drawn; null takes all of them", None, least=2)
+    rows: int = setting("rows of the kernel, drawn of all data", 2000, least=1)
+    fresh: int = setting("rows drawn beside them, for the upper bound", 500, least=1)
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,9 @@ class LaplaceSettings(Settings):
     )
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
     bracket: int | None = setting(
-        "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
+        "rows of the kernel that bounds the evidence (docs/curvature.md); null leaves bounds out", None, least=1
     )
-    bracket_batch_size: int = same_as(BracketSettings, "batch_size")
-    bracket_batches: int | None = same_as(BracketSettings, "batches")
+    bracket_fresh: int = same_as(BracketSettings, "fresh")
     name: str = "laplace"
 
     def __post_init__(self):
@@ -173,7 +171,7 @@ class LaplaceSettings(Settings):
         """How the evidence is bounded; None where it is not."""
         if self.bracket is None:
             return None
-        return BracketSettings(self.bracket, self.bracket_batch_size, self.bracket_batches)
+        return BracketSettings(self.bracket, self.bracket_fresh)
 
     def due(self, epoch: int) -> bool:
         """Whether the precisions move after `epoch`, counted from 1."""
