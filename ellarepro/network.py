@@ -20,7 +20,7 @@ from ellarepro.layers.separable import DepthwiseGroupConv, GroupSpaceConv, Point
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
 from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, TensorInfo, by_path
-from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings
+from ellarepro.settings.parts import DEFAULT_RELAXATION, SUBSAMPLING, AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -122,12 +122,17 @@ def has_relaxed_path(layer: str) -> bool:
     return 0 < len(_equivariant(LAYERS[layer])) < len(LAYERS[layer])
 
 
+def has_strict_path(layer: str) -> bool:
+    """Whether a path of `layer=` is equivariant, and `subsampling` says how its maps are halved."""
+    return bool(_equivariant(LAYERS[layer]))
+
+
 def options_of(layer: str) -> frozenset[str]:
     """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
     return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
 
 
-def build_network(
+def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a default)
     layer: str,
     *,
     in_channels: int,
@@ -137,6 +142,7 @@ def build_network(
     anchors: AnchorSettings | None = None,
     group: str = "c4",
     relaxation: float = DEFAULT_RELAXATION,
+    subsampling: str = "adaptive",
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
@@ -151,6 +157,8 @@ def build_network(
         group: of `gconv` paths, one of `groups.GROUPS`.
         relaxation: scale at which paths that are not equivariant start beside one that is: below 1 a relaxed layer
             starts near strict equivariance and must find reasons in the data to leave it; 1 prefers no path.
+        subsampling: what halves the maps of equivariant paths, one of `SUBSAMPLING`. The adaptive one keeps the layers
+            equivariant and jumps where another phase becomes the largest; the fixed one is continuous in the image.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -159,6 +167,8 @@ def build_network(
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size must be one of {IMAGE_SIZES}, got {image_size}")
+    if subsampling not in SUBSAMPLING:
+        raise ValueError(f"subsampling must be one of {', '.join(SUBSAMPLING)}; got {subsampling!r}")
     if min(in_channels, alpha) < 1 or num_classes < 1:
         raise ValueError(
             f"need in_channels >= 1, alpha >= 1, num_classes >= 1; got {in_channels}, {alpha}, {num_classes}"
@@ -174,21 +184,24 @@ def build_network(
     blocks = []
     for index, (sides, widths) in enumerate(zip(pairwise(sizes), pairwise(channels), strict=True)):
         given = {"anchors": anchors, "group": group, "lifting": index == 0}
-        blocks.append(_layer(gains, widths, sides, given))
+        blocks.append(_layer(gains, widths, sides, given, subsampling == "adaptive"))
     return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes), order)
 
 
-def _layer(gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
+def _layer(
+    gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, int], given: dict, adaptive: bool
+) -> PathMean:
     """One layer: its paths with their gains, of `widths` channels and maps of `sides` pixels (input, output)."""
     strict = _equivariant(gains)
-    together = strict if len(strict) > 1 and sides[0] != sides[1] else []
+    # A path by itself halves its map adaptively, at a quarter of the arithmetic; all else is the layer's to do.
+    together = strict if (len(strict) > 1 or not adaptive) and sides[0] != sides[1] else []
     paths = {}
     for name, gain in gains.items():
         out_side = sides[0] if name in together else sides[1]
         options = {key: given[key] for key in PATHS[name].options}
         make: Callable[..., SpatialLayer] = PATHS[name]
         paths[name] = make(*widths, (sides[0],) * 2, (out_side,) * 2, gain=gain, **options)
-    return PathMean(paths, subsampled=together)
+    return PathMean(paths, together, adaptive)
 
 
 def _equivariant(path_names: Iterable[str]) -> list[str]:

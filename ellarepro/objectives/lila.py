@@ -16,7 +16,7 @@ from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.layers.paths import PathMean
 from ellarepro.layers.spatial import SpatialLayer
 from ellarepro.objectives.laplace import Laplace
-from ellarepro.settings.parts import LilaSettings
+from ellarepro.settings.parts import TRANSFORMATIONS, LilaSettings
 from ellarepro.symmetry.affine import Affine, Averaging
 
 
@@ -32,7 +32,7 @@ class Lila(Laplace):
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         refuse_jumps(self.model)
-        self.affine = Affine(self.settings.start).to(self.prior.parameters[0])
+        self.affine = Affine(self.settings.start, TRANSFORMATIONS[self.settings.transformations]).to(self.prior.parameters[0])
         Averaging(self.model, self.affine, self.settings.copies, self.generator)
         self.range_optimiser = torch.optim.Adam([self.affine.eta], lr=self.settings.range_lr)
 
@@ -63,8 +63,8 @@ def refuse_jumps(model: torch.nn.Module) -> None:
     """
     for name, module in model.named_modules():
         chooses = isinstance(module, SpatialLayer) and module.subsamples and module.equivariant_to
-        if chooses or (isinstance(module, PathMean) and module.subsampled):
+        if chooses or (isinstance(module, PathMean) and module.subsampled and module.adaptive):
             raise UserError(
                 f"objective=lila: {name} keeps the largest of four phases, which jumps as a range changes, and no "
-                "gradient sees that; take layer=fc, f_fc or s_fc"
+                "gradient sees that; take subsampling=fixed, or layer=fc, f_fc or s_fc"
             )

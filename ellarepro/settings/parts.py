@@ -15,6 +15,14 @@ KERNEL_STRUCTURES = ("kernel", "kernel_batches")
 STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
+SUBSAMPLING = ("adaptive", "fixed")
+SHIFTS, SCALES = ("shift_x", "shift_y"), ("scale_x", "scale_y")
+TRANSFORMATIONS = {
+    "all": (*SHIFTS, "rotation", *SCALES, "shear"),
+    "shifts": SHIFTS,
+    "rotation": ("rotation",),
+}
+"""Choices of `objective.transformations` to the generators whose ranges start off zero (`symmetry/affine.py`)."""
 DEFAULT_TOLERANCE = 1e-3
 DEFAULT_RELAXATION = 0.1
 """Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
@@ -186,8 +194,9 @@ class LilaSettings(LaplaceSettings):
     """
 
     copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
-    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
-    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
+    transformations: str = setting("which have a range; the others stay at zero", "all", choices=tuple(TRANSFORMATIONS))
+    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3.2)
+    range_lr: float = setting("of Adam on the ranges; 0 leaves them at the start", 0.05, least=0, most=1)
     name: str = "lila"
 
     def __post_init__(self):

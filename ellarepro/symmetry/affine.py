@@ -57,8 +57,13 @@ class Affine(nn.Module):
         """|eta| by generator: shifts in half images, the rotation in radians, logarithms of scales."""
         return dict(zip(GENERATORS, self.eta.detach().abs().tolist(), strict=True))
 
-    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
-        """`images (B, C, H, W)`, each by its own or by all `draws (B or 1, S, 6)`: `(B S, C, H, W)`, S in a row."""
+    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
+        """`images (B, C, H, W)`, each by its own or by all `draws (B or 1, S, 6)`: `(B S, C, H, W)`, S in a row.
+
+        Without draws it is the identity, as an `nn.Sequential` calls all its modules, this one on its outputs.
+        """
+        if draws is None:
+            return images
         batch, copies = len(images), draws.shape[1]
         angles = (draws.to(self.eta) * self.eta).expand(batch, -1, -1)
         matrices = torch.linalg.matrix_exp(torch.einsum("bsi,ijk->bsjk", angles, self.generators.to(self.eta)))
