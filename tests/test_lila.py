@@ -15,8 +15,9 @@ from ellarepro.errors import UserError
 from ellarepro.evidence.adjoint import evidence_gradient
 from ellarepro.evidence.marglik import Fit, fit
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.layerwise import LayerwiseLaplace
 from ellarepro.runs.preparing import trainer_of
-from ellarepro.settings.parts import FitSettings, LilaSettings
+from ellarepro.settings.parts import FitSettings, LaplaceSettings, LilaSettings
 from ellarepro.symmetry.affine import GENERATORS, Affine, Averaging
 
 EXACT = FitSettings(tolerance=0.0)
@@ -35,9 +36,9 @@ class Smooth(nn.Module):
 
 
 def averaged(network: nn.Module, copies: int = 4, start: float = 0.2) -> tuple[nn.Module, Affine]:
-    affine = Affine(start).double()
+    affine = Affine(start, copies=copies).double()
     affine.eta.requires_grad_()
-    Averaging(network, affine, copies, torch.Generator().manual_seed(0))
+    Averaging(network, affine, torch.Generator().manual_seed(0))
     return network.eval(), affine
 
 
@@ -121,11 +122,11 @@ def test_the_gradient_holds_for_layers_of_the_project(layer):
     assert gradient_error(small_network(layer), small_data(4), step=1e-7) < 1e-3
 
 
-def run(layer: str = "f_fc", seed: int = 3):
+def run(layer: str = "f_fc", seed: int = 3, **options):
     pixels, labels = small_data(24)
     data = Samples(pixels.float(), labels)
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
-    prior = LayerwisePrior(small_network(layer, seed).float())
+    prior = LayerwisePrior(small_network(layer, seed, **options).float())
     weights = weight_settings(epochs=3, batch_size=8, kind="Adam", lr=0.003)
     settings = LilaSettings(burn_in=1, frequency=1, steps=2, copies=3, fit=FitSettings(passes=1))
     return trainer_of(prior, task, weights, ("lila", settings), torch.Generator().manual_seed(seed))
@@ -146,6 +147,45 @@ def test_a_run_learns_ranges_and_continues_to_the_same_bits():
         assert continued.history == whole.history
 
 
-def test_networks_whose_phase_jumps_are_refused():
-    with pytest.raises(UserError, match="keeps the largest of four phases.*layer=fc, f_fc or s_fc"):
-        run("f_fc_conv")
+@pytest.mark.parametrize("layer", ["conv", "f_fc_conv", "conv_gconv"])
+def test_networks_whose_phase_jumps_are_refused(layer):
+    with pytest.raises(UserError, match="keeps the largest of four phases.*take subsampling=fixed, or layer=fc, f_fc"):
+        run(layer)
+
+
+@pytest.mark.parametrize("layer", ["conv", "f_fc_conv", "s_fc_s_conv", "conv_gconv"])
+def test_with_a_fixed_phase_they_learn_ranges(layer):
+    found = run(layer, subsampling="fixed")
+    found.run()
+    assert all(values[0] != pytest.approx(0.1) for values in found.history["hyperparameters"].values())
+
+
+def test_the_gradient_holds_with_a_fixed_phase_and_not_with_the_largest():
+    assert gradient_error(small_network("conv", subsampling="fixed"), small_data(4), step=1e-7) < 1e-3
+
+
+def test_an_invariance_of_a_network_of_ones_own():
+    """Also in an `nn.Sequential`, which calls all its modules; saved, copied and refused where it has no gradient."""
+    images, labels = small_data(24)
+    data = images.float(), labels
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3))
+    rotations = Affine(0.3, ("rotation",), copies=3)
+    plain = network(data[0])
+    laplace = LayerwiseLaplace(network, invariance=rotations)
+    assert relative_error(network(data[0]), plain) > 1e-2
+    laplace.train(data, epochs=4, schedule=LaplaceSettings(burn_in=1, frequency=1, steps=2))
+    found = rotations.ranges()
+    assert found["rotation"] != pytest.approx(0.3) and found["shear"] == 0.0
+    assert laplace.prior.names == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    copied = deepcopy(laplace)
+    assert copied.log_marginal_likelihood() == laplace.log_marginal_likelihood()
+    torch.testing.assert_close(copied.predict(data[0]).mean, laplace.predict(data[0]).mean)
+    with torch.no_grad():
+        rotations.eta.mul_(2)
+    with pytest.raises(ValueError, match="invariance.eta changed after the last fit"):
+        laplace.predict(data[0])
+    with pytest.raises(ValueError, match="has an invariance already"):
+        LayerwiseLaplace(network, invariance=Affine())
+    with pytest.raises(ValueError, match="structure must be kron or kron_blockwise for an invariance"):
+        LayerwiseLaplace(Smooth(), settings=FitSettings("diag"), invariance=Affine())

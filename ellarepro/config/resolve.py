@@ -53,8 +53,8 @@ def _check_used(settings: Config) -> None:
     if settings.subsampling != "adaptive" and not has_strict_path(settings.layer.name):
         others = ", ".join(name for name in LAYERS if has_strict_path(name))
         raise UserError(
-            f"subsampling={settings.subsampling} has no meaning for layer={settings.layer.name}, which has no equivariant "
-            f"path; it is for layer={others}"
+            f"subsampling={settings.subsampling} has no meaning for layer={settings.layer.name}, which has no "
+            f"equivariant path; it is for layer={others}"
         )
     fit = getattr(settings.objective, "fit", None)
     if fit is not None and not fit.takes_class_passes:

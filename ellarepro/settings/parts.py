@@ -132,6 +132,15 @@ class FitSettings(Settings):
 DEFAULT_FIT = FitSettings()
 
 
+def check_has_gradient(fit: FitSettings, beside: str) -> None:
+    """ValueError where the evidence of a `fit` has no gradient in the ranges of an invariance, as `beside` needs."""
+    if fit.structure not in ("kron", "kron_blockwise") or fit.engine != "native":
+        got = f"structure={fit.structure}, engine={fit.engine}"
+        raise ValueError(f"structure must be kron or kron_blockwise for {beside}, and engine native; got {got}")
+    if fit.fit_size is not None:
+        raise ValueError(f"fit_size must be null for {beside}; got {fit.fit_size}")
+
+
 @dataclass(frozen=True)
 class BracketSettings(Settings):
     """How the exact log-determinant is bounded (`evidence/bracket.py`).
@@ -201,11 +210,7 @@ class LilaSettings(LaplaceSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.fit.structure not in ("kron", "kron_blockwise") or self.fit.engine != "native":
-            got = f"structure={self.fit.structure}, engine={self.fit.engine}"
-            raise ValueError(f"structure must be kron or kron_blockwise for lila, and engine native; got {got}")
-        if self.fit.fit_size is not None:
-            raise ValueError(f"fit_size must be null for lila; got {self.fit.fit_size}")
+        check_has_gradient(self.fit, "lila")
 
 
 @dataclass(frozen=True)
