@@ -20,7 +20,7 @@ from ellarepro.layers.separable import DepthwiseGroupConv, GroupSpaceConv, Point
 from ellarepro.layers.sparse import SparseConv, SparseDense
 from ellarepro.layers.spatial import RELU_GAIN, SpatialLayer
 from ellarepro.layers.tensors import BIAS, HEAD, WEIGHT, TensorInfo, by_path
-from ellarepro.settings.parts import DEFAULT_RELAXATION, SUBSAMPLING, AnchorSettings
+from ellarepro.settings.parts import DEFAULT_RELAXATION, AnchorSettings
 
 CHANNELS = (1, 2, 2, 4, 4, 8, 8, 16)
 """Output channels of each layer, in units of alpha."""
@@ -79,10 +79,14 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.rest(images, 0)
 
+    def unit(self, features: Tensor) -> Tensor:
+        """What the head does between its layers, on all features."""
+        return self.head[1](features)
+
     def rest(self, features: Tensor, first: int) -> Tensor:
         """Logits `(B, K)` from the `features` that block `first`, of `len(blocks)` then the head, takes."""
         for block in self.blocks[first:]:
-            features = block(features).relu()
+            features = self.unit(block(features))
         return self.head(self.pool(features))
 
     def pool(self, features: Tensor) -> Tensor:
@@ -122,11 +126,6 @@ def has_relaxed_path(layer: str) -> bool:
     return 0 < len(_equivariant(LAYERS[layer])) < len(LAYERS[layer])
 
 
-def has_strict_path(layer: str) -> bool:
-    """Whether a path of `layer=` is equivariant, and `subsampling` says how its maps are halved."""
-    return bool(_equivariant(LAYERS[layer]))
-
-
 def options_of(layer: str) -> frozenset[str]:
     """The options that a path of `layer=` takes beside its shapes, of `anchors` and `group`."""
     return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
@@ -142,7 +141,7 @@ def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a defa
     anchors: AnchorSettings | None = None,
     group: str = "c4",
     relaxation: float = DEFAULT_RELAXATION,
-    subsampling: str = "adaptive",
+    smooth: bool = False,
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
@@ -157,8 +156,8 @@ def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a defa
         group: of `gconv` paths, one of `groups.GROUPS`.
         relaxation: scale at which paths that are not equivariant start beside one that is: below 1 a relaxed layer
             starts near strict equivariance and must find reasons in the data to leave it; 1 prefers no path.
-        subsampling: what halves the maps of equivariant paths, one of `SUBSAMPLING`. The adaptive one keeps the layers
-            equivariant and jumps where another phase becomes the largest; the fixed one is continuous in the image.
+        smooth: whether the network has a gradient in its image everywhere, as a learned invariance needs: layers halve
+            their maps by a fixed phase, so that they are no longer strictly equivariant, and units are GELU for ReLU.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -167,8 +166,6 @@ def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a defa
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}; got {layer!r}")
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size must be one of {IMAGE_SIZES}, got {image_size}")
-    if subsampling not in SUBSAMPLING:
-        raise ValueError(f"subsampling must be one of {', '.join(SUBSAMPLING)}; got {subsampling!r}")
     if min(in_channels, alpha) < 1 or num_classes < 1:
         raise ValueError(
             f"need in_channels >= 1, alpha >= 1, num_classes >= 1; got {in_channels}, {alpha}, {num_classes}"
@@ -184,8 +181,8 @@ def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a defa
     blocks = []
     for index, (sides, widths) in enumerate(zip(pairwise(sizes), pairwise(channels), strict=True)):
         given = {"anchors": anchors, "group": group, "lifting": index == 0}
-        blocks.append(_layer(gains, widths, sides, given, subsampling == "adaptive"))
-    return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes), order)
+        blocks.append(_layer(gains, widths, sides, given, adaptive=not smooth))
+    return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes, smooth), order)
 
 
 def _layer(
@@ -226,10 +223,10 @@ def _map_sizes(image_size: int) -> list[int]:
     return sizes
 
 
-def _head(features: int, hidden: int, num_classes: int) -> nn.Sequential:
+def _head(features: int, hidden: int, num_classes: int, smooth: bool) -> nn.Sequential:
     first, last = nn.Linear(features, hidden), nn.Linear(hidden, num_classes)
     nn.init.normal_(first.weight, std=RELU_GAIN * features**-0.5)
     nn.init.normal_(last.weight, std=hidden**-0.5)
     for linear in (first, last):
         nn.init.zeros_(linear.bias)
-    return nn.Sequential(first, nn.ReLU(), last)
+    return nn.Sequential(first, nn.GELU() if smooth else nn.ReLU(), last)

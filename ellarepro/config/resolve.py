@@ -9,7 +9,7 @@ from ellarepro.config.schema import Config, Dataset, settings_of
 from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
-from ellarepro.network import LAYERS, has_relaxed_path, has_strict_path, options_of, priors_of
+from ellarepro.network import LAYERS, has_relaxed_path, options_of, priors_of
 from ellarepro.settings.parts import DEFAULT_FIT
 from ellarepro.training.optimisers import states_of
 
@@ -49,12 +49,6 @@ def _check_used(settings: Config) -> None:
         raise UserError(
             f"relaxation={settings.relaxation:g} has no meaning for layer={settings.layer.name}, none of whose paths "
             f"is relaxed beside an equivariant one; it is for layer={others}"
-        )
-    if settings.subsampling != "adaptive" and not has_strict_path(settings.layer.name):
-        others = ", ".join(name for name in LAYERS if has_strict_path(name))
-        raise UserError(
-            f"subsampling={settings.subsampling} has no meaning for layer={settings.layer.name}, which has no "
-            f"equivariant path; it is for layer={others}"
         )
     fit = getattr(settings.objective, "fit", None)
     if fit is not None and not fit.takes_class_passes:

@@ -19,7 +19,6 @@ from ellarepro.objectives import OBJECTIVES, objective_named
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
     LARGEST_BATCH,
-    SUBSAMPLING,
     AnchorSettings,
     FitSettings,
     LaplaceSettings,
@@ -166,10 +165,8 @@ class Config(Settings):
     relaxation: float = setting(
         "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral", above=0, most=1000
     )
-    subsampling: str = setting(
-        "what halves the maps of equivariant paths: each sample's largest phase, or the first, for objective=lila",
-        "adaptive",
-        choices=SUBSAMPLING,
+    smooth: bool = setting(
+        "whether layers halve their maps by a fixed phase and units are GELU for ReLU, as objective=lila needs", False
     )
     train_size: int | None = same_as(Budget, "train_size")
     test_size: int | None = same_as(Budget, "test_size")

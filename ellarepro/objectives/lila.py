@@ -1,9 +1,8 @@
 """objective=lila: precisions and the ranges of an affine invariance, learned by the marginal likelihood.
 
 Immer, van der Ouderaa et al. (NeurIPS 2022). The network averages over transformed copies of each image. After each fit
-the precisions take their hyper-steps, and the ranges one step of Adam along the gradient of the evidence. Where a unit
-is switched or a polyphase jumps as a range changes, the evidence jumps and its gradient does not say so: layers that
-choose their phase by its norm are therefore refused.
+the precisions take their hyper-steps, and the ranges one step of Adam along the gradient of the evidence. Where a ReLU
+switches or a polyphase jumps as a range changes, the evidence jumps and its gradient does not say so: both are refused.
 """
 
 from typing import Any
@@ -67,7 +66,7 @@ class Lila(LearnsRanges):
 
 
 def refuse_jumps(model: torch.nn.Module) -> None:
-    """Refuse a network in which a phase is chosen by its norm.
+    """Refuse a network in which a phase is chosen by its norm, or units have a kink.
 
     Raises:
         UserError: it names what goes.
@@ -75,7 +74,12 @@ def refuse_jumps(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         chooses = isinstance(module, SpatialLayer) and module.subsamples and module.equivariant_to
         if chooses or (isinstance(module, PathMean) and module.subsampled and module.adaptive):
-            raise UserError(
-                f"objective=lila: {name} keeps the largest of four phases, which jumps as a range changes, and no "
-                "gradient sees that; take subsampling=fixed, or layer=fc, f_fc or s_fc"
-            )
+            what = "keeps the largest of four phases"
+        elif isinstance(module, torch.nn.ReLU):
+            what = "has a kink at zero"
+        else:
+            continue
+        raise UserError(
+            f"objective=lila: {name} {what}, so that the evidence jumps as a range changes, and no gradient sees "
+            "that; take smooth=true"
+        )

@@ -15,7 +15,6 @@ KERNEL_STRUCTURES = ("kernel", "kernel_batches")
 STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
-SUBSAMPLING = ("adaptive", "fixed")
 SHIFTS, SCALES = ("shift_x", "shift_y"), ("scale_x", "scale_y")
 TRANSFORMATIONS = {
     "all": (*SHIFTS, "rotation", *SCALES, "shear"),

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     records = RESULTS / "records"
+    records.mkdir(parents=True, exist_ok=True)
     for case in () if options.report else (*MAIN, *CONTROLS, *OTHERS, *SIZES):
         if not (records / f"{case.name}.json").exists():
             write_atomically(records / f"{case.name}.json", (json.dumps(run(case), indent=1) + "\n").encode())

@@ -36,8 +36,8 @@ class Case:
     """A run.
 
     Attributes:
-        arm: how its range is learned: `learned`, by the evidence; `loss`, by the training loss; `fixed`, it stays at the
-            start. Without copies: `none`, with learned precisions, and `map`, with none.
+        arm: how its range is learned: `learned`, by the evidence; `loss`, by the training loss; `fixed`, it stays as it
+            starts. Without copies: `none`, with learned precisions, and `map`, with none.
         degrees: of the data's rotations, +-; of `shifted_digits`, 180 stands for half of half an image.
         start: of the network's range, in degrees.
         transformations: which ranges are learned.
