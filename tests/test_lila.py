@@ -182,9 +182,11 @@ def missed(network: nn.Module, steps: int = 8, width: float = 0.3) -> float:
 
 
 def test_the_integrated_gradient_is_the_change_of_the_evidence_and_the_refused_networks_miss_of_it():
-    assert missed(small_network("conv", smooth=True)) < 0.02
-    assert missed(small_network("conv")) > 0.2, "the control: jumping phases, kinks"
-    assert missed(small_network("f_fc")) > 0.2, "the control: kinks"
+    """Of smooth networks the rest falls with the steps, to 0.01 at 72; of the others it stays."""
+    assert missed(small_network("f_fc", smooth=True)) < 0.1
+    assert missed(small_network("conv", smooth=True), steps=24) < 0.1
+    assert missed(small_network("f_fc")) > 0.5, "the control: kinks"
+    assert missed(small_network("conv")) > 0.5, "the control: jumping phases"
 
 
 def test_an_invariance_of_a_network_of_ones_own():

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     records = RESULTS / "records"
     records.mkdir(parents=True, exist_ok=True)
-    for case in () if options.report else (*MAIN, *CONTROLS, *OTHERS, *SIZES):
+    # Each seed is complete before the next one begins.
+    cases = [*sorted((*MAIN, *CONTROLS, *OTHERS), key=lambda case: case.seed), *SIZES]
+    for case in () if options.report else cases:
         if not (records / f"{case.name}.json").exists():
             write_atomically(records / f"{case.name}.json", (json.dumps(run(case), indent=1) + "\n").encode())
     cost = RESULTS / "cost.json"
