@@ -66,10 +66,12 @@ class Affine(nn.Module):
         if draws is None:
             return images
         batch, copies = len(images), draws.shape[1]
-        angles = (draws.to(self.eta) * self.eta).expand(batch, -1, -1)
-        matrices = torch.linalg.matrix_exp(torch.einsum("bsi,ijk->bsjk", angles, self.generators.to(self.eta)))
+        angles = (draws.to(self.eta) * self.eta).flatten(0, 1)
+        matrices = torch.linalg.matrix_exp(torch.einsum("si,ijk->sjk", angles, self.generators.to(self.eta)))
+        size = [len(matrices), *images.shape[1:]]
+        grid = F.affine_grid(matrices[:, :2].to(images), size, align_corners=False).unflatten(0, (-1, copies))
+        grid = grid.expand(batch, -1, -1, -1, -1).flatten(0, 1)
         repeated = images.repeat_interleave(copies, 0)
-        grid = F.affine_grid(matrices[:, :, :2].flatten(0, 1).to(images), list(repeated.shape), align_corners=False)
         return F.grid_sample(repeated, grid, padding_mode="zeros", align_corners=False)
 
 
