@@ -57,6 +57,7 @@ ADDED_LATER = {
     "prior.anchors": "fixed",
     "relaxation": 0.1,
     "replay": False,
+    "smooth": False,
     "tf32": False,
 }
 """Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""

@@ -15,6 +15,13 @@ KERNEL_STRUCTURES = ("kernel", "kernel_batches")
 STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
+SHIFTS, SCALES = ("shift_x", "shift_y"), ("scale_x", "scale_y")
+TRANSFORMATIONS = {
+    "all": (*SHIFTS, "rotation", *SCALES, "shear"),
+    "shifts": SHIFTS,
+    "rotation": ("rotation",),
+}
+"""Choices of `objective.transformations` to the generators whose ranges start off zero (`symmetry/affine.py`)."""
 DEFAULT_TOLERANCE = 1e-3
 DEFAULT_RELAXATION = 0.1
 """Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
@@ -124,6 +131,15 @@ class FitSettings(Settings):
 DEFAULT_FIT = FitSettings()
 
 
+def check_has_gradient(fit: FitSettings, beside: str) -> None:
+    """ValueError where the evidence of a `fit` has no gradient in the ranges of an invariance, as `beside` needs."""
+    if fit.structure not in ("kron", "kron_blockwise") or fit.engine != "native":
+        got = f"structure={fit.structure}, engine={fit.engine}"
+        raise ValueError(f"structure must be kron or kron_blockwise for {beside}, and engine native; got {got}")
+    if fit.fit_size is not None:
+        raise ValueError(f"fit_size must be null for {beside}; got {fit.fit_size}")
+
+
 @dataclass(frozen=True)
 class BracketSettings(Settings):
     """How the exact log-determinant is bounded (`evidence/bracket.py`).
@@ -187,18 +203,16 @@ class LilaSettings(LaplaceSettings):
     """
 
     copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
-    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
-    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
+    transformations: str = setting("which have a range; the others stay at zero", "all", choices=tuple(TRANSFORMATIONS))
+    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3.2)
+    range_lr: float = setting("of Adam on the ranges; 0 leaves them at the start", 0.05, least=0, most=1)
     name: str = "lila"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.fit.structure not in ("kron", "kron_blockwise") or self.fit.engine != "native":
-            got = f"structure={self.fit.structure}, engine={self.fit.engine}"
-            raise ValueError(f"structure must be kron or kron_blockwise for lila, and engine native; got {got}")
-        for key, size in (("fit_size", self.fit.fit_size), ("hyper_fit_size", self.hyper_fit_size)):
-            if size is not None:
-                raise ValueError(f"{key} must be null for lila; got {size}")
+        check_has_gradient(self.fit, "lila")
+        if self.hyper_fit_size is not None:
+            raise ValueError(f"hyper_fit_size must be null for lila; got {self.hyper_fit_size}")
 
 
 @dataclass(frozen=True)

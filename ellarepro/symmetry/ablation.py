@@ -81,7 +81,7 @@ def _of_training_data(network: Network, train: Samples, batch_size: int) -> tupl
                 means[key] = means.get(key, torch.zeros(())) + share * output.mean(0)
                 unit = cast(SpatialLayer, block.paths[path]).unit_variance(features)
                 variances[key] = variances.get(key, 0) + share * unit.item()
-            features = block.mean(outputs).relu()
+            features = network.unit(block.mean(outputs))
     return means, variances
 
 
@@ -95,9 +95,9 @@ def _ablations(
             outputs = block.outputs(features)
             for path, output in outputs.items():
                 key = str(index + 1), path
-                changed = block.mean(outputs | {path: means[key].expand_as(output)}).relu()
+                changed = network.unit(block.mean(outputs | {path: means[key].expand_as(output)}))
                 without[key].append(network.rest(changed, index + 1))
-            features = block.mean(outputs).relu()
+            features = network.unit(block.mean(outputs))
     return {key: whole.change(own) for key, own in without.items()}
 
 
@@ -113,7 +113,7 @@ def _ablations_everywhere(
                 outputs = block.outputs(features)
                 if absent in outputs:
                     outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
-                features = block.mean(outputs).relu()
+                features = network.unit(block.mean(outputs))
             own.append(network.rest(features, len(network.blocks)))
     return {path: whole.change(own) for path, own in without.items()}
 

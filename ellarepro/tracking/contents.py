@@ -66,6 +66,7 @@ def of_epoch(metrics: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> N
     for measure, shares in (("relative", relative_effective_parameters), ("share", effective_share)):
         by_layer = shares(effective, tensors)
         found |= {f"{measure}/{layer}/{path}": own for layer, paths in by_layer.items() for path, own in paths.items()}
+    found |= {f"hyperparameter/{name}": value for name, value in metrics.get("hyperparameters", {}).items()}
     return found | of_fit(metrics["neg_log_marglik_per_datum"], metrics["prior_precision"], tensors)
 
 
@@ -103,7 +104,10 @@ def curves(result: RunResult) -> list[tuple[int, Numbers]]:
     fits = {}
     for index, epoch in enumerate(history.get("fit_epoch", [])):
         precision = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
-        fits[epoch] = of_fit(history["neg_log_marglik_per_datum"][index], precision, result.tensors)
+        others = {
+            f"hyperparameter/{name}": values[index] for name, values in history.get("hyperparameters", {}).items()
+        }
+        fits[epoch] = of_fit(history["neg_log_marglik_per_datum"][index], precision, result.tensors) | others
     measure = "rmse" if "train_rmse" in history else "accuracy"
     columns = (history.get(name, []) for name in ("epoch", "loss", f"train_{measure}"))
     return [
