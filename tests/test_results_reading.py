@@ -1,9 +1,10 @@
 """What results/README.md says in its sentences is what the committed results say: each number is made anew."""
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import pytest
 
@@ -197,3 +198,23 @@ def of_groups() -> Iterator[str]:
 def test_the_sentences_of_the_reading_are_those_of_the_committed_results(part):
     said = list(part())
     assert said and not [sentence for sentence in said if sentence not in PAGE]
+
+
+def fit_rows(record: dict) -> Iterator[str]:
+    """The rows of a record of results/fits, as its page has them."""
+    for way in record["epochs"][0]["ways"]:
+        found = [epoch["ways"][way] for epoch in record["epochs"]]
+        log_det = [100 * abs(one["log_det_error"]) for one in found]
+        numbers, seconds = (median(one[key] for one in found) for key in ("effective_numbers_error", "seconds"))
+        yield f"| {way} | {median(log_det):.1f} | {max(log_det):.1f} | {100 * numbers:.1f} | {seconds:.2f} |"
+
+
+def test_the_page_of_fits_is_what_its_records_say():
+    page, records = (RESULTS / "fits" / "README.md").read_text(), sorted((RESULTS / "fits").glob("*.json"))
+    rows = [row for path in records for row in fit_rows(json.loads(path.read_text()))]
+    assert len(records) == 4 and len(rows) == 36 and all(row in page for row in rows)
+    assert len([line for line in page.splitlines() if line.startswith("| ")]) == 36 + 4 + 2
+    for path in records:
+        record = json.loads(path.read_text())
+        quarter = f"{record['config']['train_size'] // 4} images"
+        assert median(abs(e["ways"][quarter]["log_det_error"]) for e in record["epochs"]) < 0.02, path
