@@ -116,7 +116,7 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
     """Ranges over training, a panel a range of the data."""
     figure = Figure(figsize=(11.0, 3.2), layout="constrained")
     figure.suptitle(
-        f"The learned range of rotations; dashed: that of the data. A line a run: from {STARTS[0]} degrees (blue), from "
+        f"Learned range of rotations; dashed: that of the data; a line a run, from {STARTS[0]} degrees (blue), from "
         f"{STARTS[1]} (orange)"
     )
     panels = figure.subplots(1, len(RANGES), sharey=True)
