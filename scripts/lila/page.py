@@ -1,7 +1,7 @@
 """The page and the figure of the study of learned invariance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from ellarepro.symmetry.affine import GENERATORS
 from ellarepro.tables.markdown import markdown_table, sections
 from scripts.lila.runs import CONTROLS, COPIES, EPOCHS, HIDDEN, MAIN, OTHERS, RANGES, SEEDS, SIZES, STARTS, Case
+
+Table = Callable[[Sequence[dict[str, Any]]], str]
 
 
 def degrees_of(record: dict[str, Any]) -> float | None:
@@ -33,16 +35,18 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
         _recovered(records),
         "## Controls",
         _controls(records),
-        "## All six transformations",
-        _all_six(records),
-        "## Few data",
-        "Digits that are not turned, without copies and with six learned ranges. One seed.",
-        _by_size(records),
+        *_if_run("## All six transformations", OTHERS, _all_six, records),
+        *_if_run("## Few data", SIZES, _by_size, records),
         "## Cost",
         f"One gradient in the ranges takes {taken['gradient'] / taken['exact fit']:.2f} times an exact fit. A run with "
         f"{COPIES} learned copies takes {seconds['learned'] / seconds['map'] / COPIES:.2f} x {COPIES} times a MAP run. "
         "Both are ratios of processor time on a loaded machine.",
     )
+
+
+def _if_run(title: str, cases: Sequence[Case], table: Table, records: Sequence[dict[str, Any]]) -> list[str]:
+    """The section of a table, where any of its cases were run."""
+    return [title, table(records)] if any(_is(r, case) for case in cases for r in records) else []
 
 
 def _recovered(records: Sequence[dict[str, Any]]) -> str:
@@ -92,7 +96,8 @@ def _by_size(records: Sequence[dict[str, Any]]) -> str:
             evidence = "–" if record["evidence"] is None else f"{record['evidence']:.3f}"
             scores = [evidence, f"{100 * record['accuracy']:.1f}", f"{record['nll']:.3f}"]
             lines.append([str(case.size), case.arm, *scores])
-    return markdown_table(lines, labels=2)
+    about = "Digits that are not turned, without copies and with six learned ranges. One seed."
+    return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
@@ -111,7 +116,8 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
     """Ranges over training, a panel a range of the data."""
     figure = Figure(figsize=(11.0, 3.2), layout="constrained")
     figure.suptitle(
-        "The learned range of rotations over training; a line a seed and start; dashed: the range of the data"
+        f"Learned range of rotations; dashed: that of the data; a line a run, from {STARTS[0]} degrees (blue), from "
+        f"{STARTS[1]} (orange)"
     )
     panels = figure.subplots(1, len(RANGES), sharey=True)
     for axes, degrees in zip(panels, RANGES, strict=True):
