@@ -43,7 +43,7 @@ def page(runs: Sequence[dict[str, Any]], folder: Path) -> str:
         "Made by `python -m scripts.kernel_study report`: F-FC+CONV (alpha 3) on 4,000 images of `quadrant_digit`, "
         "`budget=demo` from the neutral start. -evidence in nats a datum at the precisions of training; exact: "
         "bounds with the exact curvature (docs/curvature.md, The kernel form). Without F-FC: change of test accuracy, "
-        "in points, when the output of F-FC is its mean in all layers.",
+        "in points, when the output of F-FC is its mean in all layers. Linearised: with the posterior of `kron`.",
         markdown_table(list(_run_lines(runs)), labels=2),
         "![-evidence by each curvature beside the test NLL](study.png)",
         "## Do curvatures rank runs as the test does?",
@@ -55,8 +55,8 @@ def page(runs: Sequence[dict[str, Any]], folder: Path) -> str:
         markdown_table(list(_width_lines(folder)), labels=2),
         *_large_lines(folder),
         f"## What layers are charged, on {FEW} images",
-        "Log-determinants of each layer as if it were all, mean over runs, and of the whole network.",
-        *([markdown_table(list(_charge_lines(known)), labels=1)] if known else ()),
+        "Log-determinants of each layer as if it were all, mean over runs by `kron`, and of the whole network.",
+        *([markdown_table(list(_charge_lines(by_kron)), labels=1)] if by_kron else ()),
         reading.read_text() if reading.exists() else "",
     )
 

@@ -52,6 +52,7 @@ ONLY_IN = {
     "matplotlib": {
         "figures",
         "scripts.bench",
+        "scripts.kernel_page",
         "scripts.lila",
         "scripts.studies",
     },
