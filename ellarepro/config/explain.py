@@ -100,7 +100,7 @@ def _key_lines() -> Iterator[str]:
         names = _names_of(group) if group in OPEN else {}
         for key in sorted(set().union(*names.values()) - keys):
             choices = ", ".join(choice for choice, own in names.items() if key in own)
-            yield f"  {f'{group}.{key}':<29} what the class of {group}={choices} takes by that name"
+            yield f"  {f'{group}.{key}':<29} argument of the class of {group}={choices}"
     yield from (_line(f.name, f) for f in _typed(Config))
 
 

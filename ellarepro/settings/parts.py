@@ -83,23 +83,34 @@ class FitSettings(Settings):
     """
 
     structure: str = setting(
-        "of the curvature; kron is the paper's, full is exact for small networks, kernel for few images, "
-        "kernel_batches bounds it by the kernel of each batch",
+        "structure of the curvature: kron is the paper's; full is exact, for small networks; kernel is exact, for few "
+        "images; kernel_batches bounds the evidence by the kernel of each batch",
         "kron",
         choices=STRUCTURES,
     )
     tolerance: float = setting(
-        "probability mass of a sample that class passes may leave out; 0 is exact", DEFAULT_TOLERANCE, least=0, below=1
+        "probability mass of each image that exact class passes may leave out; 0 takes all passes",
+        DEFAULT_TOLERANCE,
+        least=0,
+        below=1,
     )
     batch_size: int = setting(
-        "images a batch of a fit; with exact passes it changes rounding only", 150, least=1, most=LARGEST_BATCH
+        "images in a batch of a curvature fit; with exact passes it changes rounding only",
+        150,
+        least=1,
+        most=LARGEST_BATCH,
     )
     fit_size: int | None = setting(
-        "images it is taken from, scaled up to the training set; null takes all", None, least=1
+        "images in a curvature fit, scaled up to the training set; null takes all", None, least=1
     )
-    passes: int | str = setting("exact, or how many sampled ones replace K - 1", "exact", least=1, choices=("exact",))
+    passes: int | str = setting(
+        "backward passes of a fit: exact (K - 1 for K classes), or how many sampled ones",
+        "exact",
+        least=1,
+        choices=("exact",),
+    )
     engine: str = setting(
-        "native, or asdl, which takes every class pass whatever the tolerance: slower, as a check",
+        "what fits the curvature: native, or asdl as a check, which is slower and takes every class pass",
         "native",
         choices=ENGINES,
     )
@@ -163,11 +174,11 @@ class LaplaceSettings(Settings):
     burn_in: int = setting("epoch after which the precisions first move", least=1)
     frequency: int = setting("epochs between fits of the curvature", least=1)
     steps: int = setting("Adam steps on the log precisions a fit", least=1, most=10**5)
-    lr: float = setting("of these steps", 0.1, above=0, most=10)
+    lr: float = setting("learning rate of the steps on the log precisions", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
     hyper_fit_size: int | None = setting(
-        "images of each fit but the last, scaled up to the training set; null takes those of the last", None, least=1
+        "images in each fit but the last, scaled up to the training set; null: as many as in the last", None, least=1
     )
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
     bracket: int | None = setting(
@@ -205,7 +216,7 @@ class LilaSettings(LaplaceSettings):
     copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
     transformations: str = setting("which have a range; the others stay at zero", "all", choices=tuple(TRANSFORMATIONS))
     start: float = setting("range of each transformation at the start", 0.1, above=0, most=3.2)
-    range_lr: float = setting("of Adam on the ranges; 0 leaves them at the start", 0.05, least=0, most=1)
+    range_lr: float = setting("learning rate of Adam on the ranges; 0 fixes them", 0.05, least=0, most=1)
     name: str = "lila"
 
     def __post_init__(self):
@@ -224,8 +235,8 @@ class VariationalSettings(Settings):
     """
 
     burn_in: int = setting("epoch after which the weights have a posterior; MAP until then", 1, least=1)
-    lr: float = setting("of Adam on the posterior's factors", 0.01, above=0, most=1)
-    draws: int = setting("draws of the weights by which the evidence's bound is taken at the end", 8, least=1)
+    lr: float = setting("learning rate of Adam on the posterior's factors", 0.01, above=0, most=1)
+    draws: int = setting("draws of the weights for the bound of the evidence at the end", 8, least=1)
     fit: FitSettings = DEFAULT_FIT
     tied: bool = setting("whether the factors of a path share one precision", False)
     name: str = "vi"
@@ -243,7 +254,7 @@ class AnchorSettings(Settings):
 
     basis: str = setting("rbf: exp(-omega^2 |x - z|^2), or the Gaussian process's posterior mean", "rbf", choices=BASES)
     omega: float = setting("inverse lengthscale at the start, in 1 / pixel", 1.0, above=0, most=1e3)
-    noise: float = setting("variance of the values, for posterior_mean; 0 reads them off exactly", 1e-3, least=0)
+    noise: float = setting("noise variance of the values at anchors, for posterior_mean; 0: no noise", 1e-3, least=0)
     share: float = setting("anchors of a map as a share of its positions (S-FC)", 0.5, above=0, most=1)
     per_filter: int = setting("anchors of a 3x3 filter (S-CONV)", 4, least=1, most=9)
     learn_omega: bool = False
