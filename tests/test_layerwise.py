@@ -312,7 +312,8 @@ def test_training_leaves_modules_alone_that_are_kept_in_evaluation_mode():
 
 
 @pytest.mark.parametrize(
-    "said", [{"tied": True}, {"predictive_samples": 5}, {"bracket": 5}, {"fit": FitSettings("diag")}]
+    "said",
+    [{"tied": True}, {"predictive_samples": 5}, {"bracket": 5}, {"hyper_fit_size": 5}, {"fit": FitSettings("diag")}],
 )
 def test_what_a_schedule_has_no_say_in_is_refused(said):
     with pytest.raises(ValueError, match="schedule says when the precisions move.*settings"):

@@ -57,11 +57,11 @@ def check_parameters(model: nn.Module, prior: LayerwisePrior) -> None:
 
 def check_schedule(schedule: LaplaceSettings, epochs: int) -> None:
     """ValueError for a schedule that says more than when precisions move, or after so many `epochs` has not begun."""
-    if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0, bracket=None) != schedule:
+    of_runs: dict[str, Any] = {"tied": False, "predictive_samples": 0, "bracket": None, "hyper_fit_size": None}
+    if replace(schedule, fit=DEFAULT_FIT, **of_runs) != schedule:
         raise ValueError(
             "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes "
-            "into LayerwiseLaplace(settings=...), tied, predictive_samples and bracket are of whole runs; got "
-            f"{schedule}"
+            f"into LayerwiseLaplace(settings=...), {', '.join(of_runs)} are of whole runs; got {schedule}"
         )
     if epochs <= schedule.burn_in:
         raise ValueError(f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}")
