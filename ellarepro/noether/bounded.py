@@ -44,9 +44,9 @@ class BoundedRun:
     steps: int = 1500
     batch: int = 100
     flows: int = 8
-    learned: int = 30
+    learned: int = 15
     lr: float = 3e-3
-    lr_conserved: float = 1e-2
+    lr_conserved: float = 2e-2
 
     @property
     def name(self) -> str:

@@ -109,7 +109,7 @@ def three_bodies() -> System:
     central = [_row(_product(*pair)) for pair in ((px, px), (px, py), (py, py))]
     conserved = [*momentum, *central, _row(_product(qx, py) - _product(qy, px)), _row(spin)]
     oracle = [*momentum, _row(spin)]
-    return System(12, hamiltonian, torch.stack(conserved), torch.stack(oracle), (1.0, 0.5), 1.0)
+    return System(12, hamiltonian, torch.stack(conserved), torch.stack(oracle), (1.0, 0.5), 0.5)
 
 
 def _bodies() -> list[Tensor]:
