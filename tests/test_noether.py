@@ -113,7 +113,9 @@ def test_evidence_is_that_of_the_dense_gaussian(small):
     mean, second = moments(features, system, middles, flows)
     got, _ = log_evidence(mean, second, target, precision, noise, math.inf)
     kernel = mean @ mean.mT / precision
-    dense = MultivariateNormal(torch.zeros_like(target), kernel + torch.eye(len(target)).double() / noise).log_prob(target)
+    dense = MultivariateNormal(torch.zeros_like(target), kernel + torch.eye(len(target)).double() / noise).log_prob(
+        target
+    )
     assert got.item() == pytest.approx(dense.item(), rel=1e-10)
     ratio = KernelCurvature([(noise * mean @ mean.mT).detach()[None]]).log_det_ratio(precision[None])
     quadratic = target @ torch.linalg.solve(kernel + torch.eye(len(target)).double() / noise, target)
@@ -190,7 +192,9 @@ def test_misfit_is_that_of_the_dense_likelihood(generator):
         return model.hamiltonian(list(model.weights), flows, x[None])[0]
 
     middle = (starts + ends) / 2
-    steps = [[(energy(x + 1e-5 * e) - energy(x - 1e-5 * e)).item() / 2e-5 for e in torch.eye(2).double()] for x in middle]
+    steps = [
+        [(energy(x + 1e-5 * e) - energy(x - 1e-5 * e)).item() / 2e-5 for e in torch.eye(2).double()] for x in middle
+    ]
     mean = starts + 0.2 * torch.tensor(steps).double() @ system.form.mT
     dense = MultivariateNormal(torch.zeros(2).double(), 1e-3 * torch.eye(2).double()).log_prob(ends - mean)
     assert got == pytest.approx(-dense.mean().item(), rel=1e-5)

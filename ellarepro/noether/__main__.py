@@ -36,7 +36,17 @@ def cpu() -> list[Run]:
     unbounded = [AlgebraRun(2, seed, draws=float("inf")) for seed in range(3)]
     table = [BoundedRun("oscillators", symmetry, seed) for seed in range(3) for symmetry in SYMMETRIES]
     bodies = [BoundedRun("bodies", symmetry, 0) for symmetry in SYMMETRIES]
-    return [*algebras[:30], *beside, *stretched, *published_noise, *unbounded, *table, *bodies, *algebras[30:]]
+    return [
+        *algebras[:30],
+        *table,
+        *beside,
+        *stretched,
+        *published_noise,
+        *unbounded,
+        *algebras[30:40],
+        *bodies,
+        *algebras[40:],
+    ]
 
 
 def smoke() -> list[Run]:

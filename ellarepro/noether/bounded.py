@@ -86,7 +86,9 @@ class BoundedModel(nn.Module):
 
     def kl(self) -> Tensor:
         """KL of the posterior from the prior in nats, each precision at its optimum d / (tr Sigma + |M|^2)."""
-        pairs = [(q, mean, q.trace() + mean.square().sum()) for q, mean in zip(self.posteriors, self.weights, strict=True)]
+        pairs = [
+            (q, mean, q.trace() + mean.square().sum()) for q, mean in zip(self.posteriors, self.weights, strict=True)
+        ]
         return sum(kl_divergence(q, mean, (mean.numel() / moment).log()) for q, mean, moment in pairs)
 
     def misfit(self, starts: Tensor, ends: Tensor, flows: int, generator: torch.Generator) -> Tensor:

@@ -45,7 +45,7 @@ class AlgebraRun:
     @property
     def settings(self) -> ExactSettings:
         """By n: features to span all quadratics, and steps."""
-        features, steps = {1: (48, 600), 2: (48, 800), 3: (64, 1000), 4: (80, 1500), 5: (96, 2000)}[self.n]
+        features, steps = {1: (48, 600), 2: (48, 800), 3: (64, 1000), 4: (80, 1500), 5: (96, 3000)}[self.n]
         return ExactSettings(features, steps, draws=self.draws)
 
 

@@ -9,6 +9,7 @@ from ellarepro.noether.evidence import RandomFeatures, log_evidence, moments
 from ellarepro.noether.flows import Conserved
 from ellarepro.noether.systems import System
 
+
 @dataclass(frozen=True)
 class ExactSettings:
     """How the evidence is ascended.

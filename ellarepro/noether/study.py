@@ -22,16 +22,41 @@ Records = Mapping[str, Any]
 
 def study(records: Records) -> str:
     """The page of all runs of a budget."""
-    blocks = ["# Noether's razor: the runs", *_algebras(records), *_controls(records), *_closed(records), *_bounded(records)]
+    blocks = [
+        "# Noether's razor: the runs",
+        *_algebras(records),
+        *_controls(records),
+        *_closed(records),
+        *_bounded(records),
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
 def _algebras(records: Records) -> Iterator[str]:
-    lines = [("", "seeds", "largest angle, degrees: median", "worst", "within 1", "gap of singular values", "asymmetry", "CPU s a run")]
+    lines = [
+        (
+            "",
+            "seeds",
+            "largest angle, degrees: median",
+            "worst",
+            "within 1",
+            "gap of singular values",
+            "asymmetry",
+            "CPU s a run",
+        )
+    ]
     for n in range(1, 6):
         own = main_records(records, n)
         if own:
-            lines.append((f"U({n})", str(len(own)), *_angle_cells(own), _mean(own, "asymmetry", ".4f"), _mean(own, "cpu_seconds", ".1f")))
+            lines.append(
+                (
+                    f"U({n})",
+                    str(len(own)),
+                    *_angle_cells(own),
+                    _mean(own, "asymmetry", ".4f"),
+                    _mean(own, "cpu_seconds", ".1f"),
+                )
+            )
     yield "## The algebra of n oscillators"
     yield markdown_table(lines, labels=1)
 
@@ -74,7 +99,19 @@ def _closed(records: Records) -> Iterator[str]:
 
 def _bounded(records: Records) -> Iterator[str]:
     for system, title in (("oscillators", "Three oscillators"), ("bodies", "Three bodies")):
-        lines = [("", "seeds", "-ELBO/N", "NLL/N", "KL/N", "test MSE", "asymmetry", "published -ELBO/N", "published test MSE")]
+        lines = [
+            (
+                "",
+                "seeds",
+                "-ELBO/N",
+                "NLL/N",
+                "KL/N",
+                "test MSE",
+                "asymmetry",
+                "published -ELBO/N",
+                "published test MSE",
+            )
+        ]
         for symmetry in SYMMETRIES:
             own = [record for name, record in records.items() if name.startswith(f"vi-{system}-{symmetry}-")]
             if own:
