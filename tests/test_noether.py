@@ -97,7 +97,7 @@ def test_moments_are_those_of_the_rows(small):
 
 
 def dense_bound(rows, target, precision, noise, draws):
-    """log of the integral of p(w) exp(E log p), by the dense quadratic in w; E over independent sets of `draws` rows."""
+    """log of the integral of p(w) exp(E log p), by the dense quadratic in w; E over sets of `draws` rows."""
     mean, count = rows.mean(0), rows.shape[2]
     second = (rows.mT @ rows).mean(0) / draws + (1 - 1 / draws) * mean.mT @ mean
     hessian = noise * second + precision * torch.eye(count, dtype=rows.dtype)
@@ -113,12 +113,11 @@ def test_evidence_is_that_of_the_dense_gaussian(small):
     mean, second = moments(features, system, middles, flows)
     got, _ = log_evidence(mean, second, target, precision, noise, math.inf)
     kernel = mean @ mean.mT / precision
-    dense = MultivariateNormal(torch.zeros_like(target), kernel + torch.eye(len(target)).double() / noise).log_prob(
-        target
-    )
+    covariance = kernel + torch.eye(len(target)).double() / noise
+    dense = MultivariateNormal(torch.zeros_like(target), covariance).log_prob(target)
     assert got.item() == pytest.approx(dense.item(), rel=1e-10)
     ratio = KernelCurvature([(noise * mean @ mean.mT).detach()[None]]).log_det_ratio(precision[None])
-    quadratic = target @ torch.linalg.solve(kernel + torch.eye(len(target)).double() / noise, target)
+    quadratic = target @ torch.linalg.solve(covariance, target)
     again = -(ratio + quadratic - len(target) * (noise / (2 * math.pi)).log()) / 2
     assert got.item() == pytest.approx(again.item(), rel=1e-10)
 
@@ -227,4 +226,4 @@ def test_command_makes_a_budget_once(tmp_path, monkeypatch, capsys):
 
 def test_unknown_budget_is_refused(capsys):
     assert noether.main(["huge"]) == 2
-    assert "budget: got 'huge'; possible are cpu, smoke" in capsys.readouterr().err
+    assert "budget: got 'huge'; possible are cpu, paper, smoke" in capsys.readouterr().err

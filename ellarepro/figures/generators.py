@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from ellarepro.figures.canvas import say
 
@@ -23,8 +23,8 @@ def main_records(records: Mapping[str, Any], n: int) -> list[Any]:
 def draw_generators(records: Mapping[str, Any]) -> Figure:
     """Singular values and angles of U(1) to U(5), all seeds, above the matrices A of two oscillators, seed 0."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
-    for column, axes in enumerate(upper.subplots(2, 5, sharey="row").T):
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(2, 1)))
+    for column, axes in enumerate(np.asarray(upper.subplots(2, 5, sharey="row")).T):
         n, (values, angles) = column + 1, axes
         values.set_title(f"U({n})")
         own = main_records(records, n)
@@ -44,7 +44,7 @@ def draw_generators(records: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_matrices(figure: Any, records: list[Any]) -> None:
+def _draw_matrices(figure: SubFigure, records: list[Any]) -> None:
     shown = [record for record in records if "leading" in record]
     if not shown:
         say(figure.subplots(), "no matrices of this size")

@@ -1,4 +1,4 @@
-"""Noether's razor, run and drawn: `python -m ellarepro.noether cpu` (or `smoke`); finished runs are kept.
+"""Noether's razor, run and drawn: `python -m ellarepro.noether cpu` (or `paper`, `smoke`); finished runs are kept.
 
 Records go to `results/noether/<budget>/`, one JSON a run, with `generators.png` and `study.md` beside them.
 """
@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +27,42 @@ Run = AlgebraRun | BoundedRun
 
 
 def cpu() -> list[Run]:
-    """Two cores, about twenty minutes: U(1) to U(5), controls, and the table at a small size, cheapest first."""
+    """Two cores, about twenty minutes: U(1) to U(5), controls, and the table at a small size."""
     algebras = [AlgebraRun(n, seed) for n in range(1, 6) for seed in range(10)]
     beside = [AlgebraRun(3, seed, symmetry) for symmetry in ("plain", "oracle") for seed in range(3)]
     stretched = [AlgebraRun(2, seed, stretch=1.5) for seed in range(3)]
     published_noise = [AlgebraRun(1, seed, noise=1e-3**0.5) for seed in range(3)]
     unbounded = [AlgebraRun(2, seed, draws=float("inf")) for seed in range(3)]
-    table = [BoundedRun("oscillators", symmetry, seed) for seed in range(3) for symmetry in SYMMETRIES]
     bodies = [BoundedRun("bodies", symmetry, 0) for symmetry in SYMMETRIES]
-    return [
-        *algebras[:30],
-        *table,
-        *beside,
-        *stretched,
-        *published_noise,
-        *unbounded,
-        *algebras[30:40],
-        *bodies,
-        *algebras[40:],
-    ]
+    return [*algebras[:30], *table(), *beside, *stretched, *published_noise, *unbounded, *algebras[30:], *bodies]
+
+
+def table(**size: Any) -> list[Run]:
+    """The published table of oscillators."""
+    return [BoundedRun("oscillators", symmetry, seed, **size) for seed in range(3) for symmetry in SYMMETRIES]
+
+
+def paper() -> list[Run]:
+    """The published size of the table of oscillators; never run here, a GPU's work."""
+    return table(
+        trajectories=200,
+        length=50,
+        width=200,
+        steps=40_000,
+        batch=500,
+        flows=100,
+        learned=30,
+        lr=1e-3,
+        lr_conserved=1e-2,
+    )
 
 
 def smoke() -> list[Run]:
     """Seconds: one oscillator once, and the table's fits cut to 20 steps."""
-    short = BoundedRun("oscillators", "learned", 0, trajectories=2, width=8, steps=20)
-    return [AlgebraRun(1, 0), *(replace(short, symmetry=symmetry) for symmetry in SYMMETRIES)]
+    return [AlgebraRun(1, 0), *table(trajectories=2, width=8, steps=20)[:3]]
 
 
-BUDGETS = {"cpu": cpu, "smoke": smoke}
+BUDGETS = {"cpu": cpu, "paper": paper, "smoke": smoke}
 
 
 def record_of(wanted: Run) -> dict[str, Any]:

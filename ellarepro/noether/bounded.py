@@ -4,7 +4,8 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +74,14 @@ class BoundedModel(nn.Module):
         self.weights.append(mean)
         self.posteriors.append(MatrixNormal(mean, sides, None))
 
+    @property
+    def pairs(self) -> list[tuple[Tensor, MatrixNormal]]:
+        """The mean of each tensor and its q."""
+        return list(zip(self.weights, map(partial(cast, MatrixNormal), self.posteriors), strict=True))
+
     def drawn(self, generator: torch.Generator) -> list[Tensor]:
         """One draw of all weights."""
-        return [mean + q.deviation(generator) for mean, q in zip(self.weights, self.posteriors, strict=True)]
+        return [mean + q.deviation(generator) for mean, q in self.pairs]
 
     def hamiltonian(self, weights: list[Tensor], flows: Tensor, x: Tensor) -> Tensor:
         """H `(B,)` at x `(B, d)`; the last layer has no shift, which no step depends on."""
@@ -86,10 +92,9 @@ class BoundedModel(nn.Module):
 
     def kl(self) -> Tensor:
         """KL of the posterior from the prior in nats, each precision at its optimum d / (tr Sigma + |M|^2)."""
-        pairs = [
-            (q, mean, q.trace() + mean.square().sum()) for q, mean in zip(self.posteriors, self.weights, strict=True)
-        ]
-        return sum(kl_divergence(q, mean, (mean.numel() / moment).log()) for q, mean, moment in pairs)
+        moments = [q.trace() + mean.square().sum() for mean, q in self.pairs]
+        logs = [(mean.numel() / moment).log() for (mean, _), moment in zip(self.pairs, moments, strict=True)]
+        return torch.stack([kl_divergence(q, mean, eta) for (mean, q), eta in zip(self.pairs, logs, strict=True)]).sum()
 
     def misfit(self, starts: Tensor, ends: Tensor, flows: int, generator: torch.Generator) -> Tensor:
         """-log p(y | x) in nats a datum, of one draw of weights and flows."""
@@ -151,10 +156,8 @@ def _measures(
         flows = model.conserved.flows(model.conserved.times(2 * FEW, generator))
     means = [mean.detach() for mean in model.weights]
     fitted, tested = lambda x: model.hamiltonian(means, flows, x), system.starts(200, generator)
-    if system.d == 6:
-        turned = tested @ random_unitary(3, generator).mT
-    else:
-        turned = turned_bodies(tested, 2.0, (0.5, -0.3))
+    bodies = wanted.system == "bodies"
+    turned = turned_bodies(tested, 2.0, (0.5, -0.3)) if bodies else tested @ random_unitary(3, generator).mT
     return {
         "nll_per_datum": sum(misfits) / FEW,
         "kl_per_datum": divergence,

@@ -1,7 +1,7 @@
 """The evidence of a Hamiltonian that is linear in its weights, in closed form, and its bound by draws of the flow.
 
-F(x) = sum_j w_j phi_j(x), phi_j a random feature, and H(x) = E_tau F(flow_tau(x)). One step of the implicit midpoint rule
-is linear in w, too:
+F(x) = sum_j w_j phi_j(x), phi_j a random feature, and H(x) = E_tau F(flow_tau(x)). One step of the implicit midpoint
+rule is linear in w, too:
 
     y - x = stride J grad H((x + y) / 2) + noise = R w + noise,   w ~ N(0, 1/delta),   noise ~ N(0, 1/beta).
 
@@ -10,7 +10,8 @@ follow these tau, a fit would be as good with any A. In the bound each likelihoo
 
     log p(D) >= log of the integral of p(w) exp(E log p(D | w, tau_1 ... tau_draws)) dw,
 
-by Jensen's inequality. It needs E R and E R^T R only, is Gaussian in w, and its limit is the evidence of the E over all tau.
+by Jensen's inequality. It needs E R and E R^T R only, is Gaussian in w, and its limit is the evidence of the E over all
+tau.
 """
 
 import math
@@ -32,6 +33,8 @@ class RandomFeatures(nn.Module):
 
     def __init__(self, d: int, count: int, length: float, generator: torch.Generator):
         super().__init__()
+        self.omega: Tensor
+        self.phase: Tensor
         self.register_buffer("omega", torch.randn(count, d, generator=generator, dtype=torch.float64))
         self.register_buffer("phase", 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64))
         self.log_length = nn.Parameter(torch.tensor(length, dtype=torch.float64).log())

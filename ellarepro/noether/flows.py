@@ -22,6 +22,7 @@ class Conserved(nn.Module):
     def __init__(self, rows: Tensor, d: int):
         super().__init__()
         self.d, self.rows = d, nn.Parameter(rows.clone())
+        self.form: Tensor
         self.register_buffer("form", symplectic_form(d).to(rows))
 
     @classmethod

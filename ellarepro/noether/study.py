@@ -1,130 +1,92 @@
 """The runs of a budget as tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from ellarepro.figures.generators import main_records
-from ellarepro.tables.markdown import markdown_table
+from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 
 PUBLISHED = {
-    ("oscillators", "plain"): (-6.77, 2.14e-5),
-    ("oscillators", "learned"): (-9.63, 9.9e-6),
-    ("oscillators", "oracle"): (-9.94, 9.0e-6),
-    ("bodies", "plain"): (-9.52, 1.6e-3),
-    ("bodies", "learned"): (-12.81, 6e-4),
-    ("bodies", "oracle"): (-11.32, 6e-4),
+    ("oscillators", "plain"): ("-6.77", "2.14e-05"),
+    ("oscillators", "learned"): ("-9.63", "9.9e-06"),
+    ("oscillators", "oracle"): ("-9.94", "9.0e-06"),
+    ("bodies", "plain"): ("-9.52", "0.0016"),
+    ("bodies", "learned"): ("-12.81", "0.0006"),
+    ("bodies", "oracle"): ("-11.32", "0.0006"),
 }
 """-ELBO/N in nats and test MSE, at the published size."""
+SYSTEMS = {"oscillators": "Three oscillators", "bodies": "Three bodies"}
 SYMMETRIES = ("plain", "learned", "oracle")
+CONTROLS = {
+    "-stretch1.5-": "two oscillators, q and p stretched by 1.5 and 1 / 1.5",
+    "-noise0.0316228-": "one oscillator, noise of variance 0.001 as published",
+    "-drawsinf-": "two oscillators, the evidence of each step's flows in place of the bound",
+}
+"""By a part of the records' names."""
+ANGLES = "system | seeds | largest angle, degrees: median | worst | within 1 | gap of singular values"
 Records = Mapping[str, Any]
 
 
 def study(records: Records) -> str:
     """The page of all runs of a budget."""
-    blocks = [
-        "# Noether's razor: the runs",
-        *_algebras(records),
-        *_controls(records),
-        *_closed(records),
-        *_bounded(records),
-    ]
-    return "\n\n".join(blocks) + "\n"
+    tables = (_algebras(records), _controls(records), _closed(records), *(_bounded(records, key) for key in SYSTEMS))
+    return sections("# Noether's razor: the runs", *tables)
 
 
-def _algebras(records: Records) -> Iterator[str]:
+def _table(title: str, header: str, lines: Sequence[Sequence[str]]) -> str:
+    """A section; empty without lines. The header's cells are separated by bars."""
+    return sections(f"## {title}", markdown_table([header.split(" | "), *lines], labels=1)) if lines else ""
+
+
+def _algebras(records: Records) -> str:
+    own = {f"U({n})": main_records(records, n) for n in range(1, 6)}
     lines = [
-        (
-            "",
-            "seeds",
-            "largest angle, degrees: median",
-            "worst",
-            "within 1",
-            "gap of singular values",
-            "asymmetry",
-            "CPU s a run",
-        )
+        (name, *_angle_cells(runs), _mean(runs, "asymmetry"), f"{sum(run['cpu_seconds'] for run in runs):.0f}")
+        for name, runs in own.items()
+        if runs
     ]
-    for n in range(1, 6):
-        own = main_records(records, n)
-        if own:
-            lines.append(
-                (
-                    f"U({n})",
-                    str(len(own)),
-                    *_angle_cells(own),
-                    _mean(own, "asymmetry", ".4f"),
-                    _mean(own, "cpu_seconds", ".1f"),
-                )
-            )
-    yield "## The algebra of n oscillators"
-    yield markdown_table(lines, labels=1)
+    return _table("The algebra of n oscillators", f"{ANGLES} | asymmetry | CPU seconds, all", lines)
 
 
 def _angle_cells(own: Sequence[Any]) -> tuple[str, ...]:
-    """Median and worst largest angle, how many are within a degree, and the smallest ratio of singular values."""
-    largest = sorted(max(record["angles"]) for record in own)
+    """Seeds, median and worst largest angle, how many are within a degree, the smallest ratio of singular values."""
+    largest = [max(record["angles"]) for record in own]
     gaps = [record["singular_values"][len(record["angles"]) - 1 :] for record in own]
-    within = sum(angle <= 1 for angle in largest)
-    gap = min(values[0] / values[1] for values in gaps)
-    return f"{largest[len(largest) // 2]:.2f}", f"{largest[-1]:.2f}", f"{within} of {len(own)}", f"{gap:.0f}"
+    within = f"{sum(angle <= 1 for angle in largest)} of {len(own)}"
+    return (
+        str(len(own)),
+        f"{median(largest):.2f}",
+        f"{max(largest):.2f}",
+        within,
+        f"{min(a / b for a, b, *_ in gaps):.0f}",
+    )
 
 
-def _controls(records: Records) -> Iterator[str]:
-    lines = [("control", "seeds", "largest angle: median", "worst", "within 1", "gap of singular values")]
-    for label, part in (
-        ("two oscillators, q and p stretched by 1.5 and 1 / 1.5", "-stretch1.5-"),
-        ("one oscillator, noise of variance 0.001 as published", "-noise0.0316228-"),
-        ("two oscillators, the evidence of each step's flows in place of the bound", "-drawsinf-"),
-    ):
-        own = [record for name, record in records.items() if part in name]
-        if own:
-            lines.append((label, str(len(own)), *_angle_cells(own)))
-    if len(lines) > 1:
-        yield "## Controls"
-        yield markdown_table(lines, labels=1)
+def _controls(records: Records) -> str:
+    own = {label: [r for name, r in records.items() if part in name] for part, label in CONTROLS.items()}
+    return _table("Controls", ANGLES, [(label, *_angle_cells(runs)) for label, runs in own.items() if runs])
 
 
-def _closed(records: Records) -> Iterator[str]:
-    lines = [("", "seeds", "minus the bound, nats a datum", "minus the log evidence", "test MSE", "asymmetry")]
-    for symmetry in SYMMETRIES:
-        own = [r for name, r in records.items() if name.startswith(f"u3-{symmetry}-") and r["config"]["seed"] < 3]
-        if own:
-            keys = ("neg_bound_per_datum", "neg_log_evidence_per_datum", "test_mse", "asymmetry")
-            lines.append((symmetry, str(len(own)), *(_mean(own, key, ".3g") for key in keys)))
-    if len(lines) > 1:
-        yield "## Three oscillators, the evidence in closed form"
-        yield markdown_table(lines, labels=1)
+def _closed(records: Records) -> str:
+    own = {s: [r for name, r in records.items() if name.startswith(f"u3-{s}-")] for s in SYMMETRIES}
+    keys = ("neg_bound_per_datum", "neg_log_evidence_per_datum", "test_mse", "asymmetry")
+    header = "symmetry | seeds | minus the bound, nats a datum | minus the log evidence | test MSE | asymmetry"
+    return _table("Three oscillators, in closed form", header, _mean_lines(own, keys))
 
 
-def _bounded(records: Records) -> Iterator[str]:
-    for system, title in (("oscillators", "Three oscillators"), ("bodies", "Three bodies")):
-        lines = [
-            (
-                "",
-                "seeds",
-                "-ELBO/N",
-                "NLL/N",
-                "KL/N",
-                "test MSE",
-                "asymmetry",
-                "published -ELBO/N",
-                "published test MSE",
-            )
-        ]
-        for symmetry in SYMMETRIES:
-            own = [record for name, record in records.items() if name.startswith(f"vi-{system}-{symmetry}-")]
-            if own:
-                keys = ("neg_elbo_per_datum", "nll_per_datum", "kl_per_datum", "test_mse", "asymmetry")
-                bound, error = PUBLISHED[system, symmetry]
-                cells = (_mean(own, key, ".3g") for key in keys)
-                lines.append((symmetry, str(len(own)), *cells, f"{bound}", f"{error:.2g}"))
-        if len(lines) > 1:
-            yield f"## {title}, variational inference"
-            yield markdown_table(lines, labels=1)
+def _bounded(records: Records, system: str) -> str:
+    own = {s: [r for name, r in records.items() if name.startswith(f"vi-{system}-{s}-")] for s in SYMMETRIES}
+    keys = ("neg_elbo_per_datum", "nll_per_datum", "kl_per_datum", "test_mse", "asymmetry")
+    header = "symmetry | seeds | -ELBO/N | NLL/N | KL/N | test MSE | asymmetry | published -ELBO/N | published test MSE"
+    lines = [(*line, *PUBLISHED[system, line[0]]) for line in _mean_lines(own, keys)]
+    return _table(f"{SYSTEMS[system]}, variational inference", header, lines)
 
 
-def _mean(records: Sequence[Any], key: str, form: str) -> str:
-    """Mean ± standard deviation over seeds."""
-    values = [record[key] for record in records]
-    return f"{fmean(values):{form}}" + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
+def _mean_lines(own: Mapping[str, Sequence[Any]], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """A line for each symmetry that has runs: seeds, and the mean of each of `keys`."""
+    return [(name, str(len(runs)), *(_mean(runs, key) for key in keys)) for name, runs in own.items() if runs]
+
+
+def _mean(records: Sequence[Any], key: str) -> str:
+    return mean_cell([record[key] for record in records], ".3g")

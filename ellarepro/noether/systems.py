@@ -67,9 +67,10 @@ class System:
 
 
 def oscillators(n: int, stretch: float = 1.0) -> System:
-    """n harmonic oscillators of one frequency, H = |stretch q|^2 / 2 + |p / stretch|^2 / 2: U(n), conjugated by the stretch.
+    """n harmonic oscillators of one frequency, H = |stretch q|^2 / 2 + |p / stretch|^2 / 2.
 
-    A is a complex Hermitian matrix R + i I as [[R, I], [-I, R]]: n^2 of them are conserved.
+    Their symmetry is U(n), conjugated by the stretch; without one, A is a complex Hermitian matrix R + i I as
+    [[R, I], [-I, R]], and n^2 of them are independent.
     """
     scale = torch.tensor([stretch, 1 / stretch], dtype=torch.float64).repeat_interleave(n)
     matrices = []
@@ -104,11 +105,12 @@ def three_bodies() -> System:
             total[kind, axis].reshape(2, 3, 2)[kind, :, axis] = 1
     (qx, qy), (px, py) = total
     zero = torch.zeros(12, 12, dtype=torch.float64)
-    spin = sum(_product(qx * e, py * e) - _product(qy * e, px * e) for e in _bodies())
+    spins = [_product(qx * e, py * e) - _product(qy * e, px * e) for e in _bodies()]
+    spin = _row(torch.stack(spins).sum(0))
     momentum = [_row(zero, px), _row(zero, py)]
     central = [_row(_product(*pair)) for pair in ((px, px), (px, py), (py, py))]
-    conserved = [*momentum, *central, _row(_product(qx, py) - _product(qy, px)), _row(spin)]
-    oracle = [*momentum, _row(spin)]
+    conserved = [*momentum, *central, _row(_product(qx, py) - _product(qy, px)), spin]
+    oracle = [*momentum, spin]
     return System(12, hamiltonian, torch.stack(conserved), torch.stack(oracle), (1.0, 0.5), 0.5)
 
 
