@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -212,11 +213,12 @@ def test_one_oscillator_is_learned_to_a_degree(generator):
 
 def test_command_makes_a_budget_once(tmp_path, monkeypatch, capsys):
     short = BoundedRun("bodies", "learned", 0, trajectories=2, length=2, width=4, steps=2)
+    both = short, replace(short, system="oscillators", symmetry="plain")
     monkeypatch.setattr(AlgebraRun, "settings", ExactSettings(4, 2))
-    monkeypatch.setitem(noether.BUDGETS, "tiny", lambda: [AlgebraRun(2, 0), AlgebraRun(2, 0, stretch=1.5), short])
+    monkeypatch.setitem(noether.BUDGETS, "tiny", lambda: [AlgebraRun(2, 0), AlgebraRun(2, 0, stretch=1.5), *both])
     assert noether.main(["tiny", "--out", str(tmp_path)]) == 0
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "tiny").glob("*.json")}
-    assert len(records) == 3 and {"git_commit", "hardware", "config"} <= records[short.name].keys()
+    assert len(records) == 4 and {"git_commit", "hardware", "config"} <= records[short.name].keys()
     assert len(records[AlgebraRun(2, 0).name]["angles"]) == 4
     assert (tmp_path / "tiny" / "generators.png").stat().st_size > 10_000
     capsys.readouterr()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
 from ellarepro.figures.canvas import say
 
@@ -35,11 +36,15 @@ def draw_generators(records: Mapping[str, Any]) -> Figure:
             spectrum = np.array(record["singular_values"])
             values.semilogy(np.arange(1, len(spectrum) + 1), spectrum, ".-", linewidth=0.5, markersize=3)
             angles.plot(np.arange(1, n * n + 1), record["angles"], ".-", linewidth=0.5, markersize=3)
+        values.set_ylim(1e-5, 10)
         values.axvline(n * n + 0.5, color="#999999", linestyle="--", linewidth=0.8)
         angles.axhline(1, color="#999999", linestyle="--", linewidth=0.8)
         angles.set_xlabel("index")
-    upper.axes[0].set_ylabel("singular value")
-    upper.axes[1].set_ylabel("principal angle, degrees")
+        for axis in (values, angles):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if n == 1:
+            values.set_ylabel("singular value")
+            angles.set_ylabel("principal angle, degrees")
     _draw_matrices(lower, main_records(records, SHOWN))
     return figure
 
