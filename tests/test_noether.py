@@ -17,6 +17,8 @@ from ellarepro.noether.exact import ExactModel, ExactSettings
 from ellarepro.noether.flows import Conserved, principal_angles
 from ellarepro.noether.measures import asymmetry, midpoint_step, random_unitary, turned_bodies
 from ellarepro.noether.systems import oscillators, symplectic_form, three_bodies
+from ellarepro.report import render_page
+from ellarepro.report.cards import read_noether
 
 SYSTEMS = {"oscillator": oscillators(1), "stretched": oscillators(3, 1.7), "bodies": three_bodies()}
 
@@ -213,17 +215,21 @@ def test_one_oscillator_is_learned_to_a_degree(generator):
 
 def test_command_makes_a_budget_once(tmp_path, monkeypatch, capsys):
     short = BoundedRun("bodies", "learned", 0, trajectories=2, length=2, width=4, steps=2)
+    out = tmp_path / "noether"
     both = short, replace(short, system="oscillators", symmetry="plain")
     monkeypatch.setattr(AlgebraRun, "settings", ExactSettings(4, 2))
     monkeypatch.setitem(noether.BUDGETS, "tiny", lambda: [AlgebraRun(2, 0), AlgebraRun(2, 0, stretch=1.5), *both])
-    assert noether.main(["tiny", "--out", str(tmp_path)]) == 0
-    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "tiny").glob("*.json")}
+    assert noether.main(["tiny", "--out", str(out)]) == 0
+    records = {path.stem: json.loads(path.read_text()) for path in (out / "tiny").glob("*.json")}
     assert len(records) == 4 and {"git_commit", "hardware", "config"} <= records[short.name].keys()
     assert len(records[AlgebraRun(2, 0).name]["angles"]) == 4
-    assert (tmp_path / "tiny" / "generators.png").stat().st_size > 10_000
+    assert (out / "tiny" / "generators.png").stat().st_size > 10_000
     capsys.readouterr()
-    assert noether.main(["tiny", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'tiny' / 'study.md'}\n"
+    assert noether.main(["tiny", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out / 'tiny' / 'study.md'}\n"
+    (card,) = read_noether([tmp_path])
+    assert (card.name, len(card.tables)) == ("budget tiny", 4)
+    assert "budget tiny" in render_page([], noether=[card])
 
 
 def test_unknown_budget_is_refused(capsys):

@@ -18,7 +18,7 @@ from ellarepro.figures import draw_generators, save
 from ellarepro.noether import bounded, closed
 from ellarepro.noether.bounded import BoundedRun
 from ellarepro.noether.closed import AlgebraRun
-from ellarepro.noether.study import study
+from ellarepro.noether.study import read_records, study
 from ellarepro.results import git_commit, hardware, versions
 from ellarepro.resume.files import write_atomically
 
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (json.dumps(record_of(wanted)) + "\n").encode())
             print(path, flush=True)
-    records = {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+    records = read_records(folder)
     save(draw_generators(records), folder / "generators.png")
     write_atomically(folder / "study.md", study(records).encode())
     print(folder / "study.md")

@@ -1,6 +1,8 @@
 """The runs of a budget as tables."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,20 +28,33 @@ CONTROLS = {
 """By a part of the records' names."""
 ANGLES = "system | seeds | largest angle, degrees: median | worst | within 1 | gap of singular values"
 Records = Mapping[str, Any]
+Table = tuple[str, Sequence[Sequence[str]]]
+"""Title and lines, the first of which holds the headers."""
+
+
+def read_records(folder: Path) -> Records:
+    """The records of a budget by name."""
+    return {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
 
 
 def study(records: Records) -> str:
     """The page of all runs of a budget."""
-    tables = (_algebras(records), _controls(records), _closed(records), *(_bounded(records, key) for key in SYSTEMS))
-    return sections("# Noether's razor: the runs", *tables)
+    parts = (part for title, lines in tables(records) for part in (f"## {title}", markdown_table(lines, labels=1)))
+    return sections("# Noether's razor: the runs", *parts)
 
 
-def _table(title: str, header: str, lines: Sequence[Sequence[str]]) -> str:
-    """A section; empty without lines. The header's cells are separated by bars."""
-    return sections(f"## {title}", markdown_table([header.split(" | "), *lines], labels=1)) if lines else ""
+def tables(records: Records) -> list[Table]:
+    """Those that have runs."""
+    found = (_algebras(records), _controls(records), _closed(records), *(_bounded(records, key) for key in SYSTEMS))
+    return [(title, lines) for title, lines in found if len(lines) > 1]
 
 
-def _algebras(records: Records) -> str:
+def _table(title: str, header: str, lines: Sequence[Sequence[str]]) -> Table:
+    """The header's cells are separated by bars."""
+    return title, [header.split(" | "), *lines]
+
+
+def _algebras(records: Records) -> Table:
     own = {f"U({n})": main_records(records, n) for n in range(1, 6)}
     lines = [
         (name, *_angle_cells(runs), _mean(runs, "asymmetry"), f"{sum(run['cpu_seconds'] for run in runs):.0f}")
@@ -63,19 +78,19 @@ def _angle_cells(own: Sequence[Any]) -> tuple[str, ...]:
     )
 
 
-def _controls(records: Records) -> str:
+def _controls(records: Records) -> Table:
     own = {label: [r for name, r in records.items() if part in name] for part, label in CONTROLS.items()}
     return _table("Controls", ANGLES, [(label, *_angle_cells(runs)) for label, runs in own.items() if runs])
 
 
-def _closed(records: Records) -> str:
+def _closed(records: Records) -> Table:
     own = {s: [r for name, r in records.items() if name.startswith(f"u3-{s}-")] for s in SYMMETRIES}
     keys = ("neg_bound_per_datum", "neg_log_evidence_per_datum", "test_mse", "asymmetry")
     header = "symmetry | seeds | minus the bound, nats a datum | minus the log evidence | test MSE | asymmetry"
     return _table("Three oscillators, in closed form", header, _mean_lines(own, keys))
 
 
-def _bounded(records: Records, system: str) -> str:
+def _bounded(records: Records, system: str) -> Table:
     own = {s: [r for name, r in records.items() if name.startswith(f"vi-{system}-{s}-")] for s in SYMMETRIES}
     keys = ("neg_elbo_per_datum", "nll_per_datum", "kl_per_datum", "test_mse", "asymmetry")
     header = "symmetry | seeds | -ELBO/N | NLL/N | KL/N | test MSE | asymmetry | published -ELBO/N | published test MSE"
