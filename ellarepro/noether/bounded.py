@@ -41,13 +41,13 @@ class BoundedRun:
     seed: int
     trajectories: int = 40
     length: int = 10
-    width: int = 48
-    steps: int = 1500
+    width: int = 32
+    steps: int = 600
     batch: int = 100
-    flows: int = 8
+    flows: int = 6
     learned: int = 15
-    lr: float = 3e-3
-    lr_conserved: float = 2e-2
+    lr: float = 6e-3
+    lr_conserved: float = 3e-2
 
     @property
     def name(self) -> str:
