@@ -202,6 +202,28 @@ def test_misfit_is_that_of_the_dense_likelihood(generator):
     assert got == pytest.approx(-dense.mean().item(), rel=1e-5)
 
 
+def least_squares_angle(seed, noise):
+    """Degrees between the identity and A of H = x^T A x / 2, fitted to 28 steps of an oscillator."""
+    generator, system = torch.Generator().manual_seed(seed), oscillators(1)
+    turn, states = torch.matrix_exp(system.stride * system.form), [system.starts(7, generator)]
+    for _ in range(4):
+        states.append(states[-1] @ turn.mT)
+    starts, ends = torch.cat(states[:-1]), torch.cat(states[1:])
+    ends = ends + noise * randn(28, 2, generator=generator)
+    basis = torch.tensor([[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 1], [1, 0]]]).double()
+    columns = (system.stride * (starts + ends) / 2 @ basis @ system.form.mT).flatten(1).mT
+    fitted = torch.linalg.lstsq(columns, (ends - starts).flatten()[:, None]).solution[:, 0]
+    row = torch.cat([torch.einsum("k,kij->ij", fitted, basis).flatten(), torch.zeros(2).double()])
+    return principal_angles(row[None], system.conserved, 1).item()
+
+
+def test_published_noise_hides_a_degree_from_least_squares():
+    def within(noise):
+        return sum(least_squares_angle(seed, noise) < 1 for seed in range(200))
+
+    assert within(1e-3**0.5) < 70 and within(1e-3) == 200
+
+
 def test_one_oscillator_is_learned_to_a_degree(generator):
     system = oscillators(1)
     true = system.trajectories(7, 4, generator)
