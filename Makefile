@@ -54,7 +54,7 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 appendix: .venv/ready  ## separable group convolutions on rotated images, MAP and Laplace: as table2
 	@$(TABLE) appendix $(KEYS)
 
-noether: .venv/ready  ## Noether's razor: conserved quantities learned by the evidence; BUDGET=cpu (20 minutes) or paper
+noether: .venv/ready  ## Noether's razor: conserved quantities learned by the evidence; BUDGET=cpu (half an hour) or paper
 	@$(PY) -m ellarepro.noether $(if $(filter file,$(origin BUDGET)),cpu,$(BUDGET))
 
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)

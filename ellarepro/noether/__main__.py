@@ -27,7 +27,7 @@ Run = AlgebraRun | BoundedRun
 
 
 def cpu() -> list[Run]:
-    """Two cores, about twenty minutes: U(1) to U(5), controls, and the table at a small size."""
+    """Half an hour of one core: U(1) to U(5), controls, and the table at a small size."""
     algebras = [AlgebraRun(n, seed) for n in range(1, 6) for seed in range(10)]
     beside = [AlgebraRun(3, seed, symmetry) for symmetry in ("plain", "oracle") for seed in range(3)]
     stretched = [AlgebraRun(2, seed, stretch=1.5) for seed in range(3)]
