@@ -1,8 +1,8 @@
 """Reproduction of *Learning Layer-wise Equivariances Automatically using Gradients* (NeurIPS 2023).
 
-For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, and the likelihoods `Classification`, `Bernoulli`
-and `Regression`. For a finished run: `load_run`, which gives network, prior, data and result back. All are imported on
-first use: a command must not wait for PyTorch to check its configuration.
+For a network of one's own: `LayerwiseLaplace`, its `FitSettings`, the likelihoods `Classification`, `Bernoulli` and
+`Regression`, and the invariance `Affine`. For a finished run: `load_run`, which gives network, prior, data and result
+back. All are imported on first use: a command must not wait for PyTorch to check its configuration.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Affine": "symmetry.affine",
     "LayerwiseLaplace": "layerwise",
     "FitSettings": "settings.parts",
     "LaplaceSettings": "settings.parts",
@@ -21,6 +22,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Affine",
     "Bernoulli",
     "Classification",
     "FitSettings",

@@ -22,7 +22,7 @@ from ellarepro.curvature.likelihoods import likelihood_of, load_state, state_of
 from ellarepro.curvature.posterior import PosteriorPrecision
 from ellarepro.data.loading import Data, batches_of
 from ellarepro.data.training_batches import training_batches
-from ellarepro.evidence.checks import check_optimiser, check_parameters
+from ellarepro.evidence.checks import check_optimiser, check_parameters, check_schedule
 from ellarepro.evidence.fingerprint import fingerprint
 from ellarepro.evidence.fitted import Fitted, check_network, new_fit
 from ellarepro.evidence.marglik import Evidence, Fit, MarginalLikelihood
@@ -30,8 +30,9 @@ from ellarepro.evidence.predictive import Prediction, predict_classes, predict_o
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.evidence.settling import MOST_ROUNDS, settle, settle_noise
 from ellarepro.evidence.telling import batches_in, told
-from ellarepro.objectives.checked import CheckedLaplace
-from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings
+from ellarepro.objectives.checked import CheckedLaplace, CheckedLila
+from ellarepro.settings.parts import DEFAULT_FIT, FitSettings, LaplaceSettings, check_has_gradient
+from ellarepro.symmetry.affine import Affine, Averaging
 from ellarepro.training.loop import Trainer
 from ellarepro.training.optimisers import SchedulerRates
 from ellarepro.training.resumable import train
@@ -49,13 +50,15 @@ class LayerwiseLaplace:
             `Classification(class_weights=...)` say, of which a copy is taken.
         prior_precision: delta of every tensor at the start.
         settings: how the curvature is fitted: its structure, and from how much data.
+        invariance: of images `(B, C, H, W)`, over whose copies the model averages from now on; `train` learns it.
 
     Attributes:
         prior: the log precisions, by tensor.
         likelihood: with the noise precision of a regression.
 
     Raises:
-        ValueError: an unknown likelihood, a precision that is not positive, or nothing to train.
+        ValueError: an unknown likelihood, a precision that is not positive, nothing to train, or an invariance beside
+            settings without a gradient in its ranges.
     """
 
     @torch.inference_mode(False)
@@ -66,10 +69,14 @@ class LayerwiseLaplace:
         *,
         prior_precision: float = 1.0,
         settings: FitSettings = DEFAULT_FIT,
+        invariance: Affine | None = None,
     ):
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("model must have trainable parameters")
+        if invariance is not None:
+            check_has_gradient(settings, "an invariance")
         self.model = model
+        self.averaging = None if invariance is None else Averaging(model, invariance)
         self.likelihood = likelihood_of(likelihood)
         self.prior = LayerwisePrior(model, prior_precision)
         self.settings = settings
@@ -155,16 +162,7 @@ class LayerwiseLaplace:
             ValueError: as for `fit`; an optimiser with a weight decay, or of other parameters; no epoch after which the
                 precisions would move; or a schedule that says more than when and how far.
         """
-        if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0, bracket=None) != schedule:
-            raise ValueError(
-                "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes "
-                "into LayerwiseLaplace(settings=...), tied, predictive_samples and bracket are of whole runs; got "
-                f"{schedule}"
-            )
-        if epochs <= schedule.burn_in:
-            raise ValueError(
-                f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}"
-            )
+        check_schedule(schedule, epochs)
         check_parameters(self.model, self.prior)
         check_network(self.model, data, self.settings, self.likelihood, self._device)
         if optimiser is not None:
@@ -173,10 +171,9 @@ class LayerwiseLaplace:
             self.loss(*next(batches_of(data, batch_size, self._device)), data_size=1)
         fit_data = data if fit_data is None else fit_data
         optimiser = optimiser or torch.optim.Adam(self.prior.parameters)
-        objective = CheckedLaplace(
-            self.prior, self.likelihood, fit_data, replace(schedule, fit=self.settings), self._new_fit
-        )
         generator = torch.Generator().manual_seed(0)
+        parts = self.prior, self.likelihood, fit_data, replace(schedule, fit=self.settings), self._new_fit
+        objective = CheckedLila(self.averaging, generator, *parts) if self.averaging else CheckedLaplace(*parts)
         batches = training_batches(data, batch_size, self._device)
         trainer = Trainer(objective, batches, optimiser, SchedulerRates(scheduler), epochs, generator)
         train(trainer, progress=progress, checkpoint=checkpoint)

@@ -79,10 +79,14 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.rest(images, 0)
 
+    def unit(self, features: Tensor) -> Tensor:
+        """What the head does between its layers, on all features."""
+        return self.head[1](features)
+
     def rest(self, features: Tensor, first: int) -> Tensor:
         """Logits `(B, K)` from the `features` that block `first`, of `len(blocks)` then the head, takes."""
         for block in self.blocks[first:]:
-            features = block(features).relu()
+            features = self.unit(block(features))
         return self.head(self.pool(features))
 
     def pool(self, features: Tensor) -> Tensor:
@@ -127,7 +131,7 @@ def options_of(layer: str) -> frozenset[str]:
     return frozenset().union(*(PATHS[path].options for path in LAYERS[layer]))
 
 
-def build_network(
+def build_network(  # noqa: PLR0913 (each is a choice of its own, and has a default)
     layer: str,
     *,
     in_channels: int,
@@ -137,6 +141,7 @@ def build_network(
     anchors: AnchorSettings | None = None,
     group: str = "c4",
     relaxation: float = DEFAULT_RELAXATION,
+    smooth: bool = False,
 ) -> Network:
     """Build the network with freshly drawn parameters (He-normal weights, zero biases; the global generator).
 
@@ -151,6 +156,8 @@ def build_network(
         group: of `gconv` paths, one of `groups.GROUPS`.
         relaxation: scale at which paths that are not equivariant start beside one that is: below 1 a relaxed layer
             starts near strict equivariance and must find reasons in the data to leave it; 1 prefers no path.
+        smooth: whether the network has a gradient in its image everywhere, as a learned invariance needs: layers halve
+            their maps by a fixed phase, so that they are no longer strictly equivariant, and units are GELU for ReLU.
 
     Raises:
         ValueError: an unknown layer, or a size that is not possible.
@@ -174,21 +181,24 @@ def build_network(
     blocks = []
     for index, (sides, widths) in enumerate(zip(pairwise(sizes), pairwise(channels), strict=True)):
         given = {"anchors": anchors, "group": group, "lifting": index == 0}
-        blocks.append(_layer(gains, widths, sides, given))
-    return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes), order)
+        blocks.append(_layer(gains, widths, sides, given, adaptive=not smooth))
+    return Network(blocks, _head(channels[-1] // order, alpha * HEAD_WIDTH, num_classes, smooth), order)
 
 
-def _layer(gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, int], given: dict) -> PathMean:
+def _layer(
+    gains: dict[str, float], widths: tuple[int, int], sides: tuple[int, int], given: dict, adaptive: bool
+) -> PathMean:
     """One layer: its paths with their gains, of `widths` channels and maps of `sides` pixels (input, output)."""
     strict = _equivariant(gains)
-    together = strict if len(strict) > 1 and sides[0] != sides[1] else []
+    # A path by itself halves its map adaptively, at a quarter of the arithmetic; all else is the layer's to do.
+    together = strict if (len(strict) > 1 or not adaptive) and sides[0] != sides[1] else []
     paths = {}
     for name, gain in gains.items():
         out_side = sides[0] if name in together else sides[1]
         options = {key: given[key] for key in PATHS[name].options}
         make: Callable[..., SpatialLayer] = PATHS[name]
         paths[name] = make(*widths, (sides[0],) * 2, (out_side,) * 2, gain=gain, **options)
-    return PathMean(paths, subsampled=together)
+    return PathMean(paths, together, adaptive)
 
 
 def _equivariant(path_names: Iterable[str]) -> list[str]:
@@ -213,10 +223,10 @@ def _map_sizes(image_size: int) -> list[int]:
     return sizes
 
 
-def _head(features: int, hidden: int, num_classes: int) -> nn.Sequential:
+def _head(features: int, hidden: int, num_classes: int, smooth: bool) -> nn.Sequential:
     first, last = nn.Linear(features, hidden), nn.Linear(hidden, num_classes)
     nn.init.normal_(first.weight, std=RELU_GAIN * features**-0.5)
     nn.init.normal_(last.weight, std=hidden**-0.5)
     for linear in (first, last):
         nn.init.zeros_(linear.bias)
-    return nn.Sequential(first, nn.ReLU(), last)
+    return nn.Sequential(first, nn.GELU() if smooth else nn.ReLU(), last)

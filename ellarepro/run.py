@@ -70,7 +70,7 @@ def run(
         if memory:
             say(f"{identity}: {memory}")
         with stopping() as stop:
-            run_folder = RunFolder(settings, trainer, task, lock, stop, code, say)
+            run_folder = RunFolder(trainer, task, lock, stop, code, settings.checkpoint_seconds, say)
             run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
             with tracked(identity, settings, folder) as tracker:
                 result = _train(settings, identity, trainer, task, run_folder, tracker, watch)

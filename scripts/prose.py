@@ -1,12 +1,14 @@
-"""Sentences of the pages, counted: the mean of a page at most 22 words, none above 45.
+"""Sentences of the pages and docstrings, counted: the mean of a page at most 22 words, none above 45.
 
     python -m scripts.prose [PAGE or FOLDER ...]
 
-Without arguments: the pages of the root, docs and results. Pages that are named are printed, of others those that are
-above. Code, tables, headings and pictures are left out. Exit status 1 where a page is above.
+Without arguments: the pages of the root, docs and results, and the docstrings of the package and the scripts. Pages
+that are named are printed, of others those that are above. Code, tables, headings and pictures are left out. Exit
+status 1 where a page is above.
 """
 
 import argparse
+import ast
 import re
 import sys
 from collections.abc import Sequence
@@ -27,10 +29,19 @@ def sentences(page: str) -> list[str]:
     return [sentence for sentence in found if len(sentence.split()) > 1]
 
 
+def docstrings(source: str) -> str:
+    """The docstrings of a Python module as a page: its sections and arguments are points of a list."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    prose = [re.sub(r"\n\n    [^\n]*  [^\n]*(\n    [^\n]*)*", "", text) for text in texts]  # diagrams and commands
+    return "\n\n".join(re.sub(r"\n *([A-Z]\w+:\n|[\w`*, ]+: )", r"\n\n\1", text) for text in prose)
+
+
 def pages() -> list[Path]:
-    """README, docs and the results pages."""
+    """README, docs, the results pages, and the modules of the package and the scripts."""
     results = [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*/*.md")]
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(results)]
+    modules = [path for folder in ("ellarepro", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(results), *modules]
 
 
 def pages_of(path: Path) -> list[Path]:
@@ -47,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments).pages
     above = 0
     for page in [page for path in given for page in pages_of(path)] or pages():
-        lengths = {s: len(s.split()) for s in sentences(page.read_text())}
+        text = page.read_text()
+        lengths = {s: len(s.split()) for s in sentences(docstrings(text) if page.suffix == ".py" else text)}
         long = [(n, s) for s, n in lengths.items() if n > MOST]
         mean = fmean(lengths.values()) if lengths else 0.0
         if page in given or mean > MOST_IN_THE_MEAN or long:

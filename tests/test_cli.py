@@ -80,17 +80,17 @@ def test_the_linearised_predictive_is_an_option(tmp_path):
     assert unpacked(result["test_correct"], result["test_size"]).mean() == pytest.approx(result["test_accuracy"])
 
 
-def test_a_run_learns_from_the_kernel_and_its_bounds_meet_where_the_core_is_all(tmp_path):
+def test_a_run_learns_from_the_kernel_and_its_bounds_meet_where_all_rows_do(tmp_path):
     exact = ["train_size=30", "objective.fit_size=null", "objective.tolerance=0", "objective.passes=exact"]
-    kernel = [*SMOKE, "layer=conv", *exact, "objective.structure=kernel", "objective.bracket=30"]
+    kernel = [*SMOKE, "layer=conv", *exact, "objective.structure=kernel", "objective.bracket=2000"]
     batches = [*SMOKE, "layer=conv", *exact, "objective.structure=kernel_batches", "objective.batch_size=10"]
     assert main([*kernel, f"output_dir={tmp_path}/kernel"]) == 0
-    assert main([*batches, "objective.bracket=5", "objective.bracket_batch_size=5", f"output_dir={tmp_path}/b"]) == 0
+    assert main([*batches, "objective.bracket=60", "objective.bracket_fresh=40", f"output_dir={tmp_path}/b"]) == 0
     ((_, whole),), ((_, apart),) = results(tmp_path / "kernel").items(), results(tmp_path / "b").items()
     assert whole["neg_log_marglik_bounds"] == pytest.approx([whole["neg_log_marglik_per_datum"]] * 2, rel=1e-6)
     lower, upper = apart["neg_log_marglik_bounds"]
     assert lower < upper and lower < apart["neg_log_marglik_per_datum"], "batches never flatter"
-    assert apart["neg_log_marglik_bounds_errors"] == [0, 0]
+    assert min(apart["neg_log_marglik_bounds_errors"]) > 0
 
 
 @pytest.mark.parametrize(

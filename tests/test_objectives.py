@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +15,7 @@ from ellarepro import LaplaceSettings, LayerwiseLaplace, Regression, load_run, o
 from ellarepro.config.compose import compose
 from ellarepro.config.explain import kind_of
 from ellarepro.config.schema import settings_of
+from ellarepro.curvature.likelihood import Classification
 from ellarepro.data import Samples, Task, load_task
 from ellarepro.data.__main__ import main as show_data
 from ellarepro.errors import UserError
@@ -22,6 +23,7 @@ from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.inspection import markdown
 from ellarepro.network import build_network
+from ellarepro.objectives.laplace import Laplace
 from ellarepro.objectives.objective import Objective
 from ellarepro.report.charts import run_charts
 from ellarepro.results import read_result
@@ -40,6 +42,21 @@ class Matched(Objective):
         with torch.no_grad():
             self.prior.log_precision.copy_((sizes / self.prior.squared_norms().clamp_min(1e-12)).log())
         return {"neg_log_marglik_per_datum": self.penalty(), "prior_precision": self.prior.precisions()}
+
+
+def test_fits_on_the_way_see_hyper_fit_size_data_and_the_last_one_all_of_them():
+    pixels, labels = small_data(24)
+    data = Samples(pixels.float(), labels)
+    prior = LayerwisePrior(build_network("conv", in_channels=1, num_classes=3, alpha=1, image_size=8))
+    settings = replace(SCHEDULE, hyper_fit_size=10)
+    laplace = Laplace(prior, Classification(), data, settings=settings, generator=torch.Generator())
+    seen: list[int] = []
+    hook = prior.model.register_forward_hook(lambda model, inputs, outputs: seen.append(len(outputs)))
+    laplace.after_epoch(1, 2, 1.0, lambda: None)
+    assert sum(seen) == 10
+    laplace.report(data, torch.Generator(), lambda: None)
+    assert sum(seen) == 34
+    hook.remove()
 
 
 def test_a_third_objective_is_one_file_and_one_line_of_the_registry(monkeypatch):

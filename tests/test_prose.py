@@ -33,3 +33,12 @@ def test_short_pages_pass_and_only_named_ones_are_printed(tmp_path, capsys):
     (tmp_path / "page.md").write_text(SHORT)
     assert main([str(tmp_path)]) == 0 and not capsys.readouterr().out
     assert main([str(tmp_path / "page.md")]) == 0 and "mean 4.5 words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_docstring_is_held_to_the_same_length_and_its_arguments_are_no_sentence(above, tmp_path):
+    arguments = "".join(f"        name{i}: of it\n" for i in range(20))
+    page = tmp_path / "module.py"
+    page.write_text(f'def f():\n    """Short. {of_words(MOST + above)}\n    Args:\n{arguments}    """\n')
+    # Only the long sentence lifts the mean; words of the arguments stand alone.
+    assert main([str(page)]) == above

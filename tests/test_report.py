@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_what_a_result_says_cannot_end_a_script_or_make_a_tag():
     evil = make_result(make_config(dataset={"name": "</script><b>quadrant</b>"}), git_commit="<i>dirty</i>")
     page = render_page([evil])
     assert "<b>quadrant" not in page and "<i>dirty" not in page and "&lt;i&gt;dirty" in page
+
+
+def test_learned_ranges_have_a_chart_of_their_own(runs):
+    fits = runs[3].series("fit_epoch")
+    ranges = [0.1 * (index + 1) for index in range(len(fits))]
+    learned = replace(runs[3], history=runs[3].history | {"hyperparameters": {"range_rotation": ranges}})
+    (line,) = next(json.loads(c.figure) for c in run_charts(learned) if c.title == "hyperparameters")["data"]
+    assert (line["x"], line["y"], line["name"]) == (fits, ranges, "range rotation")
 
 
 def test_charts_show_the_numbers_of_the_result(runs):

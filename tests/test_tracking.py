@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,17 @@ def test_a_fit_tells_the_product_of_factors_and_a_lengthscale_by_name():
         == history["prior_precision"][name][-1]
         for name in scales
     )
+
+
+def test_a_fit_tells_learned_ranges():
+    result = make_learned_result()
+    ranges = {"range_rotation": [0.5] * len(result.history["fit_epoch"])}
+    told = contents.curves(replace(result, history=result.history | {"hyperparameters": ranges}))
+    assert told[-1][1]["hyperparameter/range_rotation"] == 0.5
+    assert "hyperparameter/range_rotation" not in contents.curves(result)[-1][1], "the control"
+    metrics = {"objective": 1.0, "loss": 1.0, "neg_log_marglik_per_datum": 1.0}
+    metrics |= {"prior_precision": result.prior_precision, "effective_parameters": result.effective_parameters}
+    assert contents.of_epoch(metrics | {"hyperparameters": {"a": 2.0}}, result.tensors)["hyperparameter/a"] == 2.0
 
 
 @pytest.mark.parametrize(

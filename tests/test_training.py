@@ -121,6 +121,7 @@ FITS = {
     "blockwise": replace(LAPLACE, fit=replace(LAPLACE.fit, structure="kron_blockwise")),
     "diag": replace(LAPLACE, fit=replace(LAPLACE.fit, structure="diag", fit_size=20)),
     "asdl": replace(LAPLACE, fit=replace(LAPLACE.fit, engine="asdl")),
+    "part": replace(LAPLACE, hyper_fit_size=15),
 }
 
 

@@ -48,7 +48,11 @@ class Dataset(Named):
     download: bool = setting("whether what is missing in root is fetched", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
     strength: float | None = setting(
-        "share of images that is turned and moved, of the moved_digits data sets", None, least=0, most=1
+        "how much images are moved: a share of them (moved_digits), of 180 degrees or of 8 pixels (turned_digits, "
+        "shifted_digits)",
+        None,
+        least=0,
+        most=1,
     )
     paper_epochs: int = setting("epochs of the published runs", least=1)
     relaxation: float = DEFAULT_RELAXATION
@@ -115,6 +119,7 @@ class Budget(Named):
     frequency: int = same_as(LaplaceSettings, "frequency")
     steps: int = same_as(LaplaceSettings, "steps")
     fit_size: int | None = same_as(FitSettings, "fit_size")
+    hyper_fit_size: int | None = same_as(LaplaceSettings, "hyper_fit_size")
     dense_fit_size: int | None = setting(
         "images of a fit of networks with dense layers, whose factors are kept by their rows; null takes all",
         "${budget.fit_size}",
@@ -160,6 +165,9 @@ class Config(Settings):
     alpha: int = same_as(Budget, "alpha")
     relaxation: float = setting(
         "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral", above=0, most=1000
+    )
+    smooth: bool = setting(
+        "whether layers halve their maps by a fixed phase and units are GELU for ReLU, as objective=lila needs", False
     )
     train_size: int | None = same_as(Budget, "train_size")
     test_size: int | None = same_as(Budget, "test_size")

@@ -15,6 +15,7 @@ from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.layer_calls import Call, calls_and_function
 from ellarepro.curvature.likelihood import Classification, Likelihood
 from ellarepro.curvature.memory import out_of_memory
+from ellarepro.curvature.rule import ReducedRule
 
 CHECKED = 4
 """Samples on which a network is checked."""
@@ -182,6 +183,9 @@ def _differ(outputs: Tensor, others: Tensor) -> bool:
 def _check_rules(model: nn.Module, inputs: Tensor) -> set[str]:
     """Check the gradients of all parameters; returns the names of those whose gradients are zero."""
     calls, function = calls_and_function(model, inputs)
+    for call in calls.values():
+        if isinstance(call.rule, ReducedRule):  # a layer takes the copies of a sample as it takes samples
+            call.rule = call.rule.rule
     named = [
         (f"{layer}.{own}" if layer else own, call, own) for layer, call in calls.items() for own in call.parameters()
     ]

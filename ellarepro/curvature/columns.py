@@ -54,6 +54,17 @@ class Columns:
         return part
 
 
+class OneColumn(Columns):
+    """Column `index` of `columns` by itself."""
+
+    def __init__(self, columns: Columns, index: int):
+        self.columns, self.index = columns, index
+        self.passes_needed = torch.ones_like(columns.passes_needed)
+
+    def column(self, index: int) -> Tensor:
+        return self.columns.column(self.index)
+
+
 class UnitColumns(Columns):
     """The unit vectors, for Lambda = I; with `passes` and a `generator`, folded into as many as `SignedColumns` does.
 

@@ -72,10 +72,14 @@ class GGN(BlockAccumulator):
             logits, outputs = self._forward(inputs, held)
             self.likelihood.check_outputs(logits, len(inputs))
             self._add_held(held, logits, outputs)
-            columns = self.likelihood.columns(logits.detach(), self.tolerance, self.passes, self.generator)
+            columns = self.columns(logits.detach())
             columns.weights = weights
             self._class_passes(inputs, logits, outputs, columns, first=0)
         return logits.detach()
+
+    def columns(self, outputs: Tensor) -> Columns:
+        """What is passed backward for a batch with the `outputs (B, K)`."""
+        return self.likelihood.columns(outputs, self.tolerance, self.passes, self.generator)
 
     def most_passes(self, width: int) -> int:
         most = self.likelihood.most_columns(width)

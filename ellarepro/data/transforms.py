@@ -58,9 +58,9 @@ def _place(images: Tensor, quadrant: Tensor) -> Tensor:
     return resize(canvas.reshape(n, channels, 2 * height, 2 * width), 32)
 
 
-def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate each image (N, C, H, W) by its own angle, uniform in +-180 degrees; zeros come in at the corners."""
-    return rotate_by(images, MAX_DEGREES * _symmetric_uniform((len(images),), images, generator))
+def rotate(images: Tensor, generator: torch.Generator, degrees: float = MAX_DEGREES) -> Tensor:
+    """Rotate each image (N, C, H, W) by its own angle, uniform in +-`degrees`; zeros come in at the corners."""
+    return rotate_by(images, degrees * _symmetric_uniform((len(images),), images, generator))
 
 
 def rotate_by(images: Tensor, degrees: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ def rotate_by(images: Tensor, degrees: Tensor) -> Tensor:
     return _sample(images, maps)
 
 
-def translate(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Translate each image (N, C, H, W) by its own amounts, uniform and continuous in +-8 pixels on both axes."""
-    return translate_by(images, MAX_PIXELS * _symmetric_uniform((len(images), 2), images, generator))
+def translate(images: Tensor, generator: torch.Generator, pixels: float = MAX_PIXELS) -> Tensor:
+    """Translate each image (N, C, H, W) by its own amounts, uniform and continuous in +-`pixels` on both axes."""
+    return translate_by(images, pixels * _symmetric_uniform((len(images), 2), images, generator))
 
 
 def translate_by(images: Tensor, pixels: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
-"""Both sides of the exact log-determinant of more data than one kernel holds: log|I + K| of all their rows.
+"""Both sides of the exact log-determinant log|D + H| - log|D| of more rows than one kernel holds, by drawing rows.
 
-The rows of some data, the core, meet all others; the rest comes in batches B, whose rows given the core have the Schur
-complement I + E_B. With weights w_B that sum to one, here by the traces of Lambda,
+H is the sum of r_i r_i^T over all rows. Row i is drawn with the chance p_i, in proportion to the squared norm of its
+column of the root of Lambda and at most 1, and then counts 1 / p_i times. So H' = sum r_i r_i^T / p_i over the drawn
+rows is unbiased for H. With A = D + H',
 
-    log|I + K_core| + sum_B w_B log|I + E_B / w_B|  <=  log|I + K|  <=  log|I + K_core| + sum_B log|I + E_B|,
+    E log|A|  <=  log|D + H|  <=  log|A| + tr(A^-1 (H - H')),
 
-above by Fischer's inequality. Below, H is the core's plus the mean, by w_B, of H_B / w_B, and the log-determinant is
-concave. Without a core they are the sum over batches, and the mean of batches scaled up. Both hold for every partition;
-the core is best made of the data of which the network is least sure, whose rows are large.
+because the log-determinant is concave: below by Jensen's inequality, above as its tangent at A, which holds for every
+A. Rows with p_i = 1 are in both and cancel in the trace. Of the others, those in H' are known by their kernel, and rows
+drawn afresh stand for those in H, each by its variance under A, r_i^T A^-1 r_i / p_i. Where all rows are drawn, both
+sides are the log-determinant.
 """
 
 from collections.abc import Sequence
@@ -16,29 +18,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ellarepro.curvature.columns import Columns, OneColumn
+from ellarepro.curvature.eigen import CurvatureError
 from ellarepro.curvature.hooks import evaluation_mode
 from ellarepro.curvature.kernel import Chunk, RowAccumulator, cholesky_of_identity_plus
-from ellarepro.curvature.likelihood import Classification, Likelihood
+from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.curvature.memory import Forecast
 from ellarepro.evidence.marglik import MarginalLikelihood
 from ellarepro.settings.parts import BracketSettings
 
 _TOGETHER = 500
-LEFT_OUT = 1e-3
-"""Nats a datum that the smallest rows may add to the upper bound by themselves, in place of meeting others."""
+"""Data that pass forward at once."""
+_CHUNK = 100
+"""Rows that are computed at once."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of log|H + D| - log|D|, in nats, summed over the data.
+    """Bounds of log|H + D| - log|D|, in nats, summed over the data; in the mean over draws.
 
     Attributes:
-        errors: standard errors of `lower` and `upper` over the draw of batches; zero where all were taken.
+        errors: standard errors of `lower`, over the rows that meet, and of `upper`, over those drawn afresh.
     """
 
     lower: float
     upper: float
     errors: tuple[float, float] = (0.0, 0.0)
+
+
+class _ColumnRows(RowAccumulator):
+    """One row a datum: that of column `index`."""
+
+    index = 0
+
+    def columns(self, outputs: Tensor) -> Columns:
+        return OneColumn(super().columns(outputs), self.index)
+
+    def most_passes(self, width: int) -> int:
+        return 1
 
 
 def log_det_bounds(
@@ -52,48 +69,39 @@ def log_det_bounds(
     """Bounds of log|H + D| - log|D| for the data `inputs (N, ...)` and one precision a tensor `(L,)`.
 
     Args:
-        settings: how many data make the core and a batch, and how many batches are drawn.
-        generator: draws the batches; on the CPU.
+        settings: how many rows meet each other, and how many others are drawn beside them.
+        generator: draws the rows; on the CPU.
 
     Raises:
         CurvatureError: rows that are not finite.
     """
-    accumulator = RowAccumulator(model, likelihood=likelihood)
-    sizes, order = _least_sure_first(model, inputs, likelihood or Classification())
-    core, rest = order[: settings.core], order[settings.core :]
-    known = [_large_rows(accumulator, inputs[some], precisions) for some in _parts(core, settings.batch_size)]
-    chunks = [chunk for chunk, _ in known]
-    root = cholesky_of_identity_plus(_lower(chunks, precisions)) if chunks else None
-    whole = 0.0 if root is None else 2 * root.diagonal().log().sum().item()
-    if settings.batches is not None:
-        # Batches that are alike stand for each other; where all are taken, those of sure data cost next to nothing.
-        rest = rest[torch.randperm(len(rest), generator=generator).to(rest.device)]
-    batches = _parts(rest, settings.batch_size)
-    lower, upper = [], []
-    for some in batches[: settings.batches]:
-        weight = (sizes[some].sum() / sizes[rest].sum()).item()
-        chunk, left_out = _large_rows(accumulator, inputs[some], precisions)
-        beyond = _block(chunk, chunk, precisions)
-        if root is not None:
-            across = torch.cat([_block(one, chunk, precisions) for one in chunks])
-            seen = torch.linalg.solve_triangular(root, across, upper=False)
-            beyond -= seen.mT @ seen
-        values = torch.linalg.eigvalsh(beyond).clamp_min(0)
-        lower.append(weight * (values / weight).log1p().sum().item())
-        upper.append(values.log1p().sum().item() + left_out)
-    below, above = _total(lower, len(batches)), _total(upper, len(batches))
-    return Bounds(whole + below[0], whole + above[0] + sum(out for _, out in known), (below[1], above[1]))
+    accumulator = _ColumnRows(model, likelihood=likelihood)
+    sizes = _column_sizes(model, inputs, accumulator.likelihood)
+    met = chances(sizes, settings.rows)
+    chunks, p = _drawn(accumulator, inputs, met, generator)
+    if not chunks:
+        return Bounds(0.0, 0.0)
+    root = cholesky_of_identity_plus(_lower(chunks, precisions))
+    lower = 2 * root.diagonal().log().sum().item()
+    # The share of each row in H' that A explains, r^T A^-1 r / p.
+    leverage = 1 - torch.cholesky_inverse(root).diagonal()
+    afresh, q = _drawn(accumulator, inputs, chances(sizes.masked_fill(met == 1, 0), settings.fresh), generator)
+    variances = torch.cat([leverage[:0], *(_variances(chunk, chunks, root, precisions) for chunk in afresh)])
+    upper = lower + (variances.sum() - leverage[p < 1].sum()).item()
+    return Bounds(lower, upper, (_error((-leverage).log1p(), p), _error(variances, q)))
 
 
 def bracket_forecast(
     model: nn.Module, inputs: Tensor, settings: BracketSettings, likelihood: Likelihood | None = None
 ) -> Forecast:
-    """What `log_det_bounds` takes at most: the rows of the core, and its kernel beside those that it is made of."""
-    count = min(settings.core, len(inputs)) + settings.batch_size
-    rows = RowAccumulator(model, likelihood=likelihood).rows_of(inputs, count)
-    width = max(len(own) for layer in rows.values() for own in layer.values())
+    """What `log_det_bounds` takes: the rows that meet, and their kernel, its root and inverse."""
+    accumulator = _ColumnRows(model, likelihood=likelihood)
+    with torch.no_grad(), evaluation_mode(model):
+        width = accumulator.likelihood.most_columns(model(inputs[:1]).shape[1])
+    count = min(settings.rows, len(inputs) * width)
+    rows = accumulator.rows_of(inputs, count)
     sizes = {name: sum(own.nbytes for own in layer.values()) for name, layer in rows.items()}
-    return Forecast(sizes, workspace=3 * 8 * width**2, remedy="lower objective.bracket")
+    return Forecast(sizes, workspace=3 * 8 * count**2, remedy="lower objective.bracket")
 
 
 def evidence_bounds(
@@ -104,17 +112,6 @@ def evidence_bounds(
     rest = -(value.data_fit + value.log_prior).item()
     found = [(rest + log_det / 2) / size for log_det in (bounds.lower, bounds.upper)]
     return found, [error / 2 / size for error in bounds.errors]
-
-
-def _large_rows(accumulator: RowAccumulator, inputs: Tensor, precisions: Tensor) -> tuple[Chunk, float]:
-    """The rows of `inputs` but for columns of small ones, and what those add to the upper bound, row by row."""
-    (chunk,), _ = accumulator.chunks(inputs)
-    pairs = zip(chunk.values(), precisions.tolist(), strict=True)
-    squares = torch.stack([rows.squares() / delta for rows, delta in pairs]).sum(0)
-    columns = squares.log1p().view(-1, len(inputs)).sum(1)
-    after = columns.flip(0).cumsum(0).flip(0)
-    kept = max(int((after > LEFT_OUT * len(inputs)).sum()), 1)
-    return {name: rows.first(kept * len(inputs)) for name, rows in chunk.items()}, columns[kept:].sum().item()
 
 
 def _lower(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
@@ -134,21 +131,77 @@ def _block(one: Chunk, other: Chunk, precisions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _least_sure_first(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> tuple[Tensor, Tensor]:
-    """The trace of Lambda of each datum, and the data's indices by it, largest first."""
+def _column_sizes(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
+    """The squared norm of each column of each datum, `(N, R)`, on the CPU."""
+    found = []
     with evaluation_mode(model):
-        outputs = torch.cat([model(some) for some in inputs.split(_TOGETHER)])
-    traces = likelihood.hessian(outputs).diagonal(dim1=1, dim2=2).double().sum(1)
-    return traces, traces.argsort(descending=True)
+        for some in inputs.split(_TOGETHER):
+            outputs = model(some)
+            columns = likelihood.columns(outputs, 0.0, None, None)
+            most = range(likelihood.most_columns(outputs.shape[1]))
+            found.append(torch.stack([columns.column(index).double().square().sum(1) for index in most], dim=1))
+    return torch.cat(found).cpu()
 
 
-def _parts(indices: Tensor, size: int) -> Sequence[Tensor]:
-    return indices.split(size) if len(indices) else ()
+def chances(sizes: Tensor, count: int) -> Tensor:
+    """min(1, c `sizes`), with c such that they add up to `count`; 1 for all but zeros where these are no more.
+
+    Raises:
+        CurvatureError: sizes that are not finite.
+    """
+    if not torch.isfinite(sizes).all():
+        raise CurvatureError("the network's outputs are not finite: lower the learning rate")
+    sure = torch.zeros_like(sizes, dtype=torch.bool)
+    if count >= (sizes > 0).sum():
+        return (sizes > 0).to(sizes)
+    while True:
+        left = sizes.masked_fill(sure, 0)
+        found = left * ((count - sure.sum()) / left.sum())
+        if not (found >= 1).any():
+            return found.masked_fill(sure, 1)
+        sure |= found >= 1
 
 
-def _total(parts: list[float], batches: int) -> tuple[float, float]:
-    """The sum over all `batches` from those of `parts`, and its standard error."""
-    if len(parts) == batches:
-        return sum(parts), 0.0
-    found = torch.tensor(parts, dtype=torch.float64) * (batches / len(parts))
-    return found.sum().item(), found.std().item() * len(parts) ** 0.5 * (1 - len(parts) / batches) ** 0.5
+def _drawn(
+    accumulator: _ColumnRows, inputs: Tensor, probabilities: Tensor, generator: torch.Generator
+) -> tuple[list[Chunk], Tensor]:
+    """Rows drawn by their `probabilities (N, R)`, each over the root of its own, and these, in the rows' order."""
+    taken = _systematic(probabilities.flatten(), generator).view(probabilities.shape)
+    chunks, found = [], [probabilities[:0, 0]]
+    for index in range(probabilities.shape[1]):
+        data = taken[:, index].nonzero().flatten()
+        accumulator.index = index
+        for some in _parts(data):
+            p = probabilities[some, index]
+            here = some.to(inputs.device)
+            chunks += accumulator.chunks(inputs[here], p.reciprocal().to(inputs.device))[0]
+            found.append(p)
+    return chunks, torch.cat(found).to(inputs.device)
+
+
+def _systematic(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Which of `(M,)` are drawn, each with its probability and as many as these add up to, in a random order."""
+    order = torch.randperm(len(probabilities), generator=generator)
+    ends = probabilities.masked_fill(probabilities == 1, 0)[order].cumsum(0)
+    ends = ends + torch.rand((), generator=generator, dtype=torch.float64)
+    passed = ends.floor().diff(prepend=ends.new_zeros(1)) > 0
+    return (probabilities == 1).index_put((order,), passed) | (probabilities == 1)
+
+
+def _error(values: Tensor, probabilities: Tensor) -> float:
+    """The standard error of the sum of `values` of rows drawn so (Hajek, 1964)."""
+    weights = 1 - probabilities
+    centred = values - (weights * values).sum() / weights.sum().clamp_min(1e-300)
+    return (weights * centred.square()).sum().sqrt().item()
+
+
+def _variances(chunk: Chunk, others: Sequence[Chunk], root: Tensor, precisions: Tensor) -> Tensor:
+    """r^T A^-1 r of the rows in `chunk`, with the `root` of I + K of `others`."""
+    pairs = zip(chunk.values(), precisions.tolist(), strict=True)
+    squares = torch.stack([rows.squares() / delta for rows, delta in pairs]).sum(0)
+    across = torch.cat([_block(one, chunk, precisions) for one in others])
+    return squares - torch.linalg.solve_triangular(root, across, upper=False).square().sum(0)
+
+
+def _parts(indices: Tensor) -> Sequence[Tensor]:
+    return indices.split(_CHUNK) if len(indices) else ()

@@ -1,12 +1,14 @@
 """What a user gives beside a network and data, checked before anything is trained by it."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.settings.parts import DEFAULT_FIT, LaplaceSettings
 
 
 def check_optimiser(optimiser: Any, prior: LayerwisePrior) -> None:
@@ -51,3 +53,15 @@ def check_parameters(model: nn.Module, prior: LayerwisePrior) -> None:
             f"{changed or list(there)} were frozen, no longer are, or are others than when this object was made: "
             "make a new one"
         )
+
+
+def check_schedule(schedule: LaplaceSettings, epochs: int) -> None:
+    """ValueError for a schedule that says more than when precisions move, or after so many `epochs` has not begun."""
+    if replace(schedule, fit=DEFAULT_FIT, tied=False, predictive_samples=0, bracket=None) != schedule:
+        raise ValueError(
+            "schedule says when the precisions move, by burn_in, frequency, steps and lr, no more: fit goes "
+            "into LayerwiseLaplace(settings=...), tied, predictive_samples and bracket are of whole runs; got "
+            f"{schedule}"
+        )
+    if epochs <= schedule.burn_in:
+        raise ValueError(f"epochs must be above burn_in={schedule.burn_in} for anything to be learned; got {epochs}")

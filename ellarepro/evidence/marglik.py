@@ -127,6 +127,7 @@ class Fit:
         generator: of sampled passes, on the model's device.
         likelihood: `Classification` if not given.
         subset: `(N,)`, on the CPU, in place of the first `fit_size`: whether the curvature is taken from each datum.
+        data_size: N, where `data` are a part of the training set; curvature and loss are scaled up to it.
 
     Attributes:
         done: batches so far.
@@ -144,9 +145,10 @@ class Fit:
         generator: torch.Generator | None = None,
         likelihood: Likelihood | None = None,
         subset: Tensor | None = None,
+        data_size: int | None = None,
     ):
         self.model, self.prior, self.data, self.settings = model, prior, data, settings
-        self.likelihood, self.subset = likelihood or Classification(), subset
+        self.likelihood, self.subset, self.data_size = likelihood or Classification(), subset, data_size
         self.accumulator = accumulator_of(model, settings, generator, self.likelihood)
         self.losses: list[Tensor] = []
         self.done = self.size = self.width = 0
@@ -185,8 +187,9 @@ class Fit:
         loss = torch.stack(self.losses).sum().item()
         if not isfinite(loss):
             raise CurvatureError(f"the loss of the training set is {loss}: the network's outputs are not finite")
-        curvature = self.accumulator.curvature(self.size)
-        return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), self.size, self.likelihood, self.width)
+        size = self.data_size or self.size
+        curvature, loss = self.accumulator.curvature(size), loss * size / self.size
+        return MarginalLikelihood(curvature, loss, self.prior.squared_norms(), size, self.likelihood, self.width)
 
     def _gathered(self, inputs: Tensor, weights: Tensor | None) -> Tensor:
         """Add what is wanted of `inputs`, each `weights (B,)` times; returns all outputs, `(B, K)`, passed once."""

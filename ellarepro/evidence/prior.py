@@ -19,8 +19,8 @@ class LayerwisePrior:
         fixed: names of tensors whose precision is not learned.
         tied: groups of names whose tensors share one learned precision. The factors of a path can trade scale, c theta1
             and theta2 / c, without changing the map or the evidence, so only the product of their precisions means
-            anything; yet weights at their maximum have delta1 |theta1|^2 = delta2 |theta2|^2 where the evidence wants
-            gamma of each, and untied the two precisions drift apart for ever unless gamma1 = gamma2.
+            anything. Weights at their maximum have delta1 |theta1|^2 = delta2 |theta2|^2, and the evidence wants gamma
+            of each. Untied, the two precisions drift apart for ever unless gamma1 = gamma2.
 
     Attributes:
         model: as given.

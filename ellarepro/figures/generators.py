@@ -39,6 +39,7 @@ def draw_generators(records: Mapping[str, Any]) -> Figure:
         values.set_ylim(1e-5, 10)
         values.axvline(n * n + 0.5, color="#999999", linestyle="--", linewidth=0.8)
         angles.axhline(1, color="#999999", linestyle="--", linewidth=0.8)
+        angles.set_xlim(0.5, n * n + 0.5)
         angles.set_xlabel("index")
         for axis in (values, angles):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from ellarepro.layers.subsample import keep_largest_phase
+from ellarepro.layers.subsample import keep_first_phase, keep_largest_phase
 
 
 class PathMean(nn.Module):
@@ -18,19 +18,20 @@ class PathMean(nn.Module):
     Args:
         paths: name to layer, in the order in which they are added.
         subsampled: names of paths with an output map of the input's size, whose sum is halved to that of the others.
+        adaptive: whether it keeps each sample's largest phase; the first one otherwise.
 
     Raises:
         ValueError: no path is given, or a name that is no path's.
     """
 
-    def __init__(self, paths: Mapping[str, nn.Module], subsampled: Collection[str] = ()):
+    def __init__(self, paths: Mapping[str, nn.Module], subsampled: Collection[str] = (), adaptive: bool = True):
         super().__init__()
         if not paths:
             raise ValueError("a layer needs at least one path")
         if strays := sorted(set(subsampled) - set(paths)):
             raise ValueError(f"subsampled must name paths among {', '.join(paths)}; got {', '.join(strays)}")
         self.paths = nn.ModuleDict(paths)
-        self.subsampled = frozenset(subsampled)
+        self.subsampled, self.adaptive = frozenset(subsampled), adaptive
 
     def forward(self, features: Tensor) -> Tensor:
         return self.mean(self.outputs(features))
@@ -44,7 +45,7 @@ class PathMean(nn.Module):
         whole = [output for name, output in outputs.items() if name in self.subsampled]
         halves = [output for name, output in outputs.items() if name not in self.subsampled]
         if whole:
-            halves.append(keep_largest_phase(_sum(whole)))
+            halves.append((keep_largest_phase if self.adaptive else keep_first_phase)(_sum(whole)))
         return _sum(halves) / len(self.paths) if len(self.paths) > 1 else halves[0]
 
     def _shared(self, features: Tensor) -> Tensor:

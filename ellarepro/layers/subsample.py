@@ -24,6 +24,11 @@ def keep_largest_phase(features: Tensor) -> Tensor:
     return take_phase(features, largest_phase(features.detach()))
 
 
+def keep_first_phase(features: Tensor) -> Tensor:
+    """Keep the phase that begins at the first pixel, plain striding: `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
+    return features[..., ::2, ::2]
+
+
 def largest_phase(features: Tensor) -> Tensor:
     """Index `2 * row + column`, shape `(B,)`, of each sample's phase with the largest norm.
 

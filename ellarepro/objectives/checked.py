@@ -1,6 +1,7 @@
 """The Laplace objective of a network of one's own: its batches, the network and its fits are checked."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from ellarepro.evidence.marglik import Fit, MarginalLikelihood
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.evidence.settling import settle_noise
 from ellarepro.objectives.laplace import Laplace
+from ellarepro.objectives.lila import LearnsRanges
 from ellarepro.objectives.objective import Pause
 from ellarepro.settings.parts import LaplaceSettings
+from ellarepro.symmetry.affine import Averaging
 
 
 class CheckedLaplace(Laplace):
@@ -44,10 +47,19 @@ class CheckedLaplace(Laplace):
         self.likelihood.check_targets(targets, outputs)
         return self.likelihood.mean_loss(outputs, targets), outputs
 
-    def fit(self, pause: Pause = lambda: None, when: str = "fit") -> MarginalLikelihood:
-        marglik = super().fit(pause, when)
+    def fit(self, pause: Pause = lambda: None, when: str = "fit", size: int | None = None) -> MarginalLikelihood:
+        marglik = super().fit(pause, when, size)
         settle_noise(marglik, self.prior.log_precision)
         return marglik
 
-    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
+    def new_fit(self, generator: torch.Generator | None = None, size: int | None = None) -> Fit:
         return self.begin(self.data)
+
+
+class CheckedLila(CheckedLaplace, LearnsRanges):
+    """The same with an invariance, whose ranges are learned at the rate of the precisions."""
+
+    def __init__(self, averaging: Averaging, draws: torch.Generator, *arguments: Any):
+        super().__init__(*arguments)
+        averaging.generator = draws
+        self.learn_ranges_of(averaging, self.settings.lr)

@@ -36,13 +36,13 @@ class Laplace(Objective):
         learned = [prior.log_precision, *likelihood.hyperparameters()]
         self.hyper_optimiser = torch.optim.Adam(learned, lr=self.settings.lr)
         self._fit: Fit | None = None
-        self._fit_batch_size = self.settings.fit.batch_size
+        self._fit_settings = self.settings.fit
         self._hyper_steps = 0
 
     def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
         if not (self.settings.due(epoch) and epoch < epochs and self.takes_part(loss)):
             return {}
-        marglik = self.fit(pause, f"epoch {epoch}")
+        marglik = self.fit(pause, f"epoch {epoch}", self.settings.hyper_fit_size)
         while self._hyper_steps < self.settings.steps:
             marglik.ascend(self.prior.log_precision, self.hyper_optimiser, 1)
             self._hyper_steps += 1
@@ -65,13 +65,14 @@ class Laplace(Objective):
             "effective_parameters": dict(zip(self.prior.names, numbers, strict=True)),
         }
 
-    def fit(self, pause: Pause = lambda: None, when: str = "fit") -> MarginalLikelihood:
+    def fit(self, pause: Pause = lambda: None, when: str = "fit", size: int | None = None) -> MarginalLikelihood:
         """The marginal likelihood at the current weights, or what of it a stopped run has still to do.
 
         A fit that runs out of memory starts again with half as many samples a batch.
 
         Args:
             when: begins what is said of a failure.
+            size: data that it sees, loss included; None for the whole training set.
 
         Raises:
             RunFailure: the curvature is not finite, or memory does not suffice for one sample.
@@ -81,7 +82,7 @@ class Laplace(Objective):
         while True:
             try:
                 with counted(Counter() if again else self.fallbacks):
-                    return self._fitted(pause)
+                    return self._fitted(pause, size)
             except CurvatureError as error:
                 raise RunFailure(f"{when}: {error}") from error
             except RuntimeError as error:
@@ -89,25 +90,32 @@ class Laplace(Objective):
                     raise
                 self._halve_fit_batch(error, when)
 
-    def _fitted(self, pause: Pause) -> MarginalLikelihood:
-        self._fit = self._fit or self.new_fit()
+    def _fitted(self, pause: Pause, size: int | None) -> MarginalLikelihood:
+        self._fit = self._fit or self.new_fit(size=size)
         for _ in self._fit.batches():
             pause()
         return self._fit.result()
 
-    def new_fit(self, generator: torch.Generator | None = None) -> Fit:
-        """A fit that has still to begin; by draws of the objective's own generator if none is given."""
-        settings = replace(self.settings.fit, batch_size=self._fit_batch_size)
-        return Fit(self.model, self.prior, self.data, settings, generator or self.generator, self.likelihood)
+    def new_fit(self, generator: torch.Generator | None = None, size: int | None = None) -> Fit:
+        """A fit that has still to begin, by draws of the objective's own generator if none is given.
+
+        Args:
+            size: as of `fit`, the first ones.
+        """
+        data, data_size = self.data, None
+        if size is not None and isinstance(data, Samples):
+            data, data_size = data.first(size), len(data)
+        drawn = generator or self.generator
+        return Fit(self.model, self.prior, data, self._fit_settings, drawn, self.likelihood, data_size=data_size)
 
     def _halve_fit_batch(self, error: RuntimeError, when: str) -> None:
-        got, self._fit = self._fit_batch_size, None
+        got, self._fit = self._fit_settings.batch_size, None
         if got == 1:
             raise RunFailure(
                 f"{when}: a fit of the curvature ran out of memory with one sample a batch; "
                 "lower alpha, or take objective.structure=diag"
             ) from error
-        self._fit_batch_size = got // 2
+        self._fit_settings = replace(self._fit_settings, batch_size=got // 2)
         self.fallbacks["fit_batch_halved"] += 1
 
     def fits(self, epochs: int) -> int:
@@ -171,14 +179,16 @@ class Laplace(Objective):
             "hyper_optimiser": self.hyper_optimiser.state_dict(),
             "hyper_steps": self._hyper_steps,
             "fit": None if self._fit is None else self._fit.state_dict(),
-            "fit_batch_size": self._fit_batch_size,
+            "fit_is_last": self._fit is not None and self._fit.data_size is None,
+            "fit_batch_size": self._fit_settings.batch_size,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.hyper_optimiser.load_state_dict(state["hyper_optimiser"])
-        self._hyper_steps, self._fit_batch_size = state["hyper_steps"], state["fit_batch_size"]
+        self._hyper_steps = state["hyper_steps"]
+        self._fit_settings = replace(self.settings.fit, batch_size=state["fit_batch_size"])
         self._fit = None
         if state["fit"] is not None:
-            self._fit = self.new_fit()
+            self._fit = self.new_fit(size=None if state["fit_is_last"] else self.settings.hyper_fit_size)
             self._fit.load_state_dict(state["fit"])

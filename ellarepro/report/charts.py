@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from plotly import graph_objects
 from plotly.basedatatypes import BaseTraceType
@@ -41,9 +42,9 @@ class Chart:
 
 
 def run_charts(result: RunResult) -> list[Chart]:
-    """Return the charts of `result`: evidence and NLL, accuracy, precisions, shares, use."""
+    """Return the charts of `result`: evidence and NLL, accuracy, learned ranges or noise, precisions, shares, use."""
     by_path: tuple[Callable[[RunResult], Chart], ...] = (_precisions, _relative, _raw, _use)
-    return [_nats(result), _measured(result), *(draw(result) for draw in by_path)]
+    return [_nats(result), _measured(result), *_hyperparameters(result), *(draw(result) for draw in by_path)]
 
 
 def _nats(result: RunResult) -> Chart:
@@ -66,6 +67,15 @@ def _measured(result: RunResult) -> Chart:
     lines = [_training("training", result, [100 * value for value in result.series("train_accuracy")])]
     lines.append(graph_objects.Scatter(x=[result.epochs], y=[100 * result.test_accuracy], name="test", **TEST))
     return _chart("accuracy", "", lines, xaxis={"title": "epoch"}, yaxis={"title": "%", "range": [0, 102]})
+
+
+def _hyperparameters(result: RunResult) -> list[Chart]:
+    """What the evidence learned beside the precisions; no chart of a run that learned nothing of it."""
+    values = cast(dict[str, list[float]], result.history.get("hyperparameters") or {})
+    fits = result.series("fit_epoch")
+    lines = [graph_objects.Scatter(x=fits, y=own, name=name.replace("_", " ")) for name, own in values.items()]
+    axis = {"title": "as docs/objectives.md has it"}
+    return [_chart("hyperparameters", "", lines, xaxis={"title": "epoch"}, yaxis=axis)] if lines else []
 
 
 def _training(name: str, result: RunResult, values: Sequence[float]) -> BaseTraceType:

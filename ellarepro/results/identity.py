@@ -24,6 +24,7 @@ NOT_IN_RUN_ID = (
     "dataset.relaxation",
     "budget.dense_fit_size",
     "budget.fit_batch_size",
+    "budget.hyper_fit_size",
     "budget.passes",
     "recipe",
     "optimiser._target_",
@@ -45,7 +46,9 @@ ADDED_LATER = {
     "objective.bracket": None,
     "objective.bracket_batch_size": 50,
     "objective.bracket_batches": None,
+    "objective.bracket_fresh": 500,
     "objective.engine": "native",
+    "objective.hyper_fit_size": None,
     "objective.passes": "exact",
     "objective.tied": False,
     "optimiser.fused": True,
@@ -54,6 +57,7 @@ ADDED_LATER = {
     "prior.anchors": "fixed",
     "relaxation": 0.1,
     "replay": False,
+    "smooth": False,
     "tf32": False,
 }
 """Keys that were not always there, at the value that stands for what was done before: they leave an id as it was."""

@@ -25,10 +25,10 @@ class RunResult:
     """What one run found and everything needed to run it again.
 
     Units: `test_accuracy` is a fraction of 1, None for a regression; `test_rmse`, of a regression alone, is in the
-    targets' unit; `test_nll` and `neg_log_marglik_per_datum` are nats per datum (the
-    latter None for MAP); `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's
-    effective number of weights) are {layer: {path: percent}}, see `shares.py`; `wall_seconds` is seconds.
-    `neg_log_marglik_bounds` are bounds of the latter with the exact curvature in place of the structure's, and
+    targets' unit. `test_nll` and `neg_log_marglik_per_datum` are nats per datum, the latter None for MAP.
+    `relative_effective_parameters` (the paper's measure) and `effective_share` (of the layer's effective number of
+    weights) are {layer: {path: percent}}, see `shares.py`. `wall_seconds` is seconds. `neg_log_marglik_bounds` are
+    bounds of `neg_log_marglik_per_datum` with the exact curvature in place of the structure's, and
     `neg_log_marglik_bounds_errors` their standard errors, where they were asked for (`objective.bracket`).
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
     (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `ablation.py`; empty in

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ellarepro.config.schema import Config
 from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
-from ellarepro.results import RESULT_FILE, run_id
+from ellarepro.results import RESULT_FILE
 from ellarepro.resume.checkpoint import Checkpoints
 from ellarepro.resume.files import write_atomically
 from ellarepro.resume.lock import Lock
@@ -23,10 +22,10 @@ class RunFolder:
     """Writes checkpoints when they are due, and one when the run is told to stop.
 
     Args:
-        config: the run's configuration.
-        lock: of the run's folder.
+        lock: of the run's folder, which is named by the run's id.
         stop: whether a signal has come.
         code: the state of the code that this process runs.
+        seconds: at most so long between checkpoints, see `checkpoint_seconds`.
         say: told what goes on, a line at a time.
 
     Attributes:
@@ -35,12 +34,12 @@ class RunFolder:
 
     def __init__(
         self,
-        settings: Config,
         trainer: Trainer,
         task: Task,
         lock: Lock,
         stop: Stop,
         code: str,
+        seconds: float,
         say: Callable[[str], None] = print,
     ):
         self.folder, self.trainer, self.lock, self.stop, self.say = lock.folder, trainer, lock, stop, say
@@ -50,12 +49,12 @@ class RunFolder:
         self.checkpoints = Checkpoints(
             self.folder,
             {
-                "configuration (run_id)": run_id(settings.record),
+                "configuration (run_id)": self.folder.name,
                 "dataset.root (fingerprint)": task.source_fingerprint,
                 "device": trainer.generator.device.type,
             },
             hashlib.sha256(result.read_bytes()).hexdigest() if result.exists() else "",
-            settings.checkpoint_seconds,
+            seconds,
             say,
         )
 

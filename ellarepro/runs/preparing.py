@@ -108,6 +108,7 @@ def _network(settings: Config, task: Task) -> Network:
             anchors=settings.anchors,
             group=settings.group or "c1",
             relaxation=settings.relaxation,
+            smooth=settings.smooth,
         )
 
     try:

@@ -15,6 +15,13 @@ KERNEL_STRUCTURES = ("kernel", "kernel_batches")
 STRUCTURES = (*BLOCK_STRUCTURES, "full", *KERNEL_STRUCTURES)
 ENGINES = ("native", "asdl")
 BASES = ("rbf", "posterior_mean")
+SHIFTS, SCALES = ("shift_x", "shift_y"), ("scale_x", "scale_y")
+TRANSFORMATIONS = {
+    "all": (*SHIFTS, "rotation", *SCALES, "shear"),
+    "shifts": SHIFTS,
+    "rotation": ("rotation",),
+}
+"""Choices of `objective.transformations` to the generators whose ranges start off zero (`symmetry/affine.py`)."""
 DEFAULT_TOLERANCE = 1e-3
 DEFAULT_RELAXATION = 0.1
 """Scale at which a path that is not equivariant starts beside one that is, unless said otherwise."""
@@ -124,6 +131,15 @@ class FitSettings(Settings):
 DEFAULT_FIT = FitSettings()
 
 
+def check_has_gradient(fit: FitSettings, beside: str) -> None:
+    """ValueError where the evidence of a `fit` has no gradient in the ranges of an invariance, as `beside` needs."""
+    if fit.structure not in ("kron", "kron_blockwise") or fit.engine != "native":
+        got = f"structure={fit.structure}, engine={fit.engine}"
+        raise ValueError(f"structure must be kron or kron_blockwise for {beside}, and engine native; got {got}")
+    if fit.fit_size is not None:
+        raise ValueError(f"fit_size must be null for {beside}; got {fit.fit_size}")
+
+
 @dataclass(frozen=True)
 class BracketSettings(Settings):
     """How the exact log-determinant is bounded (`evidence/bracket.py`).
@@ -132,9 +148,8 @@ class BracketSettings(Settings):
         ValueError: a value out of its range.
     """
 
-    core: int = setting("images, the least sure ones, whose rows meet those of all others", 0, least=0)
-    batch_size: int = setting("other images whose rows meet each other", 50, least=1, most=LARGEST_BATCH)
-    batches: int | None = setting("how many of these batches are drawn; null takes all of them", None, least=2)
+    rows: int = setting("rows of the kernel, drawn of all data", 2000, least=1)
+    fresh: int = setting("rows drawn beside them, for the upper bound", 500, least=1)
 
 
 @dataclass(frozen=True)
@@ -151,12 +166,14 @@ class LaplaceSettings(Settings):
     lr: float = setting("of these steps", 0.1, above=0, most=10)
     tied: bool = setting("whether the factors of a path share one precision", False)
     fit: FitSettings = DEFAULT_FIT
+    hyper_fit_size: int | None = setting(
+        "images of each fit but the last, scaled up to the training set; null takes those of the last", None, least=1
+    )
     predictive_samples: int = setting("functions drawn for the linearised predictive; 0 leaves it out", 0, least=0)
     bracket: int | None = setting(
-        "images of the core of the bounds on the evidence (docs/curvature.md); null leaves them out", None, least=0
+        "rows of the kernel that bounds the evidence (docs/curvature.md); null leaves bounds out", None, least=1
     )
-    bracket_batch_size: int = same_as(BracketSettings, "batch_size")
-    bracket_batches: int | None = same_as(BracketSettings, "batches")
+    bracket_fresh: int = same_as(BracketSettings, "fresh")
     name: str = "laplace"
 
     def __post_init__(self):
@@ -170,7 +187,7 @@ class LaplaceSettings(Settings):
         """How the evidence is bounded; None where it is not."""
         if self.bracket is None:
             return None
-        return BracketSettings(self.bracket, self.bracket_batch_size, self.bracket_batches)
+        return BracketSettings(self.bracket, self.bracket_fresh)
 
     def due(self, epoch: int) -> bool:
         """Whether the precisions move after `epoch`, counted from 1."""
@@ -186,17 +203,16 @@ class LilaSettings(LaplaceSettings):
     """
 
     copies: int = setting("transformed copies of an image that outputs are averaged over", 8, least=1, most=1000)
-    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3)
-    range_lr: float = setting("of Adam on the ranges", 0.05, above=0, most=1)
+    transformations: str = setting("which have a range; the others stay at zero", "all", choices=tuple(TRANSFORMATIONS))
+    start: float = setting("range of each transformation at the start", 0.1, above=0, most=3.2)
+    range_lr: float = setting("of Adam on the ranges; 0 leaves them at the start", 0.05, least=0, most=1)
     name: str = "lila"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.fit.structure not in ("kron", "kron_blockwise") or self.fit.engine != "native":
-            got = f"structure={self.fit.structure}, engine={self.fit.engine}"
-            raise ValueError(f"structure must be kron or kron_blockwise for lila, and engine native; got {got}")
-        if self.fit.fit_size is not None:
-            raise ValueError(f"fit_size must be null for lila; got {self.fit.fit_size}")
+        check_has_gradient(self.fit, "lila")
+        if self.hyper_fit_size is not None:
+            raise ValueError(f"hyper_fit_size must be null for lila; got {self.hyper_fit_size}")
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ def path_use(
     """Return what each path of each layer is used for, as {layer: {path: {measure: number}}}.
 
     - `nll_change` (nats a datum), and `accuracy_change` (fraction of 1) or `rmse_change`: of the plug-in predictions on
-      `test`, when the path's output is replaced by its mean over `train`, position by position: what the layers above
-      no longer learn of the image through this path, all else as it was. As layer "all": in all layers at once, as
-      layers that tell the same stand in for each other when one is taken away.
+      `test`, when the path's output is replaced by its mean over `train`, position by position. The layers above then
+      learn nothing of the image through this path, all else as it was. Layer "all" is all layers at once, as layers
+      that tell the same stand in for each other when one is taken away.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
-      and positions, over that of the layer's equivariant path, the first it has; None where it has none, and where the
-      layers below are dead, so that no path sees anything.
+      and positions, over that of the layer's first equivariant path. None where it has none, and where the layers below
+      are dead, so that no path sees anything.
 
     Args:
         precision: of the prior, by tensor.
@@ -81,7 +81,7 @@ def _of_training_data(network: Network, train: Samples, batch_size: int) -> tupl
                 means[key] = means.get(key, torch.zeros(())) + share * output.mean(0)
                 unit = cast(SpatialLayer, block.paths[path]).unit_variance(features)
                 variances[key] = variances.get(key, 0) + share * unit.item()
-            features = block.mean(outputs).relu()
+            features = network.unit(block.mean(outputs))
     return means, variances
 
 
@@ -95,9 +95,9 @@ def _ablations(
             outputs = block.outputs(features)
             for path, output in outputs.items():
                 key = str(index + 1), path
-                changed = block.mean(outputs | {path: means[key].expand_as(output)}).relu()
+                changed = network.unit(block.mean(outputs | {path: means[key].expand_as(output)}))
                 without[key].append(network.rest(changed, index + 1))
-            features = block.mean(outputs).relu()
+            features = network.unit(block.mean(outputs))
     return {key: whole.change(own) for key, own in without.items()}
 
 
@@ -113,7 +113,7 @@ def _ablations_everywhere(
                 outputs = block.outputs(features)
                 if absent in outputs:
                     outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
-                features = block.mean(outputs).relu()
+                features = network.unit(block.mean(outputs))
             own.append(network.rest(features, len(network.blocks)))
     return {path: whole.change(own) for path, own in without.items()}
 

@@ -4,9 +4,6 @@ T = exp(sum_i u_i eta_i G_i) with six generators. A range eta_i of zero leaves t
 rotation makes f invariant to all rotations. Training loss cannot learn eta, the marginal likelihood can.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,24 +27,28 @@ class Affine(nn.Module):
     Args:
         start: of every range; not zero, where the evidence is stationary, as it is even in eta.
         learned: names of the generators whose ranges are learned; the others stay at zero.
+        copies: S, of each image.
 
     Attributes:
         eta: `(6,)`, the ranges; a buffer, as they are no weights and have no prior.
         learned: `(6,)`, one for those that are learned, zero for the others.
 
     Raises:
-        ValueError: an unknown generator, or a start of zero.
+        ValueError: an unknown generator, a start of zero, or no copies.
     """
 
     eta: Tensor
     learned: Tensor
 
-    def __init__(self, start: float = 0.1, learned: tuple[str, ...] = tuple(GENERATORS)):
+    def __init__(self, start: float = 0.1, learned: tuple[str, ...] = tuple(GENERATORS), copies: int = 8):
         super().__init__()
         if unknown := sorted(set(learned) - set(GENERATORS)):
             raise ValueError(f"learned must name generators among {', '.join(GENERATORS)}; got {', '.join(unknown)}")
         if not start:
             raise ValueError("start must not be 0, where the evidence is stationary in the ranges; got 0")
+        if copies < 1:
+            raise ValueError(f"copies must be at least 1; got {copies}")
+        self.copies = copies
         mask = torch.tensor([float(name in learned) for name in GENERATORS])
         self.register_buffer("generators", torch.tensor(list(GENERATORS.values()), dtype=torch.float32))
         self.register_buffer("eta", start * mask)
@@ -57,35 +58,45 @@ class Affine(nn.Module):
         """|eta| by generator: shifts in half images, the rotation in radians, logarithms of scales."""
         return dict(zip(GENERATORS, self.eta.detach().abs().tolist(), strict=True))
 
-    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
-        """`images (B, C, H, W)`, each by its own or by all `draws (B or 1, S, 6)`: `(B S, C, H, W)`, S in a row."""
+    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
+        """`images (B, C, H, W)`, each by its own or by all `draws (B or 1, S, 6)`: `(B S, C, H, W)`, S in a row.
+
+        Without draws it is the identity, as an `nn.Sequential` calls all its modules, this one on its outputs.
+        """
+        if draws is None:
+            return images
         batch, copies = len(images), draws.shape[1]
-        angles = (draws.to(self.eta) * self.eta).expand(batch, -1, -1)
-        matrices = torch.linalg.matrix_exp(torch.einsum("bsi,ijk->bsjk", angles, self.generators.to(self.eta)))
+        angles = (draws.to(self.eta) * self.eta).flatten(0, 1)
+        matrices = torch.linalg.matrix_exp(torch.einsum("si,ijk->sjk", angles, self.generators.to(self.eta)))
+        size = [len(matrices), *images.shape[1:]]
+        grid = F.affine_grid(matrices[:, :2].to(images), size, align_corners=False).unflatten(0, (-1, copies))
+        grid = grid.expand(batch, -1, -1, -1, -1).flatten(0, 1)
         repeated = images.repeat_interleave(copies, 0)
-        grid = F.affine_grid(matrices[:, :, :2].flatten(0, 1).to(images), list(repeated.shape), align_corners=False)
         return F.grid_sample(repeated, grid, padding_mode="zeros", align_corners=False)
 
 
 class Averaging:
     """Lets `network` average its outputs over copies of each input, under its own name and parameters.
 
-    In training mode each sample has fresh draws; in evaluation mode all have the same, spread evenly, so that outputs
-    and curvature are those of one function.
+    In evaluation mode all samples have the same draws, spread evenly, so that outputs and curvature are those of one
+    function. In training mode each sample has these, moved around the cube by a fresh shift: each draw is uniform, and
+    together they are as even (Cranley and Patterson, 1976).
 
     Args:
         network: maps images `(B, C, H, W)` to outputs `(B, K)`.
-        copies: S.
-        generator: of the draws in training mode, on the images' device.
+        generator: of the draws in training mode.
+
+    Raises:
+        ValueError: a network that averages over copies already.
     """
 
-    def __init__(self, network: nn.Module, affine: Affine, copies: int, generator: torch.Generator | None = None):
-        if copies < 1:
-            raise ValueError(f"copies must be at least 1; got {copies}")
-        self.affine, self.copies, self.generator = affine, copies, generator
+    def __init__(self, network: nn.Module, affine: Affine, generator: torch.Generator | None = None):
+        if hasattr(network, COPIES):
+            raise ValueError("the network has an invariance already: give it one once, or make a new network")
+        self.affine, self.generator = affine, generator
         network.add_module("invariance", affine)
-        setattr(network, COPIES, copies)
-        spread = torch.quasirandom.SobolEngine(len(GENERATORS), scramble=True, seed=0).draw(copies)
+        setattr(network, COPIES, affine.copies)
+        spread = torch.quasirandom.SobolEngine(len(GENERATORS), scramble=True, seed=0).draw(affine.copies)
         self.even = (2 * spread - 1)[None]
         network.register_forward_pre_hook(self._expand)
         network.register_forward_hook(self._average)
@@ -94,19 +105,10 @@ class Averaging:
         (images,) = inputs
         draws = self.even.to(images)
         if network.training:
-            size = (len(images), self.copies, len(GENERATORS))
-            draws = 2 * torch.rand(size, generator=self.generator, device=images.device) - 1
+            device = images.device if self.generator is None else self.generator.device
+            shift = torch.rand(len(images), 1, len(GENERATORS), generator=self.generator, device=device)
+            draws = (draws + 1 + 2 * shift.to(images)) % 2 - 1
         return self.affine(images, draws)
 
     def _average(self, network: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
-        return outputs.unflatten(0, (-1, self.copies)).mean(1)
-
-
-@contextmanager
-def fixed_ranges(affine: Affine) -> Iterator[None]:
-    """Within the context no gradient goes to the ranges."""
-    affine.eta.requires_grad_(False)
-    try:
-        yield
-    finally:
-        affine.eta.requires_grad_(True)
+        return outputs.unflatten(0, (-1, self.affine.copies)).mean(1)

@@ -1,7 +1,7 @@
 """Which runs may stand side by side in one table: those that differ in the seed and what the table spans, and no more.
 
 A table spans data sets, layers, priors and objectives. Runs that share it must agree in every other key of their
-configurations, and in the keys that a choice brings with it wherever they have made the same choice: `objective.steps`
+configurations. Keys that a choice brings with it must agree among the runs that made this choice: `objective.steps`
 among Laplace runs, `group` among layers that have a group, `dataset.augment` among data sets that can be augmented.
 """
 

@@ -1,11 +1,12 @@
 """What is tracked of a run: what it is called and grouped by, its curves, its summary. No W&B here.
 
 Keys of layers and paths are `<measure>/<layer>/<path>`, with layers as in tables ("1" to "8", "head", or "all" at once)
-and paths as in configurations: `precision` (of the factors of a path their product), `effective`, `relative` (percent),
-`share` (percent), `nll_change`, `accuracy_change`, `variance_ratio`, as `python -m ellarepro.inspection` prints them;
-lengthscales are `precision/<layer>/<path>.<tensor>`. The others are `train/loss` (the objective: negative log joint a
-datum), `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum`, and of the summary `test/accuracy`,
-`test/nll`, `test/calibration_error`, `parameters`, `wall_seconds`, `peak_memory/host` and `/gpu` (bytes).
+and paths as in configurations. Measures are those that `python -m ellarepro.inspection` prints: `precision` (of the
+factors of a path their product), `effective`, `relative` (percent), `share` (percent), `nll_change`, `accuracy_change`,
+`variance_ratio`. Lengthscales are `precision/<layer>/<path>.<tensor>`. The others are `train/loss` (the objective:
+negative log joint a datum), `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum`, and of the summary
+`test/accuracy`, `test/nll`, `test/calibration_error`, `parameters`, `wall_seconds`, `peak_memory/host` and `/gpu`
+(bytes).
 """
 
 from collections.abc import Mapping
@@ -65,6 +66,7 @@ def of_epoch(metrics: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> N
     for measure, shares in (("relative", relative_effective_parameters), ("share", effective_share)):
         by_layer = shares(effective, tensors)
         found |= {f"{measure}/{layer}/{path}": own for layer, paths in by_layer.items() for path, own in paths.items()}
+    found |= {f"hyperparameter/{name}": value for name, value in metrics.get("hyperparameters", {}).items()}
     return found | of_fit(metrics["neg_log_marglik_per_datum"], metrics["prior_precision"], tensors)
 
 
@@ -102,7 +104,10 @@ def curves(result: RunResult) -> list[tuple[int, Numbers]]:
     fits = {}
     for index, epoch in enumerate(history.get("fit_epoch", [])):
         precision = {name: values[index] for name, values in history.get("prior_precision", {}).items()}
-        fits[epoch] = of_fit(history["neg_log_marglik_per_datum"][index], precision, result.tensors)
+        others = {
+            f"hyperparameter/{name}": values[index] for name, values in history.get("hyperparameters", {}).items()
+        }
+        fits[epoch] = of_fit(history["neg_log_marglik_per_datum"][index], precision, result.tensors) | others
     measure = "rmse" if "train_rmse" in history else "accuracy"
     columns = (history.get(name, []) for name in ("epoch", "loss", f"train_{measure}"))
     return [

@@ -1,0 +1,1 @@
+"""The study of learned invariance: `python -m scripts.lila`."""
