@@ -10,7 +10,7 @@ KEYS := budget=$(BUDGET) seed=$(SEEDS) $(if $(ROOT),dataset.root=$(ROOT)) $(if $
   $(if $(JOBS),hydra.launcher.$(if $(filter joblib,$(LAUNCHER)),n_jobs,jobs)=$(JOBS)) \
   $(if $(CIFAR),--cifar $(CIFAR)) $(if $(AUGMENT),--augment $(AUGMENT))
 
-.PHONY: help demo test test-cuda test-cluster bench gpu report tables verify table1 table2 table3 appendix sync lint docs
+.PHONY: help demo test test-cuda test-cluster bench gpu report tables verify table1 table2 table3 appendix noether sync lint docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets, and what can be said
@@ -53,6 +53,9 @@ table3: .venv/ready  ## Table 3 (MNIST and CIFAR-10, three paths) regenerated: a
 
 appendix: .venv/ready  ## separable group convolutions on rotated images, MAP and Laplace: as table2
 	@$(TABLE) appendix $(KEYS)
+
+noether: .venv/ready  ## Noether's razor: conserved quantities learned by the evidence; BUDGET=cpu (half an hour) or paper
+	@$(PY) -m ellarepro.noether $(if $(filter file,$(origin BUDGET)),cpu,$(BUDGET))
 
 bench: .venv/ready  ## speed and memory beside named peers, and what became slower; ONLY=NAME (leave the machine alone)
 	@$(PY) -m scripts.bench $(if $(ONLY),--only $(ONLY))

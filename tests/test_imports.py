@@ -33,6 +33,7 @@ RANKS = {
     "figures": 7,
     "report": 7,
     "training": 8,
+    "noether": 7,
     "tracking": 8,
     "config": 8,
     "data.__main__": 8,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ellarepro.errors import command
 from ellarepro.report import render_page
-from ellarepro.report.cards import read_cards
+from ellarepro.report.cards import read_cards, read_noether
 from ellarepro.resume.files import write_atomically
 from ellarepro.tables import unique_runs
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = options.runs or [RESULTS]
     runs = unique_runs(folders)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out, render_page(runs, read_cards(folders)).encode())
+    write_atomically(options.out, render_page(runs, read_cards(folders), read_noether(folders)).encode())
     print(f"{len(runs)} runs: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     return 0
 

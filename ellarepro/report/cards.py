@@ -1,4 +1,4 @@
-"""What `make gpu` has measured on cards, as the report shows it."""
+"""What `make gpu` has measured on cards, and what `make noether` has found, as the report shows them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ellarepro.errors import UserError
+from ellarepro.noether.study import read_records, tables
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of one card.
+    """What the page shows of one card, or of one budget of Noether's razor.
 
     Attributes:
         notes: what is slower than it should be, and how long whole tables take.
@@ -30,6 +31,12 @@ def read_cards(folders: Sequence[Path]) -> list[Card]:
         UserError: a file is damaged.
     """
     return [_card(file) for folder in folders for file in sorted(folder.glob("gpu/*.json"))]
+
+
+def read_noether(folders: Sequence[Path]) -> list[Card]:
+    """The budgets of Noether's razor below `folders`, those in `noether/*`."""
+    found = [budget for folder in folders for budget in sorted(folder.glob("noether/*"))]
+    return [Card(f"budget {budget.name}", [], tables(read_records(budget))) for budget in found]
 
 
 def _card(file: Path) -> Card:

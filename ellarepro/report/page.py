@@ -32,7 +32,7 @@ class RunView:
     config: dict[str, object]
 
 
-def render_page(runs: Sequence[RunResult], cards: Sequence[Card] = ()) -> str:
+def render_page(runs: Sequence[RunResult], cards: Sequence[Card] = (), noether: Sequence[Card] = ()) -> str:
     """Return the page of `runs` as HTML that needs nothing else: the tables, and each run and card by itself."""
     environment = Environment(loader=PackageLoader("ellarepro.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -42,7 +42,7 @@ def render_page(runs: Sequence[RunResult], cards: Sequence[Card] = ()) -> str:
     return environment.get_template("page.html").render(
         grids={table: build_grids(table, runs) for table in SPECS},
         runs=[_view(run) for run in runs],
-        cards=cards,
+        cards={"GPUs": cards, "Noether's razor": noether},
         plotly=Markup(get_plotlyjs()),
     )
 
