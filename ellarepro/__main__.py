@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(
-            f"{message}; keys are written key=value, -m before them sweeps, --help shows them; "
-            "every configuration is made of configs/"
+            f"{message}; keys are written key=value; -m before them makes a sweep; --help lists keys and choices"
         )
 
 

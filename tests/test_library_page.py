@@ -291,7 +291,7 @@ def test_every_line_of_the_table_has_its_refusal():
 @pytest.mark.parametrize("engine", ["native", "asdl"])
 @pytest.mark.parametrize("model", [tied_by_hand, hooked, called_twice])
 def test_laplace_torchs_route_refuses_what_no_rule_accounts_for(model, engine):
-    with pytest.raises(ValueError, match="accounts for another gradient|is called twice"):
+    with pytest.raises(ValueError, match="differs from the network's|is called twice"):
         EllaGGN(model(), engine=engine).kron(INPUTS, LABELS, N=6)
     EllaGGN(linear(), engine=engine).kron(INPUTS, LABELS, N=6)
 

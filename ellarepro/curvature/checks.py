@@ -210,7 +210,7 @@ def _check_gradient(name: str, call: Call, parameter: str, wanted: Tensor) -> bo
     error = (total - wanted.flatten()).norm().item() / (max(size, least) or 1.0)
     if error > _ALLOWED:
         raise ValueError(
-            f"the curvature rule of its layer accounts for another gradient of {name} than the network has "
+            f"the gradient of {name} by its layer's curvature rule differs from the network's "
             f"(relative error {error:.1e}): is it used outside of the layer's own call, or does a hook or an "
             "assigned forward change what the layer does?"
         )

@@ -36,11 +36,11 @@ def check_optimiser(optimiser: Any, prior: LayerwisePrior) -> None:
     lacking = [name for name, p in zip(prior.names, prior.parameters, strict=True) if id(p) not in given]
     if lacking:
         raise ValueError(
-            f"optimiser must be of the model's parameters, and has not {', '.join(lacking[:3])}"
+            f"optimiser must hold all trainable parameters of the model; it lacks {', '.join(lacking[:3])}"
             f"{' …' if len(lacking) > 3 else ''}: freeze what is not to be trained, and make a new object"
         )
     if strays := len(given) - len(prior.parameters):
-        raise ValueError(f"optimiser must be of the model's trainable parameters alone, and has {strays} others")
+        raise ValueError(f"optimiser must hold the model's trainable parameters alone; it holds {strays} others")
 
 
 def check_parameters(model: nn.Module, prior: LayerwisePrior) -> None:
@@ -50,7 +50,7 @@ def check_parameters(model: nn.Module, prior: LayerwisePrior) -> None:
     changed = sorted(name for name in known.keys() | there.keys() if known.get(name) is not there.get(name))
     if changed or list(known) != list(there):
         raise ValueError(
-            f"{changed or list(there)} were frozen, no longer are, or are others than when this object was made: "
+            f"the trainable parameters are not those that this object was made with: {changed or list(there)}; "
             "make a new one"
         )
 

@@ -65,7 +65,7 @@ class Study:
             print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
             lines, status = failures(launch(left, sweep.hydra)) if left and not report else ([], 0)
         elif keys:
-            raise UserError(f"{self.name} runs nothing, so that no keys can be said for its runs; got {' '.join(keys)}")
+            raise UserError(f"{self.name} runs nothing, so it takes no keys; got {' '.join(keys)}")
         self.write(self.finished(configs), len(configs), folder)
         for line in lines:
             print(f"{self.name}: {line}", file=sys.stderr)

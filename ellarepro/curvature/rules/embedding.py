@@ -23,11 +23,11 @@ class EmbeddingRule(CurvatureRule):
     def __init__(self, layer: nn.Embedding):
         super().__init__(layer)
         if layer.max_norm is not None:
-            raise ValueError("nn.Embedding is covered for max_norm=None: with it the forward pass changes the weights")
+            raise ValueError("nn.Embedding must have max_norm=None: otherwise its forward pass changes the weights")
         if layer.scale_grad_by_freq:
-            raise ValueError("nn.Embedding is covered for scale_grad_by_freq=False: with it gradients are others'")
+            raise ValueError("nn.Embedding must have scale_grad_by_freq=False: otherwise its gradients are rescaled")
         if layer.sparse:
-            raise ValueError("nn.Embedding is covered for sparse=False: the prior's gradient is in every row of it")
+            raise ValueError("nn.Embedding must have sparse=False: the prior gives every row a gradient")
 
     def input_rows(self, inputs: Tensor) -> Tensor:
         """The definition, which only oracles use: `(V, N, T, 1)`."""
