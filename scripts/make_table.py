@@ -67,7 +67,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("keys", nargs="*", metavar="key=value", help="for all cells, as for python -m ellarepro")
     parser.add_argument("--only", metavar="NAME", help="the cells of configs/experiment/<table>/NAME.yaml only")
-    parser.add_argument("--cifar", choices=("torchvision", "jpeg"), default="torchvision", help="copy of CIFAR-10")
+    parser.add_argument(
+        "--cifar", choices=("torchvision", "jpeg"), default="torchvision", help="which copy of CIFAR-10"
+    )
     parser.add_argument("--augment", choices=("true", "false"), help="dataset.augment of CIFAR-10: flips and crops")
     return parser.parse_intermixed_args(arguments)
 

@@ -173,9 +173,9 @@ OPTIMISERS = {
     "maximize=False": lambda net: torch.optim.Adam(net.parameters(), maximize=True),
     "without a closure.*got LBFGS": lambda net: torch.optim.LBFGS(net.parameters()),
     "of the model's parameters; got <class": lambda net: torch.optim.Adam,
-    r"has not 0\.weight, 0\.bias, 2\.weight …": lambda net: torch.optim.Adam(copy.deepcopy(net).parameters()),
-    r"has not 0\.weight, 0\.bias: freeze": lambda net: torch.optim.Adam(net[2].parameters()),
-    "alone, and has 4 others": lambda net: torch.optim.Adam([*net.parameters(), *network().parameters()]),
+    r"it lacks 0\.weight, 0\.bias, 2\.weight …": lambda net: torch.optim.Adam(copy.deepcopy(net).parameters()),
+    r"it lacks 0\.weight, 0\.bias: freeze": lambda net: torch.optim.Adam(net[2].parameters()),
+    "alone; it holds 4 others": lambda net: torch.optim.Adam([*net.parameters(), *network().parameters()]),
 }
 
 

@@ -157,7 +157,7 @@ def test_targets_keep_their_unit(tmp_path, capsys):
         ({"train_targets": np.zeros(7)}, r"train_targets must be numbers of shape \(160,\)"),
         ({"train_targets": np.full(160, np.nan)}, "train_targets must be finite"),
         ({"train_targets": np.ones(160)}, "must vary"),
-        ({"train_targets": np.random.default_rng(0).normal(size=(160, 2))}, "as many a sample; got 2, 1"),
+        ({"train_targets": np.random.default_rng(0).normal(size=(160, 2))}, "as many values a sample; got 2, 1"),
     ],
 )
 def test_targets_of_another_form_are_refused(tmp_path, change, said):

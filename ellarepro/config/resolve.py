@@ -100,7 +100,7 @@ def device_of(settings: Config) -> torch.device:
     device = _device_named(settings.device)
     for key in ("replay", "tf32"):
         if getattr(settings, key) and device.type != "cuda":
-            raise UserError(f"{key}=true has a meaning on a CUDA device only; this run is on {device}")
+            raise UserError(f"{key}=true needs a CUDA device; this run is on {device}")
     return device
 
 

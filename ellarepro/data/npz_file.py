@@ -105,7 +105,7 @@ def _values(key: str, split: str, values: np.ndarray, samples: int) -> torch.Ten
 def _check_values(key: str, train: torch.Tensor, test: torch.Tensor) -> None:
     if train.shape[1] != test.shape[1]:
         raise UserError(
-            f"{key}: training and test targets must be as many a sample; got {train.shape[1]}, {test.shape[1]}"
+            f"{key}: training and test targets must have as many values a sample; got {train.shape[1]}, {test.shape[1]}"
         )
     if not (train.std(0, correction=0) > 0).all():
         raise UserError(f"{key}: each of the train_targets must vary; got a constant one")

@@ -65,11 +65,11 @@ class SpatialLayer(nn.Module):
         """What each parameter tensor is, by name, where the layer is the path `path` of the network's layer `layer`.
 
         Raises:
-            NotImplementedError: `parts` says nothing of a tensor.
+            NotImplementedError: `parts` has no entry for a tensor.
         """
         tensors = dict(self.named_parameters())
         if silent := sorted(tensors.keys() - self.parts.keys()):
-            raise NotImplementedError(f"{type(self).__name__}.parts says nothing of {', '.join(silent)}")
+            raise NotImplementedError(f"{type(self).__name__}.parts has no entry for {', '.join(silent)}")
         return {name: TensorInfo(layer, path, *self.parts[name], p.numel()) for name, p in tensors.items()}
 
     @torch.no_grad()

@@ -105,7 +105,7 @@ class Checkpoints:
         except OSError as error:
             raise RunFailure(
                 f"checkpoint {self.path} cannot be written ({error.strerror or error}); the last good one is kept: "
-                "make room, or mend the folder, and the same command continues from there"
+                "free some space or repair the folder, and the same command continues from there"
             ) from error
         self._saved = time.monotonic()
         self._cost = self._saved - started

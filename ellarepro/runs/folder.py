@@ -124,5 +124,5 @@ class RunFolder:
         except OSError as error:
             raise RunFailure(
                 f"{self.folder / name} cannot be written ({error.strerror or error}); what was kept of the run stays: "
-                "make room, or mend the folder, and the same command continues from there"
+                "free some space or repair the folder, and the same command continues from there"
             ) from error

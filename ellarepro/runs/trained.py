@@ -126,7 +126,7 @@ def asked_again(result: RunResult) -> dict[str, Any]:
         _set(today, TODAY.get(key, key), value)
     today["dataset"]["relaxation"] = today["relaxation"]
     if (got := run_id(recorded)) != result.run_id:
-        raise UserError(f"{result.run_id}: its configuration is that of {got}")
+        raise UserError(f"{result.run_id}: its configuration belongs to another run, {got}")
     retired = RETIRED.get(recorded["optimiser"]["name"], {})
     if gone := dict(flatten(recorded)).keys() - dict(flatten(today)).keys() - retired.keys():
         raise UserError(f"{result.run_id}: there is no key {', '.join(sorted(gone))} any more")

