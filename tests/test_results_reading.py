@@ -221,3 +221,9 @@ def test_the_page_of_fits_is_what_its_records_say():
         record = json.loads(path.read_text())
         quarter = f"{record['config']['train_size'] // 4} images"
         assert median(abs(e["ways"][quarter]["log_det_error"]) for e in record["epochs"]) < 0.02, path
+
+
+def test_how_far_kron_is_above_the_exact_evidence():
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "kernel").glob("kron-s*.json"))]
+    above = [record["at_training"]["kron"] - fmean(record["bounds"]) for record in records]
+    assert len(above) == 4 and f"{min(above):.2f} to {max(above):.2f} nats a datum too high" in PAGE
