@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
 
@@ -151,7 +151,17 @@ def of_cifar() -> Iterator[str]:
     }
     yield f"F-FC, with {losses['f_fc', 'theta']:.1f} points less under Laplace"
     yield f"S-FC loses {losses['s_fc', 'u']:.1f} points (`u`) and {losses['s_fc', 'omega']:.1f} points (`omega`)"
+    yield f"CONV of alpha 4 has {round(conv[0].n_params, -3):,} parameters"
     (both,) = cifar("fc_conv", "laplace")
+    rows = both.config["objective"]["fit_size"]
+    widths = (
+        3 * 32**2,
+        4 * 32**2,
+        8 * 16**2,
+        8 * 16**2,
+    )  # inputs of layers 1 to 4 at alpha 4, channels times positions
+    caps = [rows**2 / (inputs * outputs) for inputs, outputs in pairwise(widths)]
+    yield "at {:.2f}, {:.2f} and {:.2f} there".format(*caps)
     begun = untrained_shares(both)[0]
     yield f"CONV has a mean share of {fmean(shares(both, 'conv').values()):.0f}%"
     yield "CONV had {:.0f}, {:.0f} and {:.0f}% of layers 1 to 3, and {:.0f}% of layer 8".format(
@@ -167,6 +177,58 @@ def of_cifar() -> Iterator[str]:
     accuracies = sorted(map(accuracy, same))
     yield f"has {accuracy(smaller[0]):.1f}% (seed 711), and three seeds from 0.1 have"
     yield f"{accuracies[0]:.2f} to {accuracies[-1]:.2f}%"
+
+
+def pairs(runs: Iterable[RunResult]) -> Iterator[tuple[list[RunResult], list[RunResult]]]:
+    """The runs of each cell by MAP, and those by Laplace."""
+    cells: dict[tuple, dict[str, list[RunResult]]] = {}
+    for run in runs:
+        cell = cells.setdefault((run.dataset, run.layer, run.prior, run.train_size), {"map": [], "laplace": []})
+        cell[run.objective].append(run)
+    yield from ((cell["map"], cell["laplace"]) for cell in cells.values() if cell["map"] and cell["laplace"])
+
+
+def mean_nll(runs: list[RunResult]) -> float:
+    return fmean(run.test_nll or 0 for run in runs)
+
+
+def of_map_beside_laplace() -> Iterator[str]:
+    alone = list(pairs(read_results(RESULTS / "sizes")))
+    yield f"in {sum(mean_nll(p) < mean_nll(m) for m, p in alone)} of {len(alone)} pairs without augmentation"
+    variances = [sum(accuracy(run) * (100 - accuracy(run)) / 10_000 for run in (*m, *p)) for m, p in alone]
+    gains = [accuracy(p[0]) - accuracy(m[0]) for m, p in alone]
+    leads = [gain / variance**0.5 for gain, variance in zip(gains, variances, strict=True)]
+    ahead, ties = sum(lead > 2 for lead in leads), sum(abs(lead) <= 2 for lead in leads)
+    yield f"in {ahead} of {len(alone)} pairs of one seed on CIFAR-10 without augmentation, of which {ties} are ties"
+    tables = [run for table in ("table2", "table3") for run in read_results(RESULTS / table) if run.budget == "cpu"]
+    falls = [mean_nll(m) - mean_nll(p) for m, p in pairs(run for run in tables if "cifar" in run.dataset)]
+    yield f"in {sum(fall > 0 for fall in falls)} of {len(falls)} pairs of cells, by at most {max(falls):.2f} nats"
+    toy = list(pairs(run for run in read_results(RESULTS / "table1") if run.budget == "cpu"))
+    assert len(toy) == 4 and all(mean_nll(p) < mean_nll(m) for m, p in toy)
+    assert all(
+        fmean(r.expected_calibration_error for r in p) < fmean(r.expected_calibration_error for r in m) for m, p in toy
+    )
+    (more,) = (run for run in read_results(RESULTS / "budgets") if run.train_size == 50_000)
+    less = runs_of("table1", DIGIT, "conv", "laplace")[0]
+    yield f"seed {less.seed} has {accuracy(more):.2f}% instead of {accuracy(less):.2f}%"
+
+
+def of_lost_paths() -> Iterator[str]:
+    """The table of shares and ablations of Table 2."""
+    rows = (("FC of FC+CONV", "fc_conv", "fc", "theta"), ("F-FC of F-FC+CONV", "f_fc_conv", "f_fc", "theta"))
+    rows += tuple((f"S-FC of S-FC+S-CONV, {prior}", "s_fc_s_conv", "s_fc", prior) for prior in ("u", "omega"))
+    for title, layer, path, prior in rows:
+        numbers = []
+        for objective in ("map", "laplace"):
+            runs = cifar(layer, objective, prior)
+            everywhere = [lost(run, "all", path) for run in runs]
+            early = sorted(max(lost(run, index, path) for index in "1234") for run in runs)
+            spreads = f" ± {stdev(everywhere):.1f}" if len(runs) > 1 else ""
+            between = f"{early[0]:.1f}–{early[-1]:.1f}" if len(runs) > 1 else f"{early[0]:.1f}"
+            numbers += [f"{fmean(everywhere):.1f}{spreads}", between]
+        means = sorted(round(fmean(shares(run, path).values())) for run in cifar(layer, "laplace", prior))
+        share = f"{means[0]}–{means[-1]}" if len(means) > 1 else f"{means[0]}"
+        yield f"| {title} | {share} | {' | '.join(numbers)} |"
 
 
 def of_groups() -> Iterator[str]:
@@ -193,10 +255,19 @@ def of_groups() -> Iterator[str]:
     yield f"On rotated CIFAR-10 it stays at {fmean(shares(ours, 'gconv').values()):.0f}%"
     yield f"it has {accuracy(rotated[1]):.1f}%, and seed 711 has {accuracy(rotated[0]):.1f}%"
     assert rotated[0].neg_log_marglik_per_datum < rotated[1].neg_log_marglik_per_datum
+    (grid,) = build_grids("table3", read_results(RESULTS / "table3"), "cpu")
+    cells = {(row.cells[0].row, cell.column): cell for row in grid.rows for cell in row.cells}
+    evidence = cells["translated_mnist", "laplace/marglik"]
+    yield f"Its evidence is {evidence.mean - evidence.published[0]:.2f} nats worse than published"
+    paper = {name: cells[name, "laplace/accuracy"].published[0] for name in ("mnist", "rotated_mnist")}
+    yield f"The accuracy of `mnist` is {paper['mnist'] - fmean(map(accuracy, digits)):.1f} points below"
+    yield "is {:.1f} and {:.1f} points below, by seed".format(*(paper["rotated_mnist"] - accuracy(r) for r in rotated))
 
 
 @pytest.mark.parametrize(
-    "part", [of_orderings, of_the_toy_problem, of_the_demo, of_cifar, of_groups], ids=lambda part: part.__name__
+    "part",
+    [of_orderings, of_the_toy_problem, of_the_demo, of_cifar, of_map_beside_laplace, of_lost_paths, of_groups],
+    ids=lambda part: part.__name__,
 )
 def test_the_sentences_of_the_reading_are_those_of_the_committed_results(part):
     said = list(part())
