@@ -298,3 +298,17 @@ def test_how_far_kron_is_above_the_exact_evidence():
     records = [json.loads(path.read_text()) for path in sorted((RESULTS / "kernel").glob("kron-s*.json"))]
     above = [record["at_training"]["kron"] - fmean(record["bounds"]) for record in records]
     assert len(above) == 4 and f"{min(above):.2f} to {max(above):.2f} nats a datum too high" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("table", "budget", "hours", "told"),
+    [
+        ("table1", "cpu", 2.0, "take two hours a seed on two cores"),
+        ("table1", "demo", 0.2, "twelve minutes a seed on two cores"),
+        ("table2", "cpu", 3.5, "take three and a half hours on two cores"),
+        ("table3", "cpu", 3.0, "takes three hours on two cores"),
+    ],
+)
+def test_times_of_tables_are_those_of_their_runs(table, budget, hours, told):
+    runs = [run for run in read_results(RESULTS / table) if (run.budget, run.seed) == (budget, 711)]
+    assert sum(run.wall_seconds for run in runs) / 2 / 3600 == pytest.approx(hours, rel=0.1) and told in PAGE
