@@ -42,7 +42,7 @@ def draw_generators(records: Mapping[str, Any]) -> Figure:
         angles.set_xlim(0.5, n * n + 0.5)
         angles.set_xlabel("index")
         for axis in (values, angles):
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if n == 1:
             values.set_ylabel("singular value")
             angles.set_ylabel("principal angle, degrees")
