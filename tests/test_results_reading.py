@@ -74,7 +74,7 @@ def of_orderings() -> Iterator[str]:
     yield f"{len(failed)} fail. Of these, {led} are leads of the learnable networks over CONV and S-CONV"
     digits = [o for o in counts("table3") if "mnist" in o.first.row]
     assert (len(digits), count(digits, "yes"), sum(o.clear and o.verdict == "yes" for o in digits)) == (14, 10, 4)
-    yield "Of the 14 on the digits ten hold. Four of these hold clearly"
+    yield "Of the 14 on the digits ten hold. Only four of these hold clearly"
 
 
 def of_the_toy_problem() -> Iterator[str]:

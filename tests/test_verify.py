@@ -55,7 +55,7 @@ def test_a_number_that_is_there_only_once_does_not_agree():
 
 def test_a_configuration_that_is_another_run_today_is_refused():
     result = read_result(COMMITTED[0])
-    with pytest.raises(UserError, match="is that of"):
+    with pytest.raises(UserError, match="belongs to another run"):
         asked_again(dataclasses.replace(result, run_id="other"))
     config = {**result.config, "gone": 1}
     with pytest.raises(UserError, match="there is no key gone any more"):

@@ -72,12 +72,8 @@ class Dataset(Named):
 class Layer(Named):
     """layer=…: the paths of every layer."""
 
-    width: str = setting(
-        "key of the budget that gives the network's width", "alpha", choices=("alpha", "grouped_alpha")
-    )
-    fit: str = setting(
-        "key of the budget that gives the images of a fit", "fit_size", choices=("fit_size", "dense_fit_size")
-    )
+    width: str = setting("budget key of the network's width", "alpha", choices=("alpha", "grouped_alpha"))
+    fit: str = setting("budget key of the images of a fit", "fit_size", choices=("fit_size", "dense_fit_size"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +94,7 @@ class Prior(Named):
 class LengthscalePrior(Prior):
     """prior=omega: the inverse lengthscales are parameters with a Gaussian of their own (Section 3.2)."""
 
-    anchors: str = setting(
-        "whether the precisions of anchor values are learned or fixed", "learned", choices=("learned", "fixed")
-    )
+    anchors: str = setting("precisions of anchor values, learned or fixed", "learned", choices=("learned", "fixed"))
 
 
 @dataclass(frozen=True, kw_only=True)
