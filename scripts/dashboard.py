@@ -5,7 +5,6 @@ what it would send, and needs no account.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from ellarepro.errors import UserError, command
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import CHANNELS, PATHS
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_json
 from ellarepro.symmetry.labels import path_colour, path_title
 
 NAME = "Learned layer-wise equivariances"
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     view = workspace(asked.entity, asked.project)
     if asked.dry_run:
-        write_atomically(asked.dry_run, (json.dumps(sent(view), indent=1, sort_keys=True) + "\n").encode())
+        write_json(asked.dry_run, sent(view), indent=1, sort_keys=True)
         print(asked.dry_run)
     else:
         view.save()

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 
 from ellarepro.figures.canvas import save
 from ellarepro.resume.files import write_atomically
@@ -104,13 +104,7 @@ def _rank_lines(runs: Sequence[dict[str, Any]], nll: str) -> Iterator[list[str]]
         found = [evidence(run, name) for run in runs]
         pairs = [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in combinations(zip(nlls, found), 2)]  # noqa: B905
         parts = [[same for gap, same in pairs if low <= gap < high] for low, high in [(0, GAPS[-1]), *gaps]]
-        yield [name, f"{correlation(nlls, found):+.2f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
-
-
-def correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's, of numbers that are all different."""
-    ranks = torch.tensor([one, other], dtype=torch.float64).argsort(1).argsort(1).double()
-    return torch.corrcoef(ranks)[0, 1].item()
+        yield [name, f"{spearmanr(nlls, found).statistic:+.2f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
 
 
 def _width_lines(folder: Path) -> Iterator[list[str]]:

@@ -33,7 +33,7 @@ from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network
 from ellarepro.results import git_commit
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_json
 from ellarepro.runs.preparing import prepare
 from ellarepro.settings.parts import BracketSettings, FitSettings
 from ellarepro.symmetry.ablation import path_use
@@ -69,25 +69,25 @@ def main(arguments: list[str] | None = None) -> int:
         report(FOLDER)
         return 0
     if options.what == "large":
-        write(FOLDER / "large.json", large())
+        write_json(FOLDER / "large.json", large())
         return 0
     if options.what == "widths":
         trainer, _ = loaded(FOLDER / f"{options.variants[0]}-s{options.seeds[0]}.json")
         found: list[dict[str, Any]] = []
         for tried in WIDTHS:
             found.append(width(trainer, BracketSettings(*tried)))
-            write(FOLDER / "widths.json", {"widths": found})
+            write_json(FOLDER / "widths.json", {"widths": found})
         return 0
     for variant, seed in ((variant, seed) for seed in options.seeds for variant in options.variants):
         path = FOLDER / f"{variant}-s{seed}.json"
         if options.what == "train" and not path.exists():
             record, trainer = trained(variant, seed)
             keep(trainer, path)
-            write(path, record)
+            write_json(path, record)
         if options.what == "measure" and path.with_suffix(".pt").exists():
             record = json.loads(path.read_text())
             if "bounds" not in record:
-                write(path, record | measured(*loaded(path), BracketSettings(options.rows)))
+                write_json(path, record | measured(*loaded(path), BracketSettings(options.rows)))
     return 0
 
 
@@ -129,11 +129,6 @@ def loaded(path: Path) -> tuple[Trainer, Task]:
     with torch.no_grad():
         trainer.objective.prior.log_precision.copy_(kept["log_precision"])
     return trainer, task
-
-
-def write(path: Path, record: Mapping[str, Any]) -> None:
-    """The record of a run, as JSON."""
-    write_atomically(path, (json.dumps(record) + "\n").encode())
 
 
 def measured(trainer: Trainer, task: Task, bracket: BracketSettings) -> dict[str, Any]:

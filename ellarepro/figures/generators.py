@@ -1,6 +1,6 @@
 """Learned conserved quantities: how many, how near to the known algebra, and what their matrices look like."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,26 +9,22 @@ from matplotlib.ticker import MaxNLocator
 
 from ellarepro.figures.canvas import say
 
-LEARNED = "u{n}-learned-noise0.001-stretch1-draws8-s{seed}"
-"""The name of a record of the main experiment."""
 SHOWN = 2
 """The number of oscillators of which matrices are drawn."""
 
 
-def main_records(records: Mapping[str, Any], n: int) -> list[Any]:
-    """Those of n oscillators in the main experiment, by seed."""
-    names = (LEARNED.format(n=n, seed=seed) for seed in range(10))
-    return [records[name] for name in names if name in records]
+def draw_generators(records: Mapping[int, Sequence[Any]]) -> Figure:
+    """Singular values and angles of U(1) to U(5), all seeds, above the matrices A of two oscillators, seed 0.
 
-
-def draw_generators(records: Mapping[str, Any]) -> Figure:
-    """Singular values and angles of U(1) to U(5), all seeds, above the matrices A of two oscillators, seed 0."""
+    Args:
+        records: those of n oscillators, by n.
+    """
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(2, 1)))
     for column, axes in enumerate(np.asarray(upper.subplots(2, 5, sharey="row")).T):
         n, (values, angles) = column + 1, axes
         values.set_title(f"U({n})")
-        own = main_records(records, n)
+        own = records[n]
         if not own:
             say(values, "not run")
             say(angles, "not run")
@@ -46,11 +42,11 @@ def draw_generators(records: Mapping[str, Any]) -> Figure:
         if n == 1:
             values.set_ylabel("singular value")
             angles.set_ylabel("principal angle, degrees")
-    _draw_matrices(lower, main_records(records, SHOWN))
+    _draw_matrices(lower, records[SHOWN])
     return figure
 
 
-def _draw_matrices(figure: SubFigure, records: list[Any]) -> None:
+def _draw_matrices(figure: SubFigure, records: Sequence[Any]) -> None:
     shown = [record for record in records if "leading" in record]
     if not shown:
         say(figure.subplots(), "no matrices of this size")

@@ -4,7 +4,6 @@ Records go to `results/noether/<budget>/`, one JSON a run, with `generators.png`
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ from ellarepro.figures import draw_generators, save
 from ellarepro.noether import bounded, closed
 from ellarepro.noether.bounded import BoundedRun
 from ellarepro.noether.closed import AlgebraRun
-from ellarepro.noether.study import read_records, study
+from ellarepro.noether.study import SYMMETRIES, main_records, read_records, study
 from ellarepro.results import git_commit, hardware, versions
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_atomically, write_json
 
-SYMMETRIES = ("plain", "learned", "oracle")
 Run = AlgebraRun | BoundedRun
 
 
@@ -94,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = folder / f"{wanted.name}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(record_of(wanted)) + "\n").encode())
+            write_json(path, record_of(wanted))
             print(path, flush=True)
     records = read_records(folder)
-    save(draw_generators(records), folder / "generators.png")
+    save(draw_generators({n: main_records(records, n) for n in range(1, 6)}), folder / "generators.png")
     write_atomically(folder / "study.md", study(records).encode())
     print(folder / "study.md")
     return 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ellarepro.evidence.matrix_normal import MatrixNormal, kl_divergence
-from ellarepro.noether.flows import Conserved, principal_angles, singular_values
+from ellarepro.noether.flows import Conserved
 from ellarepro.noether.measures import asymmetry, random_unitary, step_error, turned_bodies
 from ellarepro.noether.systems import System, oscillators, three_bodies
 
@@ -129,21 +129,12 @@ def run(wanted: BoundedRun) -> dict[str, Any]:
     """Fit and measure; the record without its provenance."""
     generator = torch.Generator().manual_seed(wanted.seed)
     system = oscillators(3) if wanted.system == "oscillators" else three_bodies()
-    true = system.trajectories(wanted.trajectories, wanted.length, generator)
-    starts, ends = (part.reshape(-1, system.d) for part in (true[:, :-1], true[:, 1:]))
-    ends = ends + NOISE**0.5 * torch.randn(ends.shape, generator=generator, dtype=ends.dtype)
-    if wanted.symmetry == "learned":
-        conserved = Conserved.random(wanted.learned, system.d, 0.35 * system.d**-0.5, generator)
-    else:
-        conserved = Conserved(system.oracle if wanted.symmetry == "oracle" else system.oracle[:0], system.d)
+    data = system.observed(wanted.trajectories, wanted.length, NOISE**0.5, generator)
+    conserved = Conserved.of(wanted.symmetry, system, wanted.learned, generator)
     model = BoundedModel(system, conserved, wanted.width, generator)
-    fit(model, (starts, ends), wanted, generator)
-    found = {"config": asdict(wanted), "n_train": len(starts)} | _measures(model, wanted, (starts, ends), generator)
-    if wanted.symmetry == "learned":
-        rows = conserved.symmetric.detach()
-        found["singular_values"] = singular_values(rows).tolist()
-        found["angles"] = principal_angles(rows, system.conserved, len(system.conserved)).tolist()
-    return found
+    fit(model, data, wanted, generator)
+    found = {"config": asdict(wanted), "n_train": len(data[0])} | _measures(model, wanted, data, generator)
+    return found | (conserved.beside(system) if wanted.symmetry == "learned" else {})
 
 
 def _measures(

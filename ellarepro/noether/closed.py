@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from ellarepro.noether.exact import ExactModel, ExactSettings
-from ellarepro.noether.flows import Conserved, principal_angles, singular_values
+from ellarepro.noether.flows import Conserved
 from ellarepro.noether.measures import asymmetry, random_unitary, step_error
-from ellarepro.noether.systems import System, oscillators
+from ellarepro.noether.systems import oscillators
 
 TRAJECTORIES, STEPS = 7, 4
 """The released budget of one oscillator."""
@@ -53,29 +53,18 @@ def run(wanted: AlgebraRun) -> dict[str, Any]:
     """Fit and measure; the record without its provenance."""
     generator = torch.Generator().manual_seed(wanted.seed)
     system = oscillators(wanted.n, wanted.stretch)
-    true = system.trajectories(TRAJECTORIES, STEPS, generator)
-    starts, ends = (part.reshape(-1, system.d) for part in (true[:, :-1], true[:, 1:]))
-    ends = ends + wanted.noise * torch.randn(ends.shape, generator=generator, dtype=ends.dtype)
-    conserved = _start(wanted, system, generator)
-    model = ExactModel(system, conserved, (starts, ends), wanted.settings, generator)
+    data = system.observed(TRAJECTORIES, STEPS, wanted.noise, generator)
+    conserved = Conserved.of(wanted.symmetry, system, 2 * wanted.n**2 + 10, generator)
+    model = ExactModel(system, conserved, data, wanted.settings, generator)
     model.fit(learned=wanted.symmetry == "learned")
-    found = {"config": asdict(wanted), "settings": asdict(wanted.settings), "n_train": len(starts)}
+    found = {"config": asdict(wanted), "settings": asdict(wanted.settings), "n_train": len(data[0])}
     found |= _measures(model, wanted, generator)
     if wanted.symmetry == "learned":
-        rows = conserved.symmetric.detach()
-        found["singular_values"] = singular_values(rows).tolist()
-        found["angles"] = principal_angles(rows, system.conserved, len(system.conserved)).tolist()
+        found |= conserved.beside(system)
         if not wanted.seed:
-            leading = torch.linalg.svd(rows, full_matrices=False).Vh[: len(system.conserved)]
+            leading = torch.linalg.svd(conserved.symmetric.detach(), full_matrices=False).Vh[: len(system.conserved)]
             found["leading"] = leading.mul(1e4).round().div(1e4).tolist()
     return found
-
-
-def _start(wanted: AlgebraRun, system: System, generator: torch.Generator) -> Conserved:
-    if wanted.symmetry == "learned":
-        count = 2 * wanted.n**2 + 10
-        return Conserved.random(count, system.d, 0.35 * system.d**-0.5, generator)
-    return Conserved(system.oracle if wanted.symmetry == "oracle" else system.oracle[:0], system.d)
 
 
 def _measures(model: ExactModel, wanted: AlgebraRun, generator: torch.Generator) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ellarepro.noether.systems import symplectic_form
+from ellarepro.noether.systems import System, symplectic_form
 
 
 class Conserved(nn.Module):
@@ -29,6 +29,19 @@ class Conserved(nn.Module):
     def random(cls, count: int, d: int, spread: float, generator: torch.Generator) -> "Conserved":
         """Normal entries of standard deviation `spread`: off A = 0, where the evidence has no slope."""
         return cls(spread * torch.randn(count, d * d + d, generator=generator, dtype=torch.float64), d)
+
+    @classmethod
+    def of(cls, symmetry: str, system: System, count: int, generator: torch.Generator) -> "Conserved":
+        """What a run starts from: `count` random ones if `learned`, the known ones as `oracle`, none if `plain`."""
+        if symmetry == "learned":
+            return cls.random(count, system.d, 0.35 * system.d**-0.5, generator)
+        return cls(system.oracle if symmetry == "oracle" else system.oracle[:0], system.d)
+
+    def beside(self, system: System) -> dict[str, list[float]]:
+        """How many are independent, as singular values, descending, and `principal_angles` to the known ones."""
+        rows = self.symmetric.detach()
+        angles = principal_angles(rows, system.conserved, len(system.conserved))
+        return {"singular_values": torch.linalg.svdvals(rows).tolist(), "angles": angles.tolist()}
 
     @property
     def symmetric(self) -> Tensor:
@@ -55,11 +68,6 @@ class Conserved(nn.Module):
         radius = torch.rand(count // 2, 1, generator=generator, dtype=torch.float64) ** (1 / width)
         half = (nn.functional.normalize(direction) * radius).to(self.rows)
         return torch.cat([half, -half])
-
-
-def singular_values(rows: Tensor) -> Tensor:
-    """Of the conserved quantities together `(min(K, d^2 + d),)`, descending: how many are independent."""
-    return torch.linalg.svdvals(rows)
 
 
 def principal_angles(rows: Tensor, algebra: Tensor, count: int) -> Tensor:

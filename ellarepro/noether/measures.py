@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ellarepro.noether.systems import System, symplectic_form
+from ellarepro.noether.systems import System, single_steps, symplectic_form
 
 Hamiltonian = Callable[[Tensor], Tensor]
 
@@ -22,7 +22,7 @@ def midpoint_step(hamiltonian: Hamiltonian, x: Tensor, stride: float, iterations
 
 def step_error(hamiltonian: Hamiltonian, system: System, trajectories: Tensor) -> float:
     """Mean squared error of one step, over states, steps and trajectories `(B, S + 1, d)`."""
-    starts, ends = (part.reshape(-1, system.d) for part in (trajectories[:, :-1], trajectories[:, 1:]))
+    starts, ends = single_steps(trajectories)
     return (midpoint_step(hamiltonian, starts, system.stride) - ends).square().mean().item()
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ellarepro.figures.generators import main_records
 from ellarepro.tables.markdown import markdown_table, mean_cell, sections
 
 PUBLISHED = {
@@ -35,6 +34,12 @@ Table = tuple[str, Sequence[Sequence[str]]]
 def read_records(folder: Path) -> Records:
     """The records of a budget by name."""
     return {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+
+
+def main_records(records: Records, n: int) -> list[Any]:
+    """Those of n oscillators in the main experiment, by seed."""
+    names = (f"u{n}-learned-noise0.001-stretch1-draws8-s{seed}" for seed in range(10))
+    return [records[name] for name in names if name in records]
 
 
 def study(records: Records) -> str:

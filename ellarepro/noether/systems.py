@@ -65,6 +65,16 @@ class System:
         )
         return torch.from_numpy(solution.y.T.reshape(steps + 1, count, self.d)).transpose(0, 1).contiguous()
 
+    def observed(self, count: int, steps: int, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Starts and ends `(count * steps, d)` of single steps, the ends with noise of standard deviation `noise`."""
+        starts, ends = single_steps(self.trajectories(count, steps, generator))
+        return starts, ends + noise * torch.randn(ends.shape, generator=generator, dtype=ends.dtype)
+
+
+def single_steps(trajectories: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts and ends `(B * S, d)` of the steps in `trajectories (B, S + 1, d)`."""
+    return trajectories[:, :-1].flatten(0, 1), trajectories[:, 1:].flatten(0, 1)
+
 
 def oscillators(n: int, stretch: float = 1.0) -> System:
     """n harmonic oscillators of one frequency, H = |stretch q|^2 / 2 + |p / stretch|^2 / 2.

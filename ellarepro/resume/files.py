@@ -1,8 +1,10 @@
 """Files that are written whole or not at all."""
 
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -23,3 +25,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: Any, **options: Any) -> None:
+    """Put `value` at `path` as JSON, by `write_atomically`; `options` as of `json.dumps`.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    write_atomically(path, (json.dumps(value, **options) + "\n").encode())

@@ -10,7 +10,7 @@ import torch
 
 from ellarepro.figures.canvas import save
 from ellarepro.results import git_commit, hardware, versions
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_atomically, write_json
 from scripts.bench import curvature, device, epoch, factored, growth, layers, plain, tolerance
 from scripts.bench.tables import as_json, became_worse, of_json
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(folder: Path, found: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "bench.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(folder / "bench.json", found, indent=1)
     write_atomically(folder / "bench.txt", ("\n".join(_text(found)) + "\n").encode())
     if "growth" in found:
         save(growth.draw(of_json(found["growth"]["tables"])), folder / "bench_growth.png")

@@ -20,7 +20,7 @@ import torch
 
 from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.results import git_commit, hardware, versions
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_atomically, write_json
 from scripts.bench.tables import Table, as_json, of_json
 from scripts.gpu import cells, measures
 from scripts.gpu.plan import Plan
@@ -115,7 +115,7 @@ def _write(file: Path, kept: dict[str, Any]) -> None:
     parts = {name: of_json(kept["parts"][name]["tables"]) for name in PARTS if name in kept["parts"]}
     kept |= {"parts": {name: kept["parts"][name] for name in parts}, "slow": slow(parts), "hours": hours(parts)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(kept, indent=1) + "\n").encode())
+    write_json(file, kept, indent=1)
     write_atomically(file.with_suffix(".md"), page(kept, parts).encode())
 
 

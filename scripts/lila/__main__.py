@@ -17,7 +17,7 @@ import torch
 
 from ellarepro.errors import command
 from ellarepro.figures import save
-from ellarepro.resume.files import write_atomically
+from ellarepro.resume.files import write_atomically, write_json
 from scripts.lila.page import draw, page
 from scripts.lila.runs import CONTROLS, MAIN, OTHERS, SEEDS, SIZES, run, speed
 
@@ -42,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = list(dict.fromkeys((*first, *MAIN, *OTHERS, *CONTROLS, *SIZES)))  # what says most comes first
     for case in () if options.report else cases:
         if not (records / f"{case.name}.json").exists():
-            write_atomically(records / f"{case.name}.json", (json.dumps(run(case), indent=1) + "\n").encode())
+            write_json(records / f"{case.name}.json", run(case), indent=1)
     cost = RESULTS / "cost.json"
     if not cost.exists():
-        write_atomically(cost, (json.dumps(speed()) + "\n").encode())
+        write_json(cost, speed())
     found = records_in(records)
     write_atomically(RESULTS / "study.md", page(found, json.loads(cost.read_text())).encode())
     save(draw(found), RESULTS / "study.png")
