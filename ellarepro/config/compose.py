@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, kind_of, no_key, possible
-from ellarepro.config.schema import COME_WITH_CHOICE, register, settings_of
+from ellarepro.config.schema import COME_WITH_CHOICE, Config, register, settings_of
 from ellarepro.errors import UserError, nearest
 
 
-def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration of one run, resolved to plain values, by keys and types of the schema.
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The settings of one run; `record` has them as plain values.
 
     Raises:
         UserError: an unknown key or choice, or a value of the wrong type or out of its range.
@@ -30,8 +30,8 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     return compose_all([overrides])[0]
 
 
-def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """The configurations of many runs.
+def compose_all(points: Sequence[Sequence[str]]) -> list[Config]:
+    """The settings of many runs.
 
     Raises:
         UserError: as `compose`, for the first of them that is wrong.
@@ -46,8 +46,8 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
                 if not is_choice(override):
                     _set(config, override)
             with told():
-                configs.append(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
-            settings_of(configs[-1])
+                plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+            configs.append(settings_of(plain))
     return configs
 
 

@@ -1,11 +1,8 @@
 """What a configuration alone tells of choices that are possible by themselves and not together."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
-from ellarepro.config.schema import Config, Dataset, settings_of
+from ellarepro.config.schema import Config, Dataset
 from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
@@ -14,13 +11,12 @@ from ellarepro.settings.parts import DEFAULT_FIT
 from ellarepro.training.optimisers import states_of
 
 
-def check_combination(config: Mapping[str, Any]) -> Config:
-    """The settings of a configuration, refused where choices are possible by themselves and not together.
+def check_combination(settings: Config) -> None:
+    """Refuse choices that are possible by themselves and not together.
 
     Raises:
         UserError: names the keys, the reason, and what goes together.
     """
-    settings = settings_of(config)
     layer, prior, options = settings.layer.name, settings.prior.name, options_of(settings.layer.name)
     if prior not in priors_of(layer):
         _refuse_prior(layer, prior)
@@ -39,7 +35,6 @@ def check_combination(config: Mapping[str, Any]) -> Config:
     _check_path(settings.dataset)
     _check_used(settings)
     states_of(settings.optimiser)
-    return settings
 
 
 def _check_used(settings: Config) -> None:

@@ -4,10 +4,12 @@ The same classes are the nodes that Hydra composes: a class a choice, so that `o
 `objective.burn_in`, and a key that would mean nothing is refused. The files of configs/ set values on top.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import omegaconf
@@ -16,6 +18,7 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
 from ellarepro.errors import UserError
 from ellarepro.objectives import OBJECTIVES, objective_named
+from ellarepro.results import RESULT_FILE, run_id
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
     LARGEST_BATCH,
@@ -185,6 +188,31 @@ class Config(Settings):
     )
     progress: bool = setting("whether a line shows the progress", True)
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run that these settings describe, and of its folder."""
+        return run_id(self.record)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.output_dir) / self.run_id
+
+    @property
+    def result_file(self) -> Path:
+        """Where the run has its result, once it is finished."""
+        return self.folder / RESULT_FILE
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run is to be carried out: it is not finished, or is to be made anew."""
+        # Unlike Path.exists: no error for a name that is too long.
+        return self.force or not os.path.exists(self.result_file)
+
+    def changed(self, **changes: Any) -> "Config":
+        """The same with other values for keys that belong to no group, as threads."""
+        return replace(self, record={**self.record, **changes}, **changes)
 
 
 COME_WITH_CHOICE = ("name", "_target_", "relaxation")

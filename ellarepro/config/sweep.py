@@ -8,13 +8,13 @@ import itertools
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ellarepro.config.compose import compose_all, composed, loader, parse, text
+from ellarepro.config.schema import Config
 from ellarepro.errors import UserError
 
 MOST_RUNS = 10_000
@@ -27,13 +27,13 @@ class Sweep:
 
     Attributes:
         points: the overrides of each run.
-        configs: one checked configuration a run, in the order of the sweep.
+        configs: the settings of each run, in the order of the sweep.
         hydra: Hydra's own configuration, with the launcher.
         is_multirun: whether they go through the launcher; if not, there is one.
     """
 
     points: list[list[str]]
-    configs: list[dict[str, Any]]
+    configs: list[Config]
     hydra: DictConfig
     is_multirun: bool
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellarepro.config.resolve import check_no_tolerance, device_of
+from ellarepro.config.resolve import check_combination, check_no_tolerance, device_of
 from ellarepro.config.schema import Config
 from ellarepro.curvature.likelihood import Likelihood, Regression
 from ellarepro.curvature.likelihoods import LIKELIHOODS
@@ -29,6 +29,7 @@ def prepare(settings: Config) -> tuple[Trainer, Task]:
     Raises:
         UserError: the settings or the data are unusable.
     """
+    check_combination(settings)
     device = device_of(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
