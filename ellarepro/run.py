@@ -66,7 +66,7 @@ def run(config: Config, say: Callable[[str], None] = print, watch: Callable[[Mom
         with stopping() as stop:
             run_folder = RunFolder(trainer, task, lock, stop, code, config.checkpoint_seconds, say)
             run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config.record))).encode())
-            with tracked(identity, config, config.folder) as tracker:
+            with tracked(config) as tracker:
                 result = _train(config, trainer, task, run_folder, tracker, watch)
                 picture = as_png(draw_run(result))
                 # The result comes last: where it lies, nothing is missing.

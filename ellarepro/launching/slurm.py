@@ -53,8 +53,7 @@ class SlurmSettings(Settings):
     shell: list[str] = field(default_factory=list)
     sbatch: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.warning_seconds >= 60 * self.minutes:
             raise ValueError(
                 f"warning_seconds must be below the limit, {60 * self.minutes}; got {self.warning_seconds}"

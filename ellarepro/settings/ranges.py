@@ -81,3 +81,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name, problem in problems(self):
             raise ValueError(f"{name} {problem}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are in their ranges and have no meaning beside each other.
+
+        Raises:
+            ValueError: as above.
+        """
