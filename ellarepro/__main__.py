@@ -7,9 +7,9 @@ from typing import NoReturn
 
 import hydra
 
+from ellarepro.config.compose import Sweep, expand
 from ellarepro.config.explain import CONFIGS, help_text
 from ellarepro.config.schema import Config, register
-from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError, command
 
 SHOWN_BY_HYDRA = ("hydra_help", "version", "cfg", "info", "shell_completion")

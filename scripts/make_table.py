@@ -12,11 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from ellarepro.config.compose import compose_all
+from ellarepro.config.compose import Sweep, compose_all, expand
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.schema import Config
-from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share

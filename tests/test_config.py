@@ -11,11 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from ellarepro.__main__ import main
-from ellarepro.config.compose import compose
+from ellarepro.config.compose import MOST_RUNS, compose, expand
 from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, help_text
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.schema import COME_WITH_CHOICE, Config, classes_of, keys_of, settings_of
-from ellarepro.config.sweep import MOST_RUNS, expand
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_results, run_id
 from ellarepro.settings.parts import LaplaceSettings

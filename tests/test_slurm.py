@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from result_factory import make_result
 
-from ellarepro.config.sweep import expand
+from ellarepro.config.compose import expand
 from ellarepro.errors import UserError
 from ellarepro.launching import queue, slurm
 from ellarepro.launching.launch import failures, launch

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ellarepro.config.compose import Sweep, expand
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.schema import Config
-from ellarepro.config.sweep import Sweep, expand
 from ellarepro.errors import UserError
 from ellarepro.figures import save
 from ellarepro.launching.launch import failures, launch
