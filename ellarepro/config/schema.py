@@ -229,7 +229,8 @@ def classes_of(group: str) -> dict[str, type]:
     if group in choices:
         return choices[group]
     types = [kind for f in fields(Config) if f.name == group for kind in (*get_args(f.type), f.type)]
-    return {"": kind for kind in types if isinstance(kind, type) and is_dataclass(kind)}
+    own = [kind for kind in types if isinstance(kind, type) and is_dataclass(kind)]
+    return {"": own[0]} if own else {}
 
 
 def keys_of(kind: type) -> Iterator[Field]:
@@ -275,11 +276,8 @@ def register() -> None:
             node = _open(kind) if group in OPEN else _node(kind)
             store.store(group="schema", name=choice or group, node=node)
     whole = {f.name: _node(kinds[""]) for f in fields(Config) if "" in (kinds := groups[f.name]) and f.name not in OPEN}
-    optional = {"anchors"}
-    inner: list[Any] = [
-        (name, node, field(default_factory=node)) for name, node in whole.items() if name not in optional
-    ]
-    inner += [(name, Any, None) for name in optional]
+    inner: list[Any] = [(name, kind, field(default_factory=kind)) for name, kind in whole.items() if name != "anchors"]
+    inner.append(("anchors", Any, None))
     inner += [(name, Any, omegaconf.MISSING) for name in groups if groups[name] and name not in whole]
     root = make_dataclass("Config", [*inner, *((f.name, f.type, _default(f)) for f in keys_of(Config))])
     store.store(group="schema", name="config", node=root, package="_global_")
