@@ -146,13 +146,13 @@ def _columns(table: str, sweep: Sweep) -> set[str]:
 def _grids(table: str, sweep: Sweep) -> list[Grid]:
     """The table as the runs below the sweep's folder make it up, of its budget."""
     runs = Path(sweep.configs[0].output_dir)
-    return build_grids(table, load_runs(table, [runs]), sweep.configs[0]["budget"]["name"])
+    return build_grids(table, load_runs(table, [runs]), sweep.configs[0].budget.name)
 
 
 def _print_table(table: str, sweep: Sweep) -> None:
     runs = Path(sweep.configs[0].output_dir)
     runs.mkdir(parents=True, exist_ok=True)
-    page = runs / f"{table}-{sweep.configs[0]['budget']['name']}.md"
+    page = runs / f"{table}-{sweep.configs[0].budget.name}.md"
     text = RENDERERS["md"](_grids(table, sweep))
     write_atomically(page, text.encode())
     print(f"\n{text}\nThis table as a page: {page}")

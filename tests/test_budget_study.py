@@ -22,7 +22,7 @@ def result(evidence: float = 1.0, nll: float = 0.5, **config) -> RunResult:
 
 @pytest.fixture(scope="module")
 def configs() -> list[dict]:
-    return STUDY.sweep().configs
+    return [dict(config.record) for config in STUDY.sweep().configs]
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: f"{budget.name}-{budget.layer}")

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import torch
-from result_factory import make_config, make_learned_result, make_result
+from result_factory import make_learned_result, make_result
 
+from ellarepro.config.compose import compose_all
 from ellarepro.launching.sweep_runs import Ended
 from ellarepro.results import write_result
 from scripts import demo, make_table
@@ -35,8 +36,8 @@ def test_the_committed_table_is_marked_as_what_to_expect():
 
 def test_the_learned_network_and_conv_come_first_and_fc_last():
     cells = [(dataset, layer) for dataset in (DIGIT, POSITION) for layer in (FREE, EQUIVARIANT, LEARNED)]
-    configs = [make_config(dataset={"name": dataset}, layer={"name": layer}) for dataset, layer in cells]
-    order = [(c["dataset"]["name"], c["layer"]["name"]) for c in sorted(configs, key=demo._place)]
+    configs = compose_all([[f"dataset={dataset}", f"layer={layer}"] for dataset, layer in cells])
+    order = [(c.dataset.name, c.layer.name) for c in sorted(configs, key=demo._place)]
     assert order[:2] == [(POSITION, LEARNED), (POSITION, EQUIVARIANT)]
     assert {layer for _, layer in order[4:]} == {FREE}
 

@@ -61,7 +61,7 @@ class Study:
         lines, status, folder = [], 0, RESULTS / self.name
         if self.sweeps:
             sweep = self.sweep(keys)
-            configs, folder = sweep.configs, Path(sweep.configs[0]["output_dir"]).parent
+            configs, folder = sweep.configs, Path(sweep.configs[0].output_dir).parent
             left = self.unfinished(configs)
             print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
             lines, status = failures(launch(left, sweep.hydra)) if left and not report else ([], 0)
