@@ -96,14 +96,14 @@ def _finished_before(config: Config, say: Callable[[str], None]) -> Outcome | No
         result = read_result(config.result_file)
     except UserError as error:
         raise UserError(f"{error}; force=true runs it anew") from error
-    key, place = config.dataset.key, config.dataset.place
+    key, location = config.dataset.key, config.dataset.location
     # A folder holds what it held, but a file may have been written anew.
-    if key == "path" or result.config.get("dataset", {}).get("root") != place:
+    if key == "path" or result.config.get("dataset", {}).get("root") != location:
         task = load_data(config)
         kept, found = result.source_fingerprint or result.data_fingerprint, task.source_fingerprint
         if kept not in (found, task.fingerprint):
             raise UserError(
-                f"dataset.{key}={place}: {config.run_id} was finished with other data "
+                f"dataset.{key}={location}: {config.run_id} was finished with other data "
                 f"(fingerprint {kept}, there it is {found}); take another output_dir, or force=true to run it anew"
             )
     say(f"{config.run_id}: finished before, not run again (force=true runs it anew)")

@@ -177,8 +177,8 @@ def _set(config: DictConfig, override: Override) -> None:
     key = override.key_or_group
     parent, _, name = key.rpartition(".")
     with told(key):
-        place = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(place, DictConfig) or name not in place or override.package is not None:
+        node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or name not in node or override.package is not None:
         raise UserError(no_key(key))
     if override.is_delete():
         raise UserError(f"{key} cannot be removed: {key} is needed")
@@ -186,7 +186,7 @@ def _set(config: DictConfig, override: Override) -> None:
     if isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), DictConfig):
         raise UserError(f"{key} must be a choice of its group; got {got}")
     try:
-        place[name] = override.value()
+        node[name] = override.value()
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{key} must be {kind_of(key)}; got {got}") from error
 

@@ -63,7 +63,7 @@ class Dataset(Named):
         return "root" if self.path is None else "path"
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where they lie."""
         return self.root if self.path is None else self.path
 

@@ -92,7 +92,7 @@ def load_data(settings: Config) -> Task:
         download=dataset.download,
         augment=dataset.augment,
         strength=dataset.strength,
-        root=dataset.place,
+        root=dataset.location,
         train_size=settings.train_size,
         test_size=settings.test_size,
     )

@@ -140,6 +140,6 @@ def asked_again(result: RunResult, root: str | None = None) -> Config:
 def _set(config: dict[str, Any], key: str, value: Any) -> None:
     """Set `key`, if there is one today."""
     group, _, name = key.rpartition(".")
-    place = config.get(group) if group else config
-    if isinstance(place, dict) and name in place:
-        place[name] = value
+    node = config.get(group) if group else config
+    if isinstance(node, dict) and name in node:
+        node[name] = value
