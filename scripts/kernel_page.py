@@ -65,6 +65,7 @@ def page(runs: Sequence[dict[str, Any]], folder: Path) -> str:
         "are ranked alike, by how far apart the two are in test NLL. p is the chance of a correlation at least as "
         f"large, of either sign, by {PERMUTATIONS:,} permutations. Exact: the middle of the bounds.",
         *(markdown_table(list(_rank_lines(by_kron, nll)), labels=1) for nll in NLLS),
+        *_alike_lines(by_kron),
         *(part for heading, variants in QUESTIONS.items() for part in _question(heading, variants, known)),
         "## Width of the bounds, of the log-determinant and in nats a datum",
         "By rows that meet and rows drawn beside them; what stands behind a ± is a standard error.",
@@ -129,10 +130,24 @@ def _rank_lines(runs: Sequence[dict[str, Any]], nll: str) -> Iterator[list[str]]
     nlls = [run[nll] for run in runs]
     for name in CURVATURES:
         found = [evidence(run, name) for run in runs]
-        pairs = [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in combinations(zip(nlls, found), 2)]  # noqa: B905
+        pairs = pairs_of(nlls, found)
         parts = [[same for gap, same in pairs if low <= gap < high] for low, high in [(0, GAPS[-1]), *gaps]]
         correlation, chance = rank_correlation(nlls, found)
         yield [name, f"{correlation:+.2f}", f"{chance:.3f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
+
+
+def pairs_of(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, bool]]:
+    """Of each pair, how far apart it is in `one`, and whether `other` ranks it alike."""
+    found = combinations(zip(one, other, strict=True), 2)
+    return [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in found]
+
+
+def _alike_lines(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if len(runs) > 1:
+        kron, exact = ([evidence(run, name) for run in runs] for name in ("kron", "exact"))
+        pairs = [alike for _, alike in pairs_of(kron, exact)]
+        text = f"`kron` and the exact evidence rank {sum(pairs)} of {len(pairs)} pairs alike "
+        yield text + f"(rank correlation {rank_correlation(kron, exact)[0]:+.2f})."
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
