@@ -27,6 +27,8 @@ def moved(q: MatrixNormal, seed: int = 0) -> MatrixNormal:
     with torch.no_grad():
         for value in q.parameters():
             value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+        for change in q.changes:
+            change.tril_(-1)
     return q
 
 
@@ -187,7 +189,7 @@ def run(layer: str = "f_fc_conv", epochs: int = 4, seed: int = 3):
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
     prior = LayerwisePrior(small_network(layer, seed).float())
     weights = weight_settings(epochs=epochs, batch_size=8, kind="Adam", lr=0.003)
-    settings = VariationalSettings(burn_in=2, draws=4, fit=FitSettings(passes=1))
+    settings = VariationalSettings(burn_in=2, every=2, draws=4, fit=FitSettings(passes=1))
     return trainer_of(prior, task, weights, ("vi", settings), torch.Generator().manual_seed(seed))
 
 

@@ -7,7 +7,7 @@ are set to their maximum, delta_l = d_l / (tr Sigma_l + |M_l|^2), after each epo
 objective is MAP; the posterior then starts from the Laplace approximation, narrowed to a tenth of the weights' size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from ellarepro.data.loading import batches_of
 from ellarepro.errors import UserError
 from ellarepro.evidence.marglik import Fit
 from ellarepro.evidence.matrix_normal import MatrixNormal, kl_divergence
+from ellarepro.objectives.draws import Draws
 from ellarepro.objectives.objective import Objective, Outcome, Pause
 from ellarepro.settings.parts import VariationalSettings
 
@@ -50,26 +51,31 @@ class Variational(Objective):
         super().__init__(*arguments, **options)
         self.posteriors: dict[str, MatrixNormal] = {}
         self._optimiser: torch.optim.Optimizer | None = None
+        self._draws: Draws | None = None
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Outcome:
         if not self.posteriors:
             return super().forward(inputs, targets)
-        outputs = functional_call(self.model, self.drawn_weights(self.generator), (inputs,))
+        self._draws = self._draws or Draws.ahead(self.posteriors, self.settings.every, self.generator)
+        outputs = functional_call(self.model, self._around_means(self._draws.next()), (inputs,))
         return self.likelihood.mean_loss(outputs, targets), outputs
 
+    def _around_means(self, deviations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: p + deviations[name] for name, p in zip(self.prior.names, self.prior.parameters, strict=True)}
+
     def drawn_weights(self, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """One draw of all weights by name; differentiable in means and factors."""
-        named = zip(self.prior.names, self.prior.parameters, strict=True)
-        return {name: p + self.posteriors[name].deviation(generator) for name, p in named}
+        """One draw of all weights by name."""
+        return self._around_means({name: q.deviation(generator) for name, q in self.posteriors.items()})
 
     def backward(self, loss: Tensor, numbers: Sequence[float | Tensor]) -> None:
-        """As the base, whose decays are the means' part of the KL; the factors take a step of their own."""
-        if self._optimiser is not None:
-            self._optimiser.zero_grad(set_to_none=True)
-            self._factors_part(numbers).backward()
+        """As the base, whose decays are the means' part of the KL; once its draws are used, the factors take a step."""
         super().backward(loss, numbers)
-        if self._optimiser is not None:
-            self._optimiser.step()
+        if self._draws is None or self._draws.left or self._optimiser is None:
+            return
+        self._optimiser.zero_grad(set_to_none=True)
+        self._draws.backward(self._factors_part(numbers))
+        self._optimiser.step()
+        self._draws = None
 
     def _factors_part(self, numbers: Sequence[float | Tensor]) -> Tensor:
         """The KL's part in the factors, a datum; its traces count as far as the prior has a part."""
@@ -109,15 +115,21 @@ class Variational(Objective):
 
     def _take(self, posteriors: dict[str, MatrixNormal]) -> None:
         self.posteriors = posteriors
-        learned = [value for q in posteriors.values() for value in q.parameters()]
-        self._optimiser = torch.optim.Adam(learned, lr=self.settings.lr)
+        factors = [pair for q in posteriors.values() for pair in zip(q.changes, q.log_scales, strict=True)]
+        groups: list[dict[str, Any]] = [{"params": [scale for _, scale in factors]}]
+        # A row of the change has as many entries as the factor is wide, and a step that is noise moves all of them.
+        groups += [{"params": [change], "lr": self.settings.lr / change.shape[-1] ** 0.5} for change, _ in factors]
+        self._optimiser = torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
     @torch.no_grad()
     def _set_precisions(self) -> None:
-        """delta_l = d_l / (tr Sigma_l + |M_l|^2), the maximum of the bound."""
-        for index, (name, p) in enumerate(zip(self.prior.names, self.prior.parameters, strict=True)):
-            moment = self.posteriors[name].trace() + p.square().sum()
-            self.prior.log_precision[index] = (p.numel() / moment).log().double().cpu()
+        """delta_l = d_l / (tr Sigma_l + |M_l|^2), the maximum of the bound; tensors that share one count as one."""
+        named = list(zip(self.prior.names, self.prior.parameters, strict=True))
+        moments = torch.stack([(self.posteriors[n].trace() + p.square().sum()).double().cpu() for n, p in named])
+        sizes = torch.tensor([p.numel() for _, p in named], dtype=torch.float64)
+        best = (self.prior.shared.mv(sizes) / self.prior.shared.mv(moments)).log()
+        learned = self.prior.shared.any(1)
+        self.prior.log_precision[learned] = best[learned]
 
     @torch.no_grad()
     def kl(self) -> Tensor:
@@ -161,6 +173,7 @@ class Variational(Objective):
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
             "posteriors": {name: q.state_dict() | {"axis": q.group_axis} for name, q in self.posteriors.items()},
+            "draws": None if self._draws is None else self._draws.state_dict(),
             "optimiser": None if self._optimiser is None else self._optimiser.state_dict(),
         }
 
@@ -171,9 +184,11 @@ class Variational(Objective):
         taken, device = {}, self.prior.parameters[0].device
         for name, p in zip(self.prior.names, self.prior.parameters, strict=True):
             kept = {key: value for key, value in state["posteriors"][name].items() if key != "axis"}
-            starts = [kept[key].to(device) for key in sorted(kept) if key.startswith("start")]
-            taken[name] = MatrixNormal(p, [start @ start.mT for start in starts], state["posteriors"][name]["axis"])
+            sides = range(sum(key.startswith("basis") for key in kept))
+            spectra = [(kept[f"values{side}"].to(device), kept[f"basis{side}"].to(device)) for side in sides]
+            taken[name] = MatrixNormal(p, spectra, state["posteriors"][name]["axis"])
             taken[name].load_state_dict(kept)
         self._take(taken)
+        self._draws = None if state["draws"] is None else Draws.of_state(taken, state["draws"])
         if self._optimiser is not None:
             self._optimiser.load_state_dict(state["optimiser"])
