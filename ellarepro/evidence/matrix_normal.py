@@ -15,14 +15,17 @@ from ellarepro.curvature.eigen import symmetric_eigenvectors
 from ellarepro.curvature.structures import Block
 
 Spectrum = tuple[Tensor, Tensor]
+ROTATED = 128
+"""Of a factor: a wider one keeps the eigenvectors of its start, and learns the eigenvalues."""
 
 
 class MatrixNormal(nn.Module):
     """q of one tensor, whose mean M is the tensor itself.
 
     A factor has the root Q sqrt(s) R, with Q and s the eigenvectors and eigenvalues of the start, fixed, and R lower
-    triangular, learned and the identity at the start. So one learning rate suits all entries, the trace is a weighted
-    sum of squares of R, and no step multiplies two matrices of the factor's width.
+    triangular, learned and the identity at the start; diagonal where the factor is wider than `ROTATED`. So one
+    learning rate suits all entries, the trace is a weighted sum of squares of R, and no step multiplies two matrices of
+    the factor's width.
 
     Args:
         mean: the parameter, in its own shape.
@@ -38,7 +41,9 @@ class MatrixNormal(nn.Module):
         for index, (values, basis) in enumerate(spectra):
             self.register_buffer(f"values{index}", values.to(mean.dtype))
             self.register_buffer(f"basis{index}", basis.to(mean.dtype))
-        self.changes = nn.ParameterList([torch.zeros_like(basis) for _, basis in self.spectra])
+        self.changes = nn.ParameterList(
+            [torch.zeros_like(basis) if basis.shape[1] <= ROTATED else basis.new_zeros(0) for _, basis in self.spectra]
+        )
         self.log_scales = nn.ParameterList([torch.zeros_like(values) for values, _ in self.spectra])
         for change in self.changes:
             change.register_post_accumulate_grad_hook(_keep_lower)
@@ -77,12 +82,14 @@ class MatrixNormal(nn.Module):
     def _root_times(self, side: int, vectors: Tensor) -> Tensor:
         """Q sqrt(s) R of a factor times the next to last axis of `vectors (..., G, d, n)`."""
         values, basis = self.spectra[side]
-        scaled = self.log_scales[side].exp()[..., None] * vectors + _times(self.changes[side], vectors)
+        scaled = self.log_scales[side].exp()[..., None] * vectors
+        if len(change := self.changes[side]):
+            scaled = scaled + _times(change, vectors)
         return _times(basis, values.sqrt()[..., None] * scaled)
 
     def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Standard normal numbers `(count, G, I, J)` for as many draws."""
-        like, widths = self.changes[0], [change.shape[1] for change in self.changes]
+        like, widths = self.log_scales[0], [scale.shape[1] for scale in self.log_scales]
         size = [count, self.groups, *widths, *([1] if len(widths) == 1 else [])]
         return torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
 
@@ -104,7 +111,7 @@ class MatrixNormal(nn.Module):
         """Of the covariance: sum over groups of tr S tr A."""
         learned = zip(self.spectra, self.changes, self.log_scales, strict=True)
         traces = [
-            (values * (change.square().sum(2) + (2 * scale).exp())).sum(1)
+            (values * ((2 * scale).exp() + (change.square().sum(2) if len(change) else 0))).sum(1)
             for (values, _), change, scale in learned
         ]
         product = traces[0] * traces[1] if len(traces) == 2 else traces[0]
@@ -130,7 +137,7 @@ class MatrixNormal(nn.Module):
         return matrix[order][:, order]
 
     def _grouped_shape(self) -> tuple[int, int, int]:
-        rows = self.changes[0].shape[1]
+        rows = self.log_scales[0].shape[1]
         return self.groups, rows, self.shape.numel() // (self.groups * rows)
 
 

@@ -1,7 +1,7 @@
 """Draws of all weights for a few steps at once, and the gradient that these steps leave for the posterior's factors."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,7 +49,10 @@ class Draws:
 
     def _gradients(self) -> dict[str, Tensor]:
         """`(used, ...)` by name."""
-        return {name: torch.stack([leaf.grad for leaf in leaves[: self.used]]) for name, leaves in self._leaves.items()}
+        return {
+            name: torch.stack([cast(Tensor, leaf.grad) for leaf in leaves[: self.used]])
+            for name, leaves in self._leaves.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """What `of_state` needs beside the posteriors."""

@@ -7,7 +7,9 @@ are set to their maximum, delta_l = d_l / (tr Sigma_l + |M_l|^2), after each epo
 objective is MAP; the posterior then starts from the Laplace approximation, narrowed to a tenth of the weights' size.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ellarepro.curvature.hooks import evaluation_mode
+from ellarepro.curvature.likelihood import Classification
+from ellarepro.curvature.scores import class_scores
 from ellarepro.data.dataset import Samples
 from ellarepro.data.loading import batches_of
 from ellarepro.errors import UserError
@@ -41,11 +45,15 @@ def _narrow(p: Tensor) -> float:
 class Variational(Objective):
     """The negative evidence lower bound a datum, by one draw of the weights for each batch.
 
+    The draws of `every` batches are made at once, and after them the factors take a step by the mean of their
+    gradients. Wide factors cost more than a step of the weights, and so are read once for many.
+
     Attributes:
         posteriors: q of each tensor by name; none until the burn-in is over.
     """
 
     settings: VariationalSettings
+    replays = False
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -78,10 +86,10 @@ class Variational(Objective):
         self._draws = None
 
     def _factors_part(self, numbers: Sequence[float | Tensor]) -> Tensor:
-        """The KL's part in the factors, a datum; its traces count as far as the prior has a part."""
+        """The KL's part in the factors, a datum; zero where the prior has no part, as volume alone has no bound."""
         pairs = zip(numbers[:-1], self.posteriors.values(), strict=True)
-        parts = [decay * q.trace() / 2 - q.log_det() / (2 * self._data_size) for decay, q in pairs]
-        return torch.stack(parts).sum()
+        parts = [(decay * q.trace() - q.log_det() / self._data_size) / 2 for decay, q in pairs if decay]
+        return sum(parts, torch.zeros((), device=self.prior.parameters[0].device))
 
     @property
     def _data_size(self) -> int:
@@ -90,12 +98,16 @@ class Variational(Objective):
     def after_epoch(self, epoch: int, epochs: int, loss: float, pause: Pause) -> dict[str, Any]:
         if not self.takes_part(loss) or epoch < self.settings.burn_in:
             return {}
-        if not self.posteriors:
+        width = cast(Samples, self.data).targets[0].numel()
+        drawn = bool(self.posteriors)
+        if not drawn:
             self._start(Fit(self.model, self.prior, self.data, self.settings.fit, self.generator, self.likelihood))
-        self.likelihood.fit_noise(loss, cast(Samples, self.data).targets[0].numel())
+        self.likelihood.fit_noise(loss, width)
         self._set_precisions()
-        bound = self.negative_elbo(draws=1) / self._data_size
-        told = {"neg_log_marglik_per_datum": bound, "effective_parameters": self.effective_parameters()}
+        told: dict[str, Any] = {"effective_parameters": self.effective_parameters()}
+        if drawn:  # by the draws of the epoch's own steps, while the means moved
+            fit = self.likelihood.log_likelihood(loss * self._data_size, self._data_size, width)
+            told["neg_log_marglik_per_datum"] = float(self.kl() - fit) / self._data_size
         return told | {"prior_precision": self.prior.precisions()}
 
     def _start(self, fit: Fit) -> None:
@@ -115,10 +127,10 @@ class Variational(Objective):
 
     def _take(self, posteriors: dict[str, MatrixNormal]) -> None:
         self.posteriors = posteriors
-        factors = [pair for q in posteriors.values() for pair in zip(q.changes, q.log_scales, strict=True)]
-        groups: list[dict[str, Any]] = [{"params": [scale for _, scale in factors]}]
+        groups: list[dict[str, Any]] = [{"params": [scale for q in posteriors.values() for scale in q.log_scales]}]
+        changes = [change for q in posteriors.values() for change in q.changes if len(change)]
         # A row of the change has as many entries as the factor is wide, and a step that is noise moves all of them.
-        groups += [{"params": [change], "lr": self.settings.lr / change.shape[-1] ** 0.5} for change, _ in factors]
+        groups += [{"params": [change], "lr": self.settings.lr / change.shape[-1] ** 0.5} for change in changes]
         self._optimiser = torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
     @torch.no_grad()
@@ -139,22 +151,33 @@ class Variational(Objective):
         return torch.stack(parts).sum()
 
     @torch.no_grad()
-    def negative_elbo(self, draws: int) -> float:
-        """-E_q log p(D|theta) + KL in nats, summed over the training set; the mean of `draws` draws of the weights."""
-        total, size, width = 0.0, 0, 1
-        with evaluation_mode(self.model):
-            for outputs, targets in self._drawn_outputs(self.data, draws):
-                total += self.likelihood.losses(outputs, targets).double().sum().item() / draws
-                size, width = size + len(targets), outputs.shape[1]
-        fit = self.likelihood.log_likelihood(total, size // draws, width)
-        return float(self.kl() - fit)
+    def negative_elbos(self, drawn: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """-log p(D|theta) + KL in nats, summed over the training set, at each of the `drawn` weights: `(S,)`.
 
-    def _drawn_outputs(self, data: Any, draws: int) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.prior.parameters[0].device
-        for _ in range(draws):
-            weights = self.drawn_weights(self.generator)
-            for inputs, targets in batches_of(data, 500, device):
-                yield functional_call(self.model, weights, (inputs,)), targets
+        Their mean over draws of the posterior is minus the evidence lower bound.
+        """
+        fits = []
+        for weights in drawn:
+            total, size, width = 0.0, 0, 1
+            for outputs, targets in self._outputs(weights, self.data):
+                total += self.likelihood.losses(outputs, targets).double().sum().item()
+                size, width = size + len(targets), outputs.shape[1]
+            fits.append(self.likelihood.log_likelihood(total, size, width))
+        return self.kl() - torch.stack(fits)
+
+    def _outputs(self, weights: Mapping[str, Tensor], data: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        with evaluation_mode(self.model):
+            for inputs, targets in batches_of(data, 500, self.prior.parameters[0].device):
+                yield functional_call(self.model, dict(weights), (inputs,)), targets
+
+    @torch.no_grad()
+    def _sampled_scores(self, drawn: Sequence[Mapping[str, Tensor]], test: Samples) -> dict[str, float]:
+        """Scores of the mean prediction of the networks of `drawn` weights; of classes alone."""
+        if not isinstance(self.likelihood, Classification):
+            return {}
+        logs = [torch.cat([outputs for outputs, _ in self._outputs(weights, test)]).log_softmax(1) for weights in drawn]
+        scores = class_scores(torch.stack(logs).logsumexp(0) - math.log(len(drawn)), test.targets)
+        return {name: value for name, value in asdict(scores).items() if value is not None}
 
     @torch.no_grad()
     def effective_parameters(self) -> dict[str, float]:
@@ -164,11 +187,18 @@ class Variational(Objective):
         return {n: p.numel() - deltas[n] * self.posteriors[n].trace().item() for n, p in pairs}
 
     def report(self, test: Samples, generator: torch.Generator, pause: Pause) -> dict[str, Any]:
-        """The bound, by `draws` draws of the weights."""
+        """The bound and the mean prediction, by `draws` draws of the weights."""
         if not self.posteriors:
             return super().report(test, generator, pause)
-        bound = self.negative_elbo(self.settings.draws) / self._data_size
-        return {"neg_log_marglik_per_datum": bound, "effective_parameters": self.effective_parameters()}
+        with torch.no_grad():
+            drawn = [self.drawn_weights(self.generator) for _ in range(self.settings.draws)]
+        bounds = self.negative_elbos(drawn) / self._data_size
+        return {
+            "neg_log_marglik_per_datum": bounds.mean().item(),
+            "neg_log_marglik_error": (bounds.std() / len(bounds) ** 0.5).item() if len(bounds) > 1 else None,
+            "sampled": self._sampled_scores(drawn, test) or None,
+            "effective_parameters": self.effective_parameters(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
