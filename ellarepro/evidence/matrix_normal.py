@@ -42,7 +42,7 @@ class MatrixNormal(nn.Module):
             self.register_buffer(f"values{index}", values.to(mean.dtype))
             self.register_buffer(f"basis{index}", basis.to(mean.dtype))
         self.changes = nn.ParameterList(
-            [torch.zeros_like(basis) if basis.shape[1] <= ROTATED else basis.new_zeros(0) for _, basis in self.spectra]
+            [torch.zeros_like(basis if basis.shape[1] <= ROTATED else basis[:0]) for _, basis in self.spectra]
         )
         self.log_scales = nn.ParameterList([torch.zeros_like(values) for values, _ in self.spectra])
         for change in self.changes:
