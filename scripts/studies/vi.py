@@ -1,7 +1,7 @@
 """Where does variational inference disagree with Laplace? The toy tasks by both, twelve networks each.
 
-The runs are those of configs/experiment/vi/: F-FC+CONV of alpha 2 and 1, `budget=demo` otherwise, three seeds. A
-network is a task, a width and a seed; each objective trains it anew.
+The runs are those of configs/experiment/vi/: F-FC+CONV and CONV of alpha 1, `budget=demo` otherwise, three seeds; and
+F-FC+CONV of alpha 2 with one seed. A network is a task, a width, a layer type and a seed; each objective trains it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +13,18 @@ from scipy.stats import spearmanr
 
 from ellarepro.layers.tensors import EVERYWHERE, WEIGHT
 from ellarepro.results import RunResult
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.markdown import markdown_table, mean_cell
 from scripts.studies.study import Measure, Study, experiments, known
 
 OBJECTIVES = {"laplace": "Laplace", "vi": "VI"}
+FEWEST = 2
+"""Networks of one task and width that have no ranking."""
 PRUNED = 0.01
 """Share of a tensor's weights that are effective, below which it counts as pruned."""
-Network = tuple[str, int, int]
-"""Task, width (alpha) and seed."""
+Network = tuple[str, int, str, int]
+"""Task, width (alpha), layer type and seed."""
+Pairs = Mapping[Network, tuple[RunResult, RunResult]]
 
 
 def evidence(result: RunResult) -> float | None:
@@ -39,23 +43,25 @@ def predictive_accuracy(result: RunResult) -> float | None:
     return None if accuracy is None else 100 * accuracy
 
 
-def share(result: RunResult) -> float:
-    """F-FC's relative effective number of parameters in percent, mean over layers.
+def share(result: RunResult) -> float | None:
+    """F-FC's relative effective number of parameters in percent, mean over layers; None without F-FC.
 
     Of two pruned factors that share a precision, VI's is a little above zero and a little below.
     """
-    return max(0.0, fmean(own["f_fc"] for own in result.relative_effective_parameters.values()))
+    own = [paths["f_fc"] for paths in result.relative_effective_parameters.values() if "f_fc" in paths]
+    return max(0.0, fmean(own)) if own else None
 
 
-def lost_without(result: RunResult) -> float:
+def lost_without(result: RunResult) -> float | None:
     """Points of test accuracy that are lost without F-FC in all layers, of the plug-in prediction."""
-    return -100 * result.path_use[EVERYWHERE]["f_fc"]["accuracy_change"]
+    used = result.path_use[EVERYWHERE]
+    return -100 * used["f_fc"]["accuracy_change"] if "f_fc" in used else None
 
 
-def variance_ratio(result: RunResult) -> float:
+def variance_ratio(result: RunResult) -> float | None:
     """Prior variance of F-FC's outputs over that of CONV's, in the layer where it is largest: what precisions say."""
-    layers = (own for layer, own in result.path_use.items() if layer != EVERYWHERE)
-    return max(own["f_fc"]["prior_variance_ratio"] or 0.0 for own in layers)
+    layers = [own for layer, own in result.path_use.items() if layer != EVERYWHERE and "f_fc" in own]
+    return max((own["f_fc"]["prior_variance_ratio"] or 0.0 for own in layers), default=None)
 
 
 def effective(result: RunResult) -> float:
@@ -98,48 +104,58 @@ def body(results: Sequence[RunResult]) -> Iterator[str]:
     """What each objective reaches, what it learns, and how the two rank the networks."""
     yield from ("## What is reached", _table(results, SCORES))
     yield from ("## What is learned", _table(results, LEARNED))
-    pairs = paired(results)
-    if len(pairs) > 2:
-        yield from ("## Ranking", _ranks(pairs), _correlations(pairs))
+    if groups := _rivals(paired(results)):
+        yield from ("## Ranking", _ranks(groups), _correlations(groups))
     yield "![Evidence, bound and test NLL of each network](study.png)"
 
 
+def _cell(result: RunResult) -> tuple[str, int, str]:
+    return result.dataset, result.config["alpha"], result.layer
+
+
 def _table(results: Sequence[RunResult], measures: Mapping[str, tuple[Measure, int]]) -> str:
-    lines = [["task", "alpha", "objective", "seeds", *measures]]
-    for task, alpha in sorted({(r.dataset, _alpha(r)) for r in results}):
+    lines = [["task", "alpha", "layers", "objective", "seeds", *measures]]
+    for cell in sorted({_cell(result) for result in results}):
         for objective, title in OBJECTIVES.items():
-            own = [r for r in results if (r.dataset, _alpha(r), r.objective) == (task, alpha, objective)]
+            own = [result for result in results if (_cell(result), result.objective) == (cell, objective)]
             cells = [mean_cell(known(own, of), f".{digits}f", "–") for of, digits in measures.values()]
-            lines.append([task, str(alpha), title, str(len(own)), *cells])
-    return markdown_table(lines, labels=3)
+            task, alpha, layer = cell
+            lines.append([task, str(alpha), layer_title(layer), title, str(len(own)), *cells])
+    return markdown_table(lines, labels=4)
 
 
-def _alpha(result: RunResult) -> int:
-    return result.config["alpha"]
-
-
-def paired(results: Sequence[RunResult]) -> dict[Network, tuple[RunResult, RunResult]]:
+def paired(results: Sequence[RunResult]) -> Pairs:
     """The networks that both objectives have trained: the Laplace run, then that of VI."""
-    runs = {(r.objective, (r.dataset, _alpha(r), r.seed)): r for r in results}
+    runs = {(r.objective, (*_cell(r), r.seed)): r for r in results}
     networks = sorted({network for _, network in runs})
     both = {network: [runs.get((objective, network)) for objective in OBJECTIVES] for network in networks}
     return {network: (one, other) for network, (one, other) in both.items() if one and other}
 
 
-def _ranks(pairs: Mapping[Network, tuple[RunResult, RunResult]]) -> str:
+def _rivals(pairs: Pairs) -> dict[str, Pairs]:
+    """Those of one task and width, by task, where there are enough for a rank to mean anything."""
+    groups = {network[:2]: {name: own for name, own in pairs.items() if name[:2] == network[:2]} for network in pairs}
+    return {task: own for (task, _), own in groups.items() if len(own) > FEWEST}
+
+
+def _ranks(groups: Mapping[str, Pairs]) -> str:
     """A line a network; the rank is within its task."""
-    head = ["task", "alpha", "seed", "-evidence", "rank", "-bound", "error", "rank"]
+    head = ["task", "layers", "seed", "-evidence", "rank", "-bound", "error", "rank"]
     lines = [[*head, "test NLL, Laplace", "test NLL, VI"]]
-    for (task, alpha, seed), runs in pairs.items():
-        rivals = [both for network, both in pairs.items() if network[0] == task]
-        first, second = (
-            1 + sum(evidence(rival[side]) < evidence(run) for rival in rivals) for side, run in enumerate(runs)
-        )
-        laplace, vi = runs
-        numbers = [f"{evidence(laplace):.3f}", str(first), f"{evidence(vi):.3f}", f"{vi.neg_log_marglik_error:.3f}"]
-        nlls = [f"{run.test_nll:.3f}" for run in runs]
-        lines.append([task, str(alpha), str(seed), *numbers, str(second), *nlls])
+    for task, pairs in groups.items():
+        for (*_, layer, seed), runs in pairs.items():
+            first, second = (
+                1 + sum(_bound(rival[side]) < _bound(run) for rival in pairs.values()) for side, run in enumerate(runs)
+            )
+            laplace, vi = runs
+            numbers = [f"{_bound(laplace):.3f}", str(first), f"{_bound(vi):.3f}", f"{vi.neg_log_marglik_error:.3f}"]
+            nlls = [f"{run.test_nll:.3f}" for run in runs]
+            lines.append([task, layer_title(layer), str(seed), *numbers, str(second), *nlls])
     return markdown_table(lines, labels=2)
+
+
+def _bound(result: RunResult) -> float:
+    return cast(float, evidence(result))
 
 
 def correlations(pairs: Sequence[tuple[RunResult, RunResult]]) -> dict[str, float]:
@@ -161,16 +177,12 @@ def _nll(result: RunResult) -> float | None:
     return result.test_nll
 
 
-def _correlations(pairs: Mapping[Network, tuple[RunResult, RunResult]]) -> str:
-    groups = {task: [own for network, own in pairs.items() if network[0] == task] for task in {n[0] for n in pairs}}
-    columns = {task: own for task, own in sorted(groups.items()) if len(own) > 2}
-    found = {title: correlations(own) for title, own in columns.items()}
-    lines = [["Spearman's rank correlation", *(f"{task}, {len(own)} networks" for task, own in columns.items())]]
+def _correlations(groups: Mapping[str, Pairs]) -> str:
+    found = {task: correlations(list(pairs.values())) for task, pairs in groups.items()}
+    lines = [["Spearman's rank correlation", *(f"{task}, {len(own)} networks" for task, own in groups.items())]]
     lines += [[name, *(f"{own[name]:+.2f}" for own in found.values())] for name in next(iter(found.values()))]
-    lines.append(
-        ["standard deviation of unrelated rankings", *(f"{(len(o) - 1) ** -0.5:.2f}" for o in columns.values())]
-    )
-    return markdown_table(lines, labels=1)
+    errors = [f"{(len(own) - 1) ** -0.5:.2f}" for own in groups.values()]
+    return markdown_table([*lines, ["standard deviation of unrelated rankings", *errors]], labels=1)
 
 
 PANELS = {
@@ -183,40 +195,43 @@ MARKERS = "os"
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
-    """The figure: a dot a network, colour by task and marker by width."""
+    """The figure: a dot a network, colour by task and marker by layer type; alpha 2 is not filled."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     grid = figure.subplots(1, len(PANELS))
-    pairs = paired(results)
-    tasks, widths = (sorted({network[place] for network in pairs}) for place in (0, 1))
-    for axes, (title, labels) in zip(grid, PANELS.items(), strict=True):
-        for (task, alpha), own in _drawn(pairs).items():
-            points = [(numbers[labels[0]], numbers[labels[1]]) for numbers in own]
-            look = {"color": COLOURS[tasks.index(task) % 2], "marker": MARKERS[widths.index(alpha) % 2]}
-            axes.plot(*zip(*points, strict=True), linestyle="none", label=f"{task}, alpha {alpha}", **look)
-        axes.set(title=title, xlabel=f"{labels[0]}, nats a datum", ylabel=f"{labels[1]}, nats")
+    groups: dict[tuple[str, int, str], list[tuple[RunResult, RunResult]]] = {}
+    for network, runs in paired(results).items():
+        groups.setdefault(network[:3], []).append(runs)
+    tasks, _, layers = (sorted({group[place] for group in groups}, key=str) for place in range(3))
+    for axes, (title, (across, up)) in zip(grid, PANELS.items(), strict=True):
+        for (task, alpha, layer), own in groups.items():
+            numbers = [_drawn(*runs) for runs in own]
+            look = {"color": COLOURS[tasks.index(task) % 2], "marker": MARKERS[layers.index(layer) % 2]}
+            look |= {"fillstyle": "none" if alpha > 1 else "full", "linestyle": "none"}
+            label = f"{task}, {layer_title(layer)}, alpha {alpha}"
+            axes.plot([n[across] for n in numbers], [n[up] for n in numbers], label=label, **look)
+        axes.set(title=title, xlabel=f"{across}, nats a datum", ylabel=f"{up}, nats")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _drawn(pairs: Mapping[Network, tuple[RunResult, RunResult]]) -> dict[tuple[str, int], list[dict[str, float]]]:
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for (task, alpha, _), (laplace, vi) in pairs.items():
-        numbers = {"-evidence (Laplace)": evidence(laplace), "-bound (VI)": evidence(vi)}
-        numbers |= {"test NLL, Laplace": laplace.test_nll, "test NLL, VI": vi.test_nll}
-        found.setdefault((task, alpha), []).append(cast(dict[str, float], numbers))
-    return found
+def _drawn(laplace: RunResult, vi: RunResult) -> dict[str, float | None]:
+    numbers = {"-evidence (Laplace)": evidence(laplace), "-bound (VI)": evidence(vi)}
+    return numbers | {"test NLL, Laplace": laplace.test_nll, "test NLL, VI": vi.test_nll}
 
 
 STUDY = Study(
     name="vi",
     question="Where does variational inference disagree with Laplace?",
-    about="F-FC+CONV of alpha 2 and 1 (74,000 and 22,000 parameters) on 4,000 images, 40 epochs. -evidence is minus "
-    "the Laplace evidence, or minus the lower bound of VI, in nats a datum. The training loss is that of the last "
-    "epoch, for VI at drawn weights. The posterior's prediction is the linearised one under Laplace, and the mean of "
-    "drawn networks under VI, 20 draws each. A tensor counts as pruned where less than 1% of its weights are "
-    "effective. Mean over seeds, and standard deviation.",
+    about="4,000 images, 40 epochs. Each objective trains the network anew. -evidence is minus the Laplace evidence, or "
+    "minus the lower bound of VI, in nats a datum. The training loss is that of the last epoch, for VI at drawn "
+    "weights. The posterior's prediction is the linearised one under Laplace, and the mean of drawn networks under VI, "
+    "20 draws each. A tensor counts as pruned where less than 1% of its weights are effective. Mean over seeds, and "
+    "standard deviation.",
     body=body,
     draw=draw,
-    sweeps=((*experiments("vi"), "seed=711,712,713"),),
-    order=lambda config: (-config["alpha"], config["seed"], config["objective"]["name"]),
+    sweeps=(
+        (*experiments("vi"), "seed=711,712,713"),
+        (*experiments("vi"), "seed=711", "layer=f_fc_conv", "alpha=2"),
+    ),
+    order=lambda config: (config["alpha"], config["seed"], config["layer"]["name"] == "conv"),
 )
