@@ -222,7 +222,7 @@ def _drawn(laplace: RunResult, vi: RunResult) -> dict[str, float | None]:
 STUDY = Study(
     name="vi",
     question="Where does variational inference disagree with Laplace?",
-    about="4,000 images, 40 epochs. Each objective trains the network anew. -evidence is minus the Laplace evidence, or "
+    about="4,000 images, 40 epochs. Each objective trains the network. -evidence is minus the Laplace evidence, or "
     "minus the lower bound of VI, in nats a datum. The training loss is that of the last epoch, for VI at drawn "
     "weights. The posterior's prediction is the linearised one under Laplace, and the mean of drawn networks under VI, "
     "20 draws each. A tensor counts as pruned where less than 1% of its weights are effective. Mean over seeds, and "
