@@ -19,7 +19,7 @@ from scripts.studies.study import Measure, Study, experiments, known
 
 OBJECTIVES = {"laplace": "Laplace", "vi": "VI"}
 FEWEST = 2
-"""Networks of one task and width that have no ranking."""
+"""Networks of one task that have no ranking."""
 PRUNED = 0.01
 """Share of a tensor's weights that are effective, below which it counts as pruned."""
 Network = tuple[str, int, str, int]
@@ -133,25 +133,25 @@ def paired(results: Sequence[RunResult]) -> Pairs:
 
 
 def _rivals(pairs: Pairs) -> dict[str, Pairs]:
-    """Those of one task and width, by task, where there are enough for a rank to mean anything."""
-    groups = {network[:2]: {name: own for name, own in pairs.items() if name[:2] == network[:2]} for network in pairs}
-    return {task: own for (task, _), own in groups.items() if len(own) > FEWEST}
+    """The networks by task, where there are enough for a rank to mean anything."""
+    groups = {task: {name: own for name, own in pairs.items() if name[0] == task} for task, *_ in pairs}
+    return {task: own for task, own in groups.items() if len(own) > FEWEST}
 
 
 def _ranks(groups: Mapping[str, Pairs]) -> str:
     """A line a network; the rank is within its task."""
-    head = ["task", "layers", "seed", "-evidence", "rank", "-bound", "error", "rank"]
+    head = ["task", "alpha", "layers", "seed", "-evidence", "rank", "-bound", "error", "rank"]
     lines = [[*head, "test NLL, Laplace", "test NLL, VI"]]
     for task, pairs in groups.items():
-        for (*_, layer, seed), runs in pairs.items():
+        for (_, alpha, layer, seed), runs in pairs.items():
             first, second = (
                 1 + sum(_bound(rival[side]) < _bound(run) for rival in pairs.values()) for side, run in enumerate(runs)
             )
             laplace, vi = runs
             numbers = [f"{_bound(laplace):.3f}", str(first), f"{_bound(vi):.3f}", f"{vi.neg_log_marglik_error:.3f}"]
             nlls = [f"{run.test_nll:.3f}" for run in runs]
-            lines.append([task, layer_title(layer), str(seed), *numbers, str(second), *nlls])
-    return markdown_table(lines, labels=2)
+            lines.append([task, str(alpha), layer_title(layer), str(seed), *numbers, str(second), *nlls])
+    return markdown_table(lines, labels=3)
 
 
 def _bound(result: RunResult) -> float:
