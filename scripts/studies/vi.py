@@ -94,7 +94,7 @@ SCORES: dict[str, tuple[Measure, int]] = {
 LEARNED: dict[str, tuple[Measure, int]] = {
     "F-FC's share, %": (share, 0),
     "points lost without F-FC": (lost_without, 1),
-    "prior variance, F-FC / CONV": (variance_ratio, 2),
+    "prior variance, F-FC / CONV": (variance_ratio, 3),
     "effective weights, thousands": (effective, 2),
     "pruned tensors": (pruned, 1),
 }
