@@ -13,6 +13,8 @@ from ellarepro.config.compose import compose
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
+from ellarepro.objectives.laplace import Laplace
+from ellarepro.objectives.vi import Variational
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
@@ -53,6 +55,12 @@ def test_replayed_steps_are_plain_ones(rule, captures):
     assert len(captures) == 1 and same(plain, replayed)
     assert replayed.history["loss"] == pytest.approx(plain.history["loss"], rel=1e-6)
     assert replayed.state_dict()["optimiser"]["param_groups"] == plain.state_dict()["optimiser"]["param_groups"]
+
+
+def test_steps_that_are_not_all_alike_are_not_replayed(captures, monkeypatch):
+    monkeypatch.setattr(Laplace, "replays", False)
+    trainer(True, ADAM).run()
+    assert not captures and not Variational.replays
 
 
 @pytest.mark.parametrize("what", ["rates", "weight_decays"])

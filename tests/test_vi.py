@@ -9,13 +9,14 @@ from helpers import small_data, small_network, weight_settings
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ellarepro.curvature.likelihood import Regression
+from ellarepro.curvature.likelihood import Classification, Regression
 from ellarepro.data import Samples, Task
 from ellarepro.evidence import matrix_normal
 from ellarepro.evidence.marglik import Fit, fit
 from ellarepro.evidence.matrix_normal import MatrixNormal
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.network import LAYERS
+from ellarepro.objectives.draws import Draws
 from ellarepro.objectives.vi import Variational, VariationalSettings
 from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.parts import FitSettings
@@ -27,11 +28,15 @@ def moved(q: MatrixNormal, seed: int = 0) -> MatrixNormal:
     with torch.no_grad():
         for value in q.parameters():
             value.add_(0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+        for change in q.changes:
+            change.tril_(-1)
     return q
 
 
+@pytest.mark.parametrize("widest", [matrix_normal.ROTATED, 5])
 @pytest.mark.parametrize("layer", ["f_fc_conv", "s_fc_s_conv", "gconv", "fc"])
-def test_kl_and_draws_are_those_of_the_dense_gaussian(layer):
+def test_kl_and_draws_are_those_of_the_dense_gaussian(layer, widest, monkeypatch):
+    monkeypatch.setattr(matrix_normal, "ROTATED", widest)
     network, (images, labels) = small_network(layer), small_data()
     prior = LayerwisePrior(network)
     blocks = fit(network, prior, (images, labels), FitSettings(tolerance=0.0)).curvature.blocks
@@ -164,8 +169,56 @@ def test_the_bound_is_never_above_the_evidence():
 def test_the_drawn_bound_is_the_exact_one_in_the_mean():
     model, inputs, targets = linear_model(0)
     objective = objective_of(model, inputs, targets, 1.0, 4.0)
-    drawn = torch.tensor([-objective.negative_elbo(draws=1) for _ in range(400)])
+    drawn = -objective.negative_elbos([objective.drawn_weights(objective.generator) for _ in range(400)])
     assert abs(drawn.mean() - elbo(objective, inputs, targets)) < 4 * drawn.std() / 20
+
+
+def test_draws_ahead_leave_the_gradient_of_the_mean_loss():
+    """Beside the gradient of each draw by itself; the control is that of the first draw alone."""
+    model, inputs, targets = linear_model(2)
+    posteriors = objective_of(model, inputs, targets, 1.0, 4.0).posteriors
+    ((name, q),) = posteriors.items()
+    draws = Draws.ahead(posteriors, 3, torch.Generator().manual_seed(0))
+    noise, besides = draws.noise[name], torch.zeros((), requires_grad=True)
+
+    def loss(weight):
+        return (targets - inputs @ weight.T).square().sum().sin()
+
+    while draws.left:
+        loss(model.linear.weight.detach() + draws.next()[name]).backward()
+    draws.backward(besides)
+    found = [value.grad.clone() for value in q.parameters()]
+    for count in (3, 1):
+        losses = [loss(model.linear.weight.detach() + one) for one in q.deviations(noise[:count])]
+        wanted = torch.autograd.grad(torch.stack(losses).mean(), [*q.parameters()])
+        wanted = [gradient.tril(-1) if gradient.dim() == 3 else gradient for gradient in wanted]
+        same = all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(found, wanted, strict=True))
+        assert same is (count == 3)
+
+
+def test_tied_precisions_are_set_as_one_and_fixed_ones_stay():
+    network = small_network("f_fc_conv")
+    data, prior = Samples(*small_data()), LayerwisePrior(network)
+    first, second, fixed = prior.names[0], prior.names[2], prior.names[4]
+    prior = LayerwisePrior(network, 2.0, fixed=[fixed], tied=[(first, second)])
+    objective = Variational(prior, Classification(), data, settings=VariationalSettings(), generator=torch.Generator())
+    objective._start(fit_of(objective))
+    objective._set_precisions()
+    assert prior.precisions()[fixed] == pytest.approx(2.0)
+    assert prior.precisions()[first] == prior.precisions()[second]
+    best, at = objective.kl().item(), [prior.names.index(name) for name in (first, second)]
+    for change in (-0.1, 0.1):
+        with torch.no_grad():
+            prior.log_precision[at] += change
+            assert objective.kl().item() > best
+            prior.log_precision[at] -= change
+
+
+def test_without_the_prior_the_posterior_does_not_widen():
+    model, inputs, targets = linear_model(1)
+    objective = objective_of(model, inputs, targets, 1.0, 4.0)
+    assert objective._factors_part([0.0, 1.0]).item() == 0
+    assert objective._factors_part([0.1, 1.0]).item() != 0, "the control: with it, there is something to widen for"
 
 
 def test_precisions_are_set_to_the_maximum_of_the_bound():
@@ -187,7 +240,7 @@ def run(layer: str = "f_fc_conv", epochs: int = 4, seed: int = 3):
     task = Task("tiny", data, data, 3, 1, 8, "none", (0.0,), (1.0,), False, ("a", "b", "c"))
     prior = LayerwisePrior(small_network(layer, seed).float())
     weights = weight_settings(epochs=epochs, batch_size=8, kind="Adam", lr=0.003)
-    settings = VariationalSettings(burn_in=2, draws=4, fit=FitSettings(passes=1))
+    settings = VariationalSettings(burn_in=2, every=2, draws=4, fit=FitSettings(passes=1))
     return trainer_of(prior, task, weights, ("vi", settings), torch.Generator().manual_seed(seed))
 
 
@@ -204,7 +257,8 @@ def test_every_layer_type_has_a_posterior_and_learns(layer):
     trainer.on_epoch = note
     trainer.run()
     report = trainer.objective.report(trainer.objective.data, None, lambda: None)
-    assert math.isfinite(report["neg_log_marglik_per_datum"])
+    assert math.isfinite(report["neg_log_marglik_per_datum"]) and report["neg_log_marglik_error"] > 0
+    assert 0 < report["sampled"]["nll"] < 10
     numbers = zip(report["effective_parameters"].values(), trainer.objective.prior.parameters, strict=True)
     assert all(0 < number < p.numel() for number, p in numbers)
     after = {n: q.roots() for n, q in trainer.objective.posteriors.items()}

@@ -69,10 +69,11 @@ class BoundedModel(nn.Module):
                 self._integrate(nn.Parameter(tensor))
 
     def _integrate(self, mean: nn.Parameter) -> None:
-        sides = [torch.eye(size, dtype=mean.dtype)[None] for size in mean.shape]
-        sides[0] = sides[0] * SPREAD**2 * mean.detach().square().mean()
+        basis = [torch.eye(size, dtype=mean.dtype)[None] for size in mean.shape]
+        values = [unit.new_ones(1, len(unit[0])) for unit in basis]
+        values[0] *= SPREAD**2 * mean.detach().square().mean()
         self.weights.append(mean)
-        self.posteriors.append(MatrixNormal(mean, sides, None))
+        self.posteriors.append(MatrixNormal(mean, list(zip(values, basis, strict=True)), None))
 
     @property
     def pairs(self) -> list[tuple[Tensor, MatrixNormal]]:

@@ -34,8 +34,11 @@ class Objective:
             Weights that no gradient of the data moves would otherwise fall to zero and stay. None: it always has.
 
     Attributes:
+        replays: whether all steps do the same, so that they can be replayed as a CUDA graph.
         fallbacks: what happened to eigendecompositions and fits, counted by name.
     """
+
+    replays = True
 
     def __init__(
         self,

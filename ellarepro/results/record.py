@@ -30,7 +30,9 @@ class RunResult:
     bounds of `neg_log_marglik_per_datum` with the exact curvature in place of the structure's, and
     `neg_log_marglik_bounds_errors` their standard errors, where they were asked for (`objective.bracket`).
     `linearised` holds `nll`, `accuracy` and `calibration_error` of the linearised predictive where it was asked for
-    (`objective.predictive_samples`). `path_use` is {layer: {path: {measure: number}}}, see `ablation.py`; empty in
+    (`objective.predictive_samples`), and `sampled` those of the mean prediction of networks drawn from a variational
+    posterior, whose bound is `neg_log_marglik_per_datum`, with the standard error `neg_log_marglik_error` of the draws.
+    `path_use` is {layer: {path: {measure: number}}}, see `ablation.py`; empty in
     earlier results. `history` holds lists by name: one entry an epoch under `epoch`, `loss` and
     `train_accuracy`, one entry a curvature fit under `fit_epoch`, `neg_log_marglik_per_datum` and, by tensor,
     `prior_precision`; and `UNTRAINED` where a layer has several paths. `tensors` tells what each tensor is.
@@ -74,6 +76,8 @@ class RunResult:
     neg_log_marglik_bounds_errors: list[float] | None = None
     expected_calibration_error: float | None = None
     linearised: dict[str, float] | None = None
+    neg_log_marglik_error: float | None = None
+    sampled: dict[str, float] | None = None
     path_use: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     history: dict[str, list[float] | dict[str, list[float]]] = field(default_factory=dict)
     fallbacks: dict[str, int] = field(default_factory=dict)

@@ -232,8 +232,9 @@ class VariationalSettings(Settings):
     """
 
     burn_in: int = setting("epoch after which the weights have a posterior; MAP until then", 1, least=1)
-    lr: float = setting("learning rate of Adam on the posterior's factors", 0.01, above=0, most=1)
-    draws: int = setting("draws of the weights for the bound of the evidence at the end", 8, least=1)
+    lr: float = setting("learning rate of Adam on the posterior's factors", 0.02, above=0, most=1)
+    every: int = setting("steps of the weights for each step of the factors", 8, least=1)
+    draws: int = setting("draws of the weights for the bound and the prediction at the end", 8, least=1)
     fit: FitSettings = DEFAULT_FIT
     tied: bool = setting("whether the factors of a path share one precision", False)
     name: str = "vi"

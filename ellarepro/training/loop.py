@@ -68,7 +68,7 @@ class Trainer:
     def _make_step(self) -> None:
         replayed = ReplayedStep(self.data.batch_size, self._plain_step, self.optimiser)
         # What a natural gradient is multiplied with changes its place in memory, and a replay would not know.
-        replays = self.replay and not isinstance(self.optimiser, NaturalGradient)
+        replays = self.replay and self.objective.replays and not isinstance(self.optimiser, NaturalGradient)
         self._step = replayed if replays else self._plain_step
 
     def run(self) -> None:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,19 @@ from ellarepro.training.replay import WARM_UP
 from scripts.bench.tables import HIGHER, Measure
 
 
-def measured(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender, taken in turns `rounds` times after one round of warming up."""
+def measured(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each contender by the `clock`, taken in turns `rounds` times after one round of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, call in contenders.items():
-            started = time.perf_counter()
+            started = clock()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
@@ -53,7 +56,12 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
 
 
 def trainer_of(
-    network: nn.Module, data: Samples, batch_size: int, augment: bool = False, replay: bool = False
+    network: nn.Module,
+    data: Samples,
+    batch_size: int,
+    augment: bool = False,
+    replay: bool = False,
+    objective: tuple[str, Any] = ("map", None),
 ) -> Trainer:
     """A run of one epoch of SGD with momentum, with a learning rate so small that it changes nothing."""
     channels, size = data.inputs.shape[1:3]
@@ -62,7 +70,7 @@ def trainer_of(
         1, batch_size, OptimiserSettings("torch.optim.SGD", 1e-30, 0.0, arguments={"momentum": 0.9, "fused": True})
     )
     generator = torch.Generator(data.inputs.device)
-    return preparing.trainer_of(LayerwisePrior(network), task, weights, ("map", None), generator, replay)
+    return preparing.trainer_of(LayerwisePrior(network), task, weights, objective, generator, replay)
 
 
 def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False) -> Callable[[], object]:
