@@ -28,7 +28,7 @@ RANGES = (0, 45, 90, 180)
 """Of the data, in degrees."""
 STARTS = (6, 143)
 """Of the learned range, in degrees: below and above most of them."""
-EPOCHS, COPIES, HIDDEN, TEST_SIZE = 40, 8, 64, 1000
+EPOCHS, COPIES, HIDDEN, TEST_SIZE, MIN_LR = 40, 8, 64, 1000, 3e-5
 FIT = FitSettings(passes=1, batch_size=250)
 ROTATION = list(GENERATORS).index("rotation")
 
@@ -158,7 +158,7 @@ def trainer(case: Case, task: Task) -> Trainer:
         ranges = {"transformations": case.transformations, "start": math.radians(case.start), "copies": COPIES}
         settings = LilaSettings(**times, **ranges, range_lr=arm.range_lr)
     model = patch_network(arm.paths, case.seed, task.outputs) if arm.paths else perceptron(case.seed)
-    weights = WeightSettings(EPOCHS, 50, OptimiserSettings("torch.optim.Adam", arm.lr, min_lr=3e-5, name="adam"))
+    weights = WeightSettings(EPOCHS, 50, OptimiserSettings("torch.optim.Adam", arm.lr, min_lr=MIN_LR, name="adam"))
     generator = torch.Generator().manual_seed(case.seed)
     return trainer_of(LayerwisePrior(model), task, weights, (arm.objective, settings), generator)
 
@@ -194,17 +194,20 @@ def by_loss(case: Case, task: Task) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(case.seed)
     Averaging(model, affine, generator)
     weights = [p for p in model.parameters() if p.requires_grad]
-    affine.eta.requires_grad_()
-    optimiser = torch.optim.Adam([{"params": weights}, {"params": [affine.eta], "lr": 0.005}], lr=0.003)
+    affine.eta.requires_grad_().register_hook(lambda gradient: gradient * affine.learned)
+    optimisers = [torch.optim.Adam(weights, ARMS["map"].lr), torch.optim.Adam([affine.eta], 0.005)]
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[0], EPOCHS, MIN_LR)
     loss_of, ranges, size = nn.CrossEntropyLoss(), [], len(task.train)
     for _ in range(EPOCHS):
         for batch in torch.randperm(size, generator=generator).split(50):
             penalty = sum((p.square().sum() for p in weights), torch.zeros(())) / (2 * size)
             loss: Tensor = loss_of(model(task.train.inputs[batch]), task.train.targets[batch]) + penalty
-            optimiser.zero_grad()
+            model.zero_grad()
+            affine.eta.grad = None
             (loss - LOSSES[case.arm] * affine.eta.abs().sum()).backward()
-            affine.eta.grad *= affine.learned
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
+        cosine.step()
         ranges.append(affine.ranges()["rotation"])
     affine.eta.requires_grad_(False)
     scores = evaluate(model.eval(), task.test, 500)
