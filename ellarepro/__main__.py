@@ -2,14 +2,14 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 import hydra
 
+from ellarepro.config.compose import Sweep, expand
 from ellarepro.config.explain import CONFIGS, help_text
-from ellarepro.config.schema import register
-from ellarepro.config.sweep import Sweep, expand
+from ellarepro.config.schema import Config, register
 from ellarepro.errors import UserError, command
 
 SHOWN_BY_HYDRA = ("hydra_help", "version", "cfg", "info", "shell_completion")
@@ -62,7 +62,7 @@ def _show(arguments: list[str]) -> int:
     return 0
 
 
-def _run(config: Mapping[str, Any]) -> int:
+def _run(config: Config) -> int:
     from ellarepro.run import run
 
     outcome = run(config)

@@ -1,7 +1,6 @@
 """One run, from configuration to result."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from ellarepro.config.resolve import check_combination
 from ellarepro.config.schema import Config
 from ellarepro.curvature.memory import out_of_memory
 from ellarepro.data import Task
 from ellarepro.errors import RunFailure, UserError
 from ellarepro.figures import as_png, draw_run
 from ellarepro.network import Network
-from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result, run_id
+from ellarepro.results import RESULT_FILE, RunResult, code_at_start, hardware, read_result
 from ellarepro.resume.lock import LOCK_FILE, only_writer
 from ellarepro.resume.signals import stopping
 from ellarepro.runs.folder import RunFolder
@@ -38,10 +36,8 @@ class Outcome:
     was_finished: bool
 
 
-def run(
-    config: Mapping[str, Any], say: Callable[[str], None] = print, watch: Callable[[Moment], None] | None = None
-) -> Outcome:
-    """Train, evaluate and write `<output_dir>/<run_id>/`; a finished run is read back, an interrupted one continued.
+def run(config: Config, say: Callable[[str], None] = print, watch: Callable[[Moment], None] | None = None) -> Outcome:
+    """Train, evaluate and write `config.folder`; a finished run is read back, an interrupted one continued.
 
     Args:
         config: as `config.compose` gives it.
@@ -53,30 +49,29 @@ def run(
         RunFailure: training diverged, or a file could not be written; the last good checkpoint stays.
         Interrupted: a signal came; the run's place is kept.
     """
-    settings, identity = check_combination(config), run_id(config)
-    folder = Path(settings.output_dir) / identity
-    code = code_at_start()
-    if (outcome := _finished_before(settings, folder, say)) is not None:
+    identity, code = config.run_id, code_at_start()
+    if (outcome := _finished_before(config, say)) is not None:
         return outcome
     with _memory_or_failure(lambda: "before the first epoch"):
-        trainer, task = prepare(settings)
+        trainer, task = prepare(config)
         memory = trainer.objective.check_memory()
-    _make_folder(folder)
-    with only_writer(folder, settings.wait, say) as lock:
-        if (outcome := _finished_before(settings, folder, say)) is not None:
+    _make_folder(config.folder)
+    with only_writer(config.folder, config.wait, say) as lock:
+        if (outcome := _finished_before(config, say)) is not None:
             return outcome
         machine = hardware(task.train.targets.device)
         say(f"{identity}: {parameter_count(trainer):,} parameters, {len(task.train):,} training images, on {machine}")
         if memory:
             say(f"{identity}: {memory}")
         with stopping() as stop:
-            run_folder = RunFolder(trainer, task, lock, stop, code, settings.checkpoint_seconds, say)
-            run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-            with tracked(identity, settings, folder) as tracker:
-                result = _train(settings, identity, trainer, task, run_folder, tracker, watch)
+            made_of = {"dataset.root (fingerprint)": task.source_fingerprint, "device": trainer.device.type}
+            run_folder = RunFolder(lock, stop, code, made_of, config.checkpoint_seconds, say)
+            run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config.record))).encode())
+            with tracked(config) as tracker:
+                result = _train(config, trainer, task, run_folder, tracker, watch)
                 picture = as_png(draw_run(result))
                 # The result comes last: where it lies, nothing is missing.
-                result = _keep_weights(settings, trainer, run_folder, result)
+                result = _keep_weights(config, trainer, run_folder, result)
                 run_folder.write("effective_parameters.png", picture)
                 run_folder.write(RESULT_FILE, result.to_json().encode())
                 run_folder.checkpoints.discard()
@@ -84,36 +79,35 @@ def run(
         if again := {where: result.fallbacks[where] for where in ("float64", "cpu") if where in result.fallbacks}:
             say(f"{identity}: eigendecompositions that had to be taken again: {again}")
         if trainer.only_guesses:
-            share = settings.prior.plateau
+            share = config.prior.plateau
             say(f"{identity}: no epoch had a loss below {share:g} of that of guessing: the prior never had a part")
-    return Outcome(result, folder, was_finished=False)
+    return Outcome(result, config.folder, was_finished=False)
 
 
-def _finished_before(settings: Config, folder: Path, say: Callable[[str], None]) -> Outcome | None:
-    """The result that lies in `folder` already, unless it is to be made anew.
+def _finished_before(config: Config, say: Callable[[str], None]) -> Outcome | None:
+    """The result that lies in the run's folder already, unless it is to be made anew.
 
     Raises:
         UserError: it is damaged, or of other data than `dataset.root` or `dataset.path` holds now.
     """
-    file = folder / RESULT_FILE
-    if settings.force or not os.path.exists(file):  # unlike Path.exists: no error for a name that is too long
+    if config.is_asked:
         return None
     try:
-        result = read_result(file)
+        result = read_result(config.result_file)
     except UserError as error:
         raise UserError(f"{error}; force=true runs it anew") from error
-    key, place = settings.dataset.key, settings.dataset.place
+    key, location = config.dataset.key, config.dataset.location
     # A folder holds what it held, but a file may have been written anew.
-    if key == "path" or result.config.get("dataset", {}).get("root") != place:
-        task = load_data(settings)
+    if key == "path" or result.config.get("dataset", {}).get("root") != location:
+        task = load_data(config)
         kept, found = result.source_fingerprint or result.data_fingerprint, task.source_fingerprint
         if kept not in (found, task.fingerprint):
             raise UserError(
-                f"dataset.{key}={place}: {folder.name} was finished with other data "
+                f"dataset.{key}={location}: {config.run_id} was finished with other data "
                 f"(fingerprint {kept}, there it is {found}); take another output_dir, or force=true to run it anew"
             )
-    say(f"{folder.name}: finished before, not run again (force=true runs it anew)")
-    return Outcome(result, folder, was_finished=True)
+    say(f"{config.run_id}: finished before, not run again (force=true runs it anew)")
+    return Outcome(result, config.folder, was_finished=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -128,16 +122,15 @@ def _make_folder(folder: Path) -> None:
 
 
 def _train(
-    settings: Config,
-    identity: str,
+    config: Config,
     trainer: Trainer,
     task: Task,
     run_folder: RunFolder,
     tracker: Tracker,
     watch: Callable[[Moment], None] | None,
 ) -> RunResult:
-    run_folder.restore()
-    if watch is None and settings.progress:
+    run_folder.restore(trainer)
+    if watch is None and config.progress:
         watch = Progress(trainer.epoch).update
     tensors = cast(Network, trainer.model).tensor_info()
     free: tuple[str, float] | None = None
@@ -157,12 +150,12 @@ def _train(
         note_untrained(trainer)
         trainer.run()
         run_folder.save()
-        return measured(settings, identity, trainer, task, run_folder.code)
+        return measured(config, trainer, task, run_folder.code)
 
 
-def _keep_weights(settings: Config, trainer: Trainer, run_folder: RunFolder, result: RunResult) -> RunResult:
+def _keep_weights(config: Config, trainer: Trainer, run_folder: RunFolder, result: RunResult) -> RunResult:
     """The result, with the digest of the weights if they are kept."""
-    if not settings.keep_weights:
+    if not config.keep_weights:
         (run_folder.folder / WEIGHTS_FILE).unlink(missing_ok=True)
         return result
     weights = packed(trainer.objective)

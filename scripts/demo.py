@@ -8,15 +8,15 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ellarepro.config.schema import Config
 from ellarepro.data import Task, load_task
 from ellarepro.errors import command
-from ellarepro.results import RunResult, read_result, result_path
+from ellarepro.results import RunResult, read_result
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import build_grids, plain, published, unique_runs
 from ellarepro.training.progress import free_share
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _place(config: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
+def _place(config: Config) -> tuple[bool, int, bool, bool]:
     """Where a run stands among those of the demo: learned network and CONV first, on the task that needs position."""
-    layer, dataset = config["layer"]["name"], config["dataset"]["name"]
-    return layer == FREE, config["seed"], dataset != POSITION, layer != LEARNED
+    layer, dataset = config.layer.name, config.dataset.name
+    return layer == FREE, config.seed, dataset != POSITION, layer != LEARNED
 
 
 def _pictures() -> str:
@@ -115,11 +115,11 @@ def _expected() -> str:
     )
 
 
-def _conclude(configs: Sequence[Mapping[str, Any]]) -> None:
+def _conclude(configs: Sequence[Config]) -> None:
     """Say where the figure is and a sentence of reading, of the first seed; nothing if one of its runs is missing."""
-    seed = min(config["seed"] for config in configs)
-    own = [config for config in configs if config["seed"] == seed]
-    files = {(config["dataset"]["name"], config["layer"]["name"]): result_path(config) for config in own}
+    seed = min(config.seed for config in configs)
+    own = [config for config in configs if config.seed == seed]
+    files = {(config.dataset.name, config.layer.name): config.result_file for config in own}
     if len(files) < 2 * len(ORDER) or not all(file.exists() for file in files.values()):
         return
     figure = files[POSITION, LEARNED].with_name("effective_parameters.png")

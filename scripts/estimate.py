@@ -3,14 +3,14 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import islice
-from typing import Any, cast
+from typing import cast
 
 import torch
 
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config
 from ellarepro.curvature.accumulators import Accumulator
 from ellarepro.curvature.factory import accumulator_of
 from ellarepro.data.batches import ordered_batches
@@ -26,16 +26,16 @@ _DENSE = 512
 """Width of the matrix from whose decomposition larger ones are extrapolated."""
 
 
-def run_seconds(config: Mapping[str, Any]) -> float:
-    """Seconds that a run with this resolved configuration will take; for Laplace at most, as fits become cheaper.
+def run_seconds(config: Config) -> float:
+    """Seconds that a run with these settings will take; for Laplace at most, as fits become cheaper.
 
     Raises:
         UserError: what the run itself would refuse.
     """
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     started = time.perf_counter()
-    trainer, _ = prepare(check_combination(config))
+    trainer, _ = prepare(config)
     trainer.objective.check_memory()
     loading = time.perf_counter() - started
     data, size = trainer.data, trainer.data.size

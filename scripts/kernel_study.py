@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 
 from ellarepro.config.compose import compose
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config
 from ellarepro.curvature.posterior import posterior_precision
 from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.data import Samples, Task
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def configuration(variant: str, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+def configuration(variant: str, seed: int, changes: Sequence[str] = ()) -> Config:
     """That of a run."""
     return compose([*FIXED, f"seed={seed}", *VARIANTS[variant], *changes])
 
@@ -99,7 +99,7 @@ def configuration(variant: str, seed: int, changes: Sequence[str] = ()) -> dict[
 def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[str, Any], Trainer]:
     """A run's record, and the trainer at its end."""
     config = configuration(variant, seed, changes)
-    trainer, task = prepare(check_combination(config))
+    trainer, task = prepare(config)
 
     def say(epoch: int, metrics: Mapping[str, Any]) -> None:
         loss, evidence = metrics["loss"], metrics.get("neg_log_marglik_per_datum", float("nan"))
@@ -109,7 +109,7 @@ def trained(variant: str, seed: int, changes: Sequence[str] = ()) -> tuple[dict[
     busy = time.process_time()
     trainer.run()
     seconds, scores = time.process_time() - busy, evaluate(trainer.objective.model, task.test)
-    record = {"variant": variant, "seed": seed, "commit": git_commit(), "config": config, "cpu_seconds": seconds}
+    record = {"variant": variant, "seed": seed, "commit": git_commit(), "config": config.record, "cpu_seconds": seconds}
     return record | {"test_nll": scores.nll, "test_accuracy": scores.accuracy}, trainer
 
 
@@ -124,7 +124,7 @@ def keep(trainer: Trainer, path: Path) -> None:
 def loaded(path: Path) -> tuple[Trainer, Task]:
     """The trainer and task of the run with its record at `path`, as it ended."""
     record, kept = json.loads(path.read_text()), torch.load(path.with_suffix(".pt"))
-    trainer, task = prepare(check_combination(configuration(record["variant"], record["seed"])))
+    trainer, task = prepare(configuration(record["variant"], record["seed"]))
     trainer.objective.model.load_state_dict(kept["model"])
     with torch.no_grad():
         trainer.objective.prior.log_precision.copy_(kept["log_precision"])
@@ -167,7 +167,7 @@ def width(trainer: Trainer, bracket: BracketSettings) -> dict[str, Any]:
 
 def large() -> dict[str, Any]:
     """The exact log-determinant of `LARGE` at its start, with what it takes of one process."""
-    trainer, task = prepare(check_combination(compose([*FIXED, *LARGE])))
+    trainer, task = prepare(compose([*FIXED, *LARGE]))
     model, prior = trainer.objective.model, trainer.objective.prior
     busy, since = time.process_time(), time.monotonic()
     evidence = fit(model, prior, task.train, FitSettings("kernel", tolerance=0))

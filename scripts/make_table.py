@@ -6,22 +6,20 @@ and keys are written as there.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-from ellarepro.config.compose import compose_all
+from ellarepro.config.compose import Sweep, compose_all, expand
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
-from ellarepro.config.sweep import Sweep, expand
+from ellarepro.config.schema import Config
 from ellarepro.errors import RunFailure, UserError, command
 from ellarepro.launching.launch import failures, launch
 from ellarepro.launching.local import KILLED, default_jobs, share
 from ellarepro.launching.sweep_runs import Ended
-from ellarepro.results import result_path, run_id
 from ellarepro.resume.files import write_atomically
 from ellarepro.tables import RENDERERS, SPECS, build_grids, load_runs, plain
 from ellarepro.tables.cells import Grid
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return carry_out(options.table, sweep, _longest_first(sweep, unfinished(sweep)))
 
 
-def carry_out(table: str, sweep: Sweep, left: Sequence[Mapping[str, Any]]) -> int:
+def carry_out(table: str, sweep: Sweep, left: Sequence[Config]) -> int:
     """Carry out the runs `left` of `sweep`, printing the table as its cells arrive and at the end; the exit status.
 
     Raises:
@@ -86,24 +84,24 @@ def sweep_of(options: argparse.Namespace) -> Sweep:
     launcher = [] if any(key.startswith("hydra/launcher=") for key in options.keys) else ["hydra/launcher=local"]
     sweep = expand([f"experiment={','.join(experiments)}", *launcher, *options.keys], multirun=True)
     points = [_with_copy(p, c, options) for p, c in zip(sweep.points, sweep.configs, strict=True)]
-    cells = {run_id(config): (point, config) for point, config in zip(points, compose_all(points), strict=True)}
+    cells = {config.run_id: (point, config) for point, config in zip(points, compose_all(points), strict=True)}
     for _, config in cells.values():
         check_combination(config)
     return Sweep(*map(list, zip(*cells.values(), strict=True)), sweep.hydra, is_multirun=True)
 
 
-def _with_copy(point: list[str], config: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+def _with_copy(point: list[str], config: Config, options: argparse.Namespace) -> list[str]:
     """`point` with the copy of CIFAR-10 and the augmentation that were asked for."""
-    if config["dataset"]["name"] not in JPEG_COPIES:
+    if config.dataset.name not in JPEG_COPIES:
         return point
-    copy = [f"dataset={JPEG_COPIES[config['dataset']['name']]}"] if options.cifar == "jpeg" else []
+    copy = [f"dataset={JPEG_COPIES[config.dataset.name]}"] if options.cifar == "jpeg" else []
     return [*point, *copy, *([f"dataset.augment={options.augment}"] if options.augment else [])]
 
 
-def unfinished(sweep: Sweep) -> list[dict[str, Any]]:
+def unfinished(sweep: Sweep) -> list[Config]:
     """The cells that are not finished; says how many."""
-    left = [config for config in sweep.configs if config["force"] or not result_path(config).exists()]
-    budget, folder = sweep.configs[0]["budget"]["name"], sweep.configs[0]["output_dir"]
+    left = [config for config in sweep.configs if config.is_asked]
+    budget, folder = sweep.configs[0].budget.name, sweep.configs[0].output_dir
     print(
         f"budget {budget}: {len(sweep.configs)} runs, {len(sweep.configs) - len(left)} finished before, to {folder}",
         flush=True,
@@ -111,7 +109,7 @@ def unfinished(sweep: Sweep) -> list[dict[str, Any]]:
     return left
 
 
-def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _longest_first(sweep: Sweep, left: list[Config]) -> list[Config]:
     """The cells `left`; where they run here, longest first, as measured.
 
     Raises:
@@ -123,7 +121,7 @@ def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, A
         return left
     jobs = min(launcher.jobs or default_jobs(), len(left))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run_seconds, config | share(config, jobs)) for config in left]
+        futures = [pool.submit(run_seconds, config.changed(**share(config, jobs))) for config in left]
         try:
             seconds = [future.result() for future in futures]
         except UserError:
@@ -140,21 +138,21 @@ def _longest_first(sweep: Sweep, left: list[dict[str, Any]]) -> list[dict[str, A
 def _columns(table: str, sweep: Sweep) -> set[str]:
     """The columns of the table that the sweep fills."""
     groups = ("dataset", "layer", "prior", "objective")
-    chosen = [{group: config[group]["name"] for group in groups} for config in sweep.configs]
+    chosen = [{group: getattr(config, group).name for group in groups} for config in sweep.configs]
     columns = SPECS[table].columns.items()
     return {key for key, line in columns if any(all(c[g] in v for g, v in line.match.items()) for c in chosen)}
 
 
 def _grids(table: str, sweep: Sweep) -> list[Grid]:
     """The table as the runs below the sweep's folder make it up, of its budget."""
-    runs = Path(sweep.configs[0]["output_dir"])
-    return build_grids(table, load_runs(table, [runs]), sweep.configs[0]["budget"]["name"])
+    runs = Path(sweep.configs[0].output_dir)
+    return build_grids(table, load_runs(table, [runs]), sweep.configs[0].budget.name)
 
 
 def _print_table(table: str, sweep: Sweep) -> None:
-    runs = Path(sweep.configs[0]["output_dir"])
+    runs = Path(sweep.configs[0].output_dir)
     runs.mkdir(parents=True, exist_ok=True)
-    page = runs / f"{table}-{sweep.configs[0]['budget']['name']}.md"
+    page = runs / f"{table}-{sweep.configs[0].budget.name}.md"
     text = RENDERERS["md"](_grids(table, sweep))
     write_atomically(page, text.encode())
     print(f"\n{text}\nThis table as a page: {page}")

@@ -75,11 +75,8 @@ def _agrees_again(kept: RunResult, root: str | None) -> bool:
     from ellarepro.run import run
     from ellarepro.runs.trained import asked_again
 
-    config = asked_again(kept)
-    if root:
-        config["dataset"]["root"] = root
     with tempfile.TemporaryDirectory() as folder:
-        again = run(config | {"output_dir": folder}).result
+        again = run(asked_again(kept, root).changed(output_dir=folder)).result
     lines, agree = report(kept, again)
     print("\n".join([f"recorded: {made_with(kept)}", f"recomputed: {made_with(again)}", *lines]))
     if not agree and (kept.hardware, kept.versions) != (again.hardware, again.versions):

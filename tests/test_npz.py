@@ -8,7 +8,7 @@ from ellarepro.config.compose import compose
 from ellarepro.data import load_task
 from ellarepro.data.__main__ import main
 from ellarepro.errors import UserError
-from ellarepro.results import read_result, run_id
+from ellarepro.results import read_result
 from ellarepro.run import run
 
 SMOKE = [
@@ -95,7 +95,7 @@ def test_labels_may_have_an_axis_of_their_own_as_in_medmnist(tmp_path):
 def test_a_run_of_it_is_another_for_another_file(tmp_path):
     files = [write(tmp_path, f"{seed}.npz", **arrays(seed=seed)) for seed in (0, 1)]
     configs = [compose([*SMOKE, f"dataset.path={file}", f"output_dir={tmp_path}/runs"]) for file in files]
-    assert run_id(configs[0]) != run_id(configs[1])
+    assert configs[0].run_id != configs[1].run_id
     outcome = run(configs[0], say=lambda line: None)
     result = read_result(outcome.folder / "result.json")
     assert result.dataset == "npz" and len(result.effective_parameters) > 0

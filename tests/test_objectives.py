@@ -131,7 +131,7 @@ def test_the_keys_of_a_third_objective_are_those_of_its_class(monkeypatch):
     module.Matched = type("Matched", (Matched,), {"Settings": MatchedSettings})
     monkeypatch.setitem(sys.modules, "ellarepro.objectives.matched", module)
     monkeypatch.setitem(objectives.OBJECTIVES, "matched", "matched.Matched")
-    config = compose(["objective=map"]) | {"objective": {"name": "matched", "share": 0.5}}
+    config = compose(["objective=map"]).record | {"objective": {"name": "matched", "share": 0.5}}
     assert settings_of(config).objective == MatchedSettings(0.5)
     assert kind_of("objective.share") == "a number, above 0 and at most 1"
     with pytest.raises(UserError, match=r"objective.share must be above 0 and at most 1; got 2"):

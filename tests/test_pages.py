@@ -12,7 +12,7 @@ import pytest
 import yaml
 from test_library_page import code_of, run
 
-from ellarepro.config.sweep import expand
+from ellarepro.config.compose import expand
 from ellarepro.results import RunResult, read_results
 from scripts.front_page import main as draw_front_page
 from scripts.studies.__main__ import NAMES, study_named

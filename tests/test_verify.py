@@ -18,7 +18,7 @@ COMMITTED = sorted((Path(__file__).parents[1] / "results").glob("table*/*/result
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
 def test_every_committed_run_can_be_asked_for_again(file):
     result = read_result(file)
-    before, today = (dict(flatten(config)) for config in (result.config, asked_again(result)))
+    before, today = (dict(flatten(config)) for config in (result.config, asked_again(result).record))
     assert {key: before[key] for key in before.keys() & today.keys()}.items() <= today.items()
     assert before.keys() - today.keys() <= {"optimiser.momentum"}
 

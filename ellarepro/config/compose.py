@@ -1,8 +1,15 @@
-"""From what was typed to a checked configuration: Hydra composes, OmegaConf checks types, the settings ranges."""
+"""From what was typed to the settings of one run or of a sweep.
 
+Hydra composes and expands choices, ranges and globs; OmegaConf checks types, and the settings their ranges. What Hydra
+leaves out is done here: every experiment of a sweep over experiments brings its own sweep, and everything is composed
+and checked before anything runs.
+"""
+
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -13,16 +20,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ellarepro.config.explain import CONFIGS, GROUPS, choices_of, kind_of, no_key, possible
-from ellarepro.config.schema import COME_WITH_CHOICE, register, settings_of
+from ellarepro.config.schema import COME_WITH_CHOICE, Config, register, settings_of
 from ellarepro.errors import UserError, nearest
 
+MOST_RUNS = 10_000
+"""A sweep of more is taken for a mistake."""
 
-def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration of one run, resolved to plain values, by keys and types of the schema.
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The settings of one run; `record` has them as plain values.
 
     Raises:
         UserError: an unknown key or choice, or a value of the wrong type or out of its range.
@@ -30,8 +41,8 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     return compose_all([overrides])[0]
 
 
-def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """The configurations of many runs.
+def compose_all(points: Sequence[Sequence[str]]) -> list[Config]:
+    """The settings of many runs.
 
     Raises:
         UserError: as `compose`, for the first of them that is wrong.
@@ -46,9 +57,55 @@ def compose_all(points: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
                 if not is_choice(override):
                     _set(config, override)
             with told():
-                configs.append(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
-            settings_of(configs[-1])
+                plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+            configs.append(settings_of(plain))
     return configs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs that a command asks for.
+
+    Attributes:
+        points: the overrides of each run.
+        configs: the settings of each run, in the order of the sweep.
+        hydra: Hydra's own configuration, with the launcher.
+        is_multirun: whether they go through the launcher; if not, there is one.
+    """
+
+    points: list[list[str]]
+    configs: list[Config]
+    hydra: DictConfig
+    is_multirun: bool
+
+
+def expand(overrides: Sequence[str], multirun: bool = False) -> Sweep:
+    """Compose and check all runs that `overrides` ask for.
+
+    Args:
+        overrides: as on the command line; `experiment=a,b` takes the runs of both.
+        multirun: whether sweeps are meant, as `-m` says; an experiment can say so, too.
+
+    Raises:
+        UserError: whatever one of the runs would be refused for that its configuration alone tells.
+    """
+    with loader() as found:
+        parsed = parse(overrides, found)
+        # Hydra keeps the files of its launchers below the runs' folder.
+        own = [text(o) for o in parsed if o.is_hydra_override() or o.key_or_group == "output_dir"]
+        rest = [o for o in parsed if not o.is_hydra_override()]
+        points: list[list[str]] = []
+        for experiment in _experiments(rest):
+            whole = composed((*experiment, *own), with_hydra=True)
+            multirun = multirun or whole.hydra.mode == RunMode.MULTIRUN
+            params = whole.hydra.sweeper.get("params") or {}
+            added = parse([f"{key}={value}" for key, value in params.items()], found)
+            points += [[*experiment, *point] for point in _product([*added, *rest])]
+            _check_size(len(points))
+    if len(points) > 1 and not multirun:
+        swept = " ".join(text(o) for o in rest if o.is_sweep_override())
+        raise UserError(f"{swept} asks for {len(points)} runs: add -m, before the keys, to run them all")
+    return Sweep(points, compose_all(points), deepcopy(whole), multirun)
 
 
 @contextmanager
@@ -120,8 +177,8 @@ def _set(config: DictConfig, override: Override) -> None:
     key = override.key_or_group
     parent, _, name = key.rpartition(".")
     with told(key):
-        place = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(place, DictConfig) or name not in place or override.package is not None:
+        node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig) or name not in node or override.package is not None:
         raise UserError(no_key(key))
     if override.is_delete():
         raise UserError(f"{key} cannot be removed: {key} is needed")
@@ -129,7 +186,7 @@ def _set(config: DictConfig, override: Override) -> None:
     if isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), DictConfig):
         raise UserError(f"{key} must be a choice of its group; got {got}")
     try:
-        place[name] = override.value()
+        node[name] = override.value()
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{key} must be {kind_of(key)}; got {got}") from error
 
@@ -152,3 +209,37 @@ def _refuse_wrong_choice(override: Override, found: ConfigLoader) -> None:
     names, got = names or choices_of(group), text(override).partition("=")[2]
     if not isinstance(override.value(), str) or override.value() not in names:
         raise UserError(f"{group}={got} is not possible{nearest(got, names)}; {group} is one of: {', '.join(names)}")
+
+
+def _experiments(overrides: Sequence[Override]) -> list[list[str]]:
+    """One list with the choice of the experiment for each that is asked for; one empty list if none is."""
+    chosen = [o for o in overrides if o.key_or_group == "experiment"]
+    return [[choice] for choice in _values(chosen[-1])] if chosen else [[]]
+
+
+def _product(overrides: Sequence[Override]) -> list[list[str]]:
+    """The points of the sweep over `overrides`; of two for one key, the later counts."""
+    choices = {o.get_key_element(): _values(o) for o in overrides if o.key_or_group != "experiment"}
+    count = 1
+    for texts in choices.values():
+        count *= len(texts)
+        _check_size(count)
+    return [list(point) for point in itertools.product(*choices.values())]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [text(override)]
+    if not override.is_discrete_sweep():
+        raise UserError(f"{text(override)}: a sweep takes choices, a range or a glob; an interval has no end")
+    key = override.get_key_element()
+    texts = [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
+    _check_size(len(texts))
+    if not texts:
+        raise UserError(f"{text(override)} matches nothing")
+    return texts
+
+
+def _check_size(count: int) -> None:
+    if count > MOST_RUNS:
+        raise UserError(f"the sweep has more than {MOST_RUNS:,} runs: split it")

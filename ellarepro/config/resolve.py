@@ -1,11 +1,6 @@
 """What a configuration alone tells of choices that are possible by themselves and not together."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-
-from ellarepro.config.schema import Config, Dataset, settings_of
+from ellarepro.config.schema import Config, Dataset
 from ellarepro.data.tasks import OWN
 from ellarepro.errors import UserError, nearest
 from ellarepro.layers.groups import GROUPS
@@ -14,13 +9,12 @@ from ellarepro.settings.parts import DEFAULT_FIT
 from ellarepro.training.optimisers import states_of
 
 
-def check_combination(config: Mapping[str, Any]) -> Config:
-    """The settings of a configuration, refused where choices are possible by themselves and not together.
+def check_combination(settings: Config) -> None:
+    """Refuse choices that are possible by themselves and not together.
 
     Raises:
         UserError: names the keys, the reason, and what goes together.
     """
-    settings = settings_of(config)
     layer, prior, options = settings.layer.name, settings.prior.name, options_of(settings.layer.name)
     if prior not in priors_of(layer):
         _refuse_prior(layer, prior)
@@ -39,7 +33,6 @@ def check_combination(config: Mapping[str, Any]) -> Config:
     _check_path(settings.dataset)
     _check_used(settings)
     states_of(settings.optimiser)
-    return settings
 
 
 def _check_used(settings: Config) -> None:
@@ -89,29 +82,3 @@ def _refuse_prior(layer: str, prior: str) -> None:
         f"prior={prior} is not possible with layer={layer}: {reason}; layer={layer} takes "
         f"prior={' or '.join(priors_of(layer))}, and prior={prior} is for layer={others}"
     )
-
-
-def device_of(settings: Config) -> torch.device:
-    """The device of `device=`; `auto` is CUDA where there is one.
-
-    Raises:
-        UserError: a device that is not there, or a key that means nothing there.
-    """
-    device = _device_named(settings.device)
-    for key in ("replay", "tf32"):
-        if getattr(settings, key) and device.type != "cuda":
-            raise UserError(f"{key}=true needs a CUDA device; this run is on {device}")
-    return device
-
-
-def _device_named(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = torch.cuda.device_count()
-        cuda = f" and cuda:0 to cuda:{found - 1}" if found else "; no CUDA device was found"
-        raise UserError(f"device={name} is not usable here: possible are auto, cpu{cuda}") from error
-    return device

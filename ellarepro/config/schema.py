@@ -4,18 +4,18 @@ The same classes are the nodes that Hydra composes: a class a choice, so that `o
 `objective.burn_in`, and a key that would mean nothing is refused. The files of configs/ set values on top.
 """
 
-import re
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import omegaconf
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
-from ellarepro.errors import UserError
 from ellarepro.objectives import OBJECTIVES, objective_named
+from ellarepro.results import RESULT_FILE, run_id
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
     LARGEST_BATCH,
@@ -26,7 +26,7 @@ from ellarepro.settings.parts import (
     OptimiserSettings,
     VariationalSettings,
 )
-from ellarepro.settings.ranges import Settings, same_as, setting
+from ellarepro.settings.ranges import Settings, keyed, same_as, setting
 
 LARGEST_SEED = 2**32 - 1
 
@@ -63,7 +63,7 @@ class Dataset(Named):
         return "root" if self.path is None else "path"
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where they lie."""
         return self.root if self.path is None else self.path
 
@@ -186,6 +186,30 @@ class Config(Settings):
     progress: bool = setting("whether a line shows the progress", True)
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def run_id(self) -> str:
+        """The run's name, and that of its folder."""
+        return run_id(self.record)
+
+    @property
+    def folder(self) -> Path:
+        """Of the run, below `output_dir`."""
+        return Path(self.output_dir) / self.run_id
+
+    @property
+    def result_file(self) -> Path:
+        """Where the run has its result, once it is finished."""
+        return self.folder / RESULT_FILE
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run is to be carried out: it is not finished, or is to be made anew."""
+        return self.force or not os.path.exists(self.result_file)  # Path.exists fails for a name that is too long
+
+    def changed(self, **changes: Any) -> "Config":
+        """The same with other values for keys that belong to no group, as threads."""
+        return replace(self, record={**self.record, **changes}, **changes)
+
 
 COME_WITH_CHOICE = ("name", "_target_", "relaxation")
 """Keys of groups that their files set, and nobody else."""
@@ -204,8 +228,8 @@ def classes_of(group: str) -> dict[str, type]:
     }
     if group in choices:
         return choices[group]
-    kinds = [kind for f in fields(Config) if f.name == group for kind in (*get_args(f.type), f.type)]
-    own: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
+    types = [kind for f in fields(Config) if f.name == group for kind in (*get_args(f.type), f.type)]
+    own = [kind for kind in types if isinstance(kind, type) and is_dataclass(kind)]
     return {"": own[0]} if own else {}
 
 
@@ -228,35 +252,12 @@ def settings_of(config: Mapping[str, Any]) -> Config:
     for group, values in config.items():
         if isinstance(values, Mapping):
             classes = classes_of(group)
-            kind = classes.get(values["name"]) if "" not in classes else classes[""]
+            kind: Any = classes[""] if "" in classes else classes.get(values["name"], Named)
             others = {"learn_omega": config["prior"]["name"] == "omega"} if kind is AnchorSettings else {}
             with keyed(group):
-                groups[group] = _made(kind or Named, {**values, **others})
+                groups[group] = kind.of({**values, **others})
     with keyed(""):
         return Config(**{**config, **groups}, record=config)
-
-
-def _made(kind: type, values: Mapping[str, Any]) -> Any:
-    """An object of `kind` from the keys of a group; what is no key of it goes into its `arguments`."""
-    given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
-    inner: dict[str, Any] = {f.name: _made(cast(type, f.type), values) for f in fields(kind) if is_dataclass(f.type)}
-    if "arguments" in (names := {f.name for f in fields(kind)}):
-        inner["arguments"] = {key: value for key, value in values.items() if key not in names}
-    return kind(**given, **inner)
-
-
-@contextmanager
-def keyed(group: str) -> Iterator[None]:
-    """A constructor's refusal with the keys of `group` in place of its own arguments.
-
-    Raises:
-        UserError: in place of its ValueError.
-    """
-    try:
-        yield
-    except ValueError as error:
-        is_key = group and re.match(r"[a-z_]+ must ", str(error))
-        raise UserError(f"{group}.{error}" if is_key else str(error)) from error
 
 
 def width(alpha: int, layer: str, shares: Mapping[str, float]) -> int:
@@ -275,11 +276,8 @@ def register() -> None:
             node = _open(kind) if group in OPEN else _node(kind)
             store.store(group="schema", name=choice or group, node=node)
     whole = {f.name: _node(kinds[""]) for f in fields(Config) if "" in (kinds := groups[f.name]) and f.name not in OPEN}
-    optional = {"anchors"}
-    inner: list[Any] = [
-        (name, node, field(default_factory=node)) for name, node in whole.items() if name not in optional
-    ]
-    inner += [(name, Any, None) for name in optional]
+    inner: list[Any] = [(name, kind, field(default_factory=kind)) for name, kind in whole.items() if name != "anchors"]
+    inner.append(("anchors", Any, None))
     inner += [(name, Any, omegaconf.MISSING) for name in groups if groups[name] and name not in whole]
     root = make_dataclass("Config", [*inner, *((f.name, f.type, _default(f)) for f in keys_of(Config))])
     store.store(group="schema", name="config", node=root, package="_global_")

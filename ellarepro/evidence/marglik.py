@@ -7,7 +7,7 @@ is a function of eta = log delta alone, so a fit is paid once and hyper-steps ar
 of the noise's precision beta, by which loss and curvature are multiplied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
@@ -168,14 +168,17 @@ class Fit:
             self.size, self.width, self.done = self.size + len(inputs), outputs.shape[1], self.done + 1
             yield
 
-    def whole(self) -> MarginalLikelihood:
-        """Take all batches that are left, in one go, and what was fitted.
+    def whole(self, pause: Callable[[], None] = lambda: None) -> MarginalLikelihood:
+        """Take all batches that are left, and what was fitted.
+
+        Args:
+            pause: called after each batch; what it raises ends the fit there, to be continued.
 
         Raises:
             ValueError, CurvatureError: as `batches` and `result`.
         """
         for _ in self.batches():
-            pass
+            pause()
         return self.result()
 
     def result(self) -> MarginalLikelihood:

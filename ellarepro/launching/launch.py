@@ -1,6 +1,6 @@
 """Carry out a sweep by the launcher that `hydra/launcher=` names."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -14,25 +14,25 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ellarepro.config.compose import loader
+from ellarepro.config.schema import Config
 from ellarepro.errors import UserError
 from ellarepro.launching.sweep_runs import Ended, SweepRuns
-from ellarepro.results import run_id
 
 
 def launch(
-    configs: Sequence[Mapping[str, Any]], hydra_config: DictConfig, on_end: Callable[[Ended], None] | None = None
+    configs: Sequence[Config], hydra_config: DictConfig, on_end: Callable[[Ended], None] | None = None
 ) -> list[Ended]:
     """Carry out one run a configuration, each once, and return how they ended.
 
     Args:
-        configs: checked configurations.
+        configs: the settings of each.
         hydra_config: with `hydra.launcher`, as `sweep.expand` gives it.
         on_end: called here with each run that has ended, by the project's own launchers.
 
     Raises:
         UserError: the launcher cannot work here, or with what it was told.
     """
-    runs = SweepRuns(list({run_id(config): config for config in configs}.values()))
+    runs = SweepRuns(list({config.run_id: config for config in configs}.values()))
     with loader() as found:
         context = HydraContext(config_loader=found, callbacks=cast(Any, Callback()))
         if hydra_config.hydra.launcher._target_.startswith("ellarepro."):

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ellarepro.config.schema import Config
 from ellarepro.errors import Interrupted, UserError
 from ellarepro.launching.display import Event, ProgressDisplay
 from ellarepro.launching.sweep_runs import Ended, SweepRuns, label, names, tell
@@ -109,7 +110,7 @@ class _Worker(AbstractContextManager):
         while not self.channel.empty():
             display.show(*self.channel.get())
 
-    def outcome(self, future: Future, config: Mapping[str, Any]) -> Ended:
+    def outcome(self, future: Future, config: Config) -> Ended:
         """How the run of `future` ended; if the process ended with it, there is a new one afterwards."""
         try:
             return future.result()
@@ -146,7 +147,7 @@ def _carry_out(runs: SweepRuns, index: int, changes: dict[str, Any]) -> Ended:
         _channel.put((index, event))
 
     tell_driver(None)
-    watch = tell_driver if runs.configs[index]["progress"] else None
+    watch = tell_driver if runs.configs[index].progress else None
     return runs.run(index, tell_driver, watch, **changes)
 
 
@@ -181,6 +182,6 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
-def share(config: dict[str, Any], jobs: int) -> dict[str, Any]:
+def share(config: Config, jobs: int) -> dict[str, Any]:
     """What a run beside others is told: its share of the cores."""
-    return {} if jobs == 1 else {"threads": config["threads"] or max((os.cpu_count() or 1) // jobs, 1)}
+    return {} if jobs == 1 else {"threads": config.threads or max((os.cpu_count() or 1) // jobs, 1)}

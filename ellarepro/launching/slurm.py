@@ -20,11 +20,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ellarepro.config.schema import Config
 from ellarepro.errors import UserError
 from ellarepro.launching.queue import Queued, follow, states
 from ellarepro.launching.snapshot import snapshot
 from ellarepro.launching.sweep_runs import Ended, SweepRuns, label
-from ellarepro.results import run_id
 from ellarepro.resume.files import write_atomically
 from ellarepro.settings.ranges import Settings, setting
 
@@ -53,8 +53,7 @@ class SlurmSettings(Settings):
     shell: list[str] = field(default_factory=list)
     sbatch: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.warning_seconds >= 60 * self.minutes:
             raise ValueError(
                 f"warning_seconds must be below the limit, {60 * self.minutes}; got {self.warning_seconds}"
@@ -87,7 +86,7 @@ class SlurmSettings(Settings):
 class SlurmRun:
     """One run as it is put into the queue."""
 
-    config: Mapping[str, Any]
+    config: Config
 
     def __call__(self) -> Ended:
         ended = SweepRuns([self.config]).run(0)
@@ -131,7 +130,7 @@ class SlurmLauncher(Launcher):
         left = [index for index in finished if index not in ended]
         if left:
             _check_tools()
-        jobs = _queued(self.sweep.parent, {run_id(configs[index]): index for index in left})
+        jobs = _queued(self.sweep.parent, {configs[index].run_id: index for index in left})
         for index, job in jobs.items():
             print(f"{job.id} is in the queue: {label(configs[index])}, {job.log}", flush=True)
         jobs |= self._submit([index for index in left if index not in jobs])
@@ -155,12 +154,13 @@ class SlurmLauncher(Launcher):
         try:
             with _outside_of_any_job():
                 executor.update_parameters(**self.settings.parameters(snapshot(folder / "code")))
+                runs = [SlurmRun(self.runs.configs[index].changed(**changes)) for index in indices]
                 with executor.batch():
-                    submitted = [executor.submit(SlurmRun(self.runs.configs[index] | changes)) for index in indices]
+                    submitted = [executor.submit(run) for run in runs]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch refused the jobs: {' '.join(str(error).split())}") from error
         jobs = {
-            index: Queued(job.job_id, job.paths.result_pickle, folder / f"{run_id(self.runs.configs[index])}.log")
+            index: Queued(job.job_id, job.paths.result_pickle, folder / f"{self.runs.configs[index].run_id}.log")
             for index, job in zip(indices, submitted, strict=True)
         }
         self._note(folder, jobs, [job.paths.stdout for job in submitted])
@@ -172,7 +172,7 @@ class SlurmLauncher(Launcher):
         for (index, job), log in zip(jobs.items(), logs, strict=True):
             job.log.symlink_to(log.name)
             print(f"{job.id}  {label(self.runs.configs[index])}", flush=True)
-        names = {run_id(self.runs.configs[index]): [job.id, job.result.name] for index, job in jobs.items()}
+        names = {self.runs.configs[index].run_id: [job.id, job.result.name] for index, job in jobs.items()}
         write_atomically(folder / JOBS_FILE, json.dumps(names, indent=2).encode())
 
 

@@ -2,15 +2,16 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ellarepro.config.schema import Config
 from ellarepro.errors import Interrupted, RunFailure, UserError
-from ellarepro.results import RunResult, read_result, result_path, run_id
+from ellarepro.results import RunResult, read_result
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.training.progress import Moment, clock
 
@@ -30,20 +31,20 @@ class Ended:
     status: int
 
 
-def label(config: Mapping[str, Any]) -> str:
+def label(config: Config) -> str:
     """What a run is, in a few words, and the end of its id."""
-    dataset, layer, prior, objective = (config[group]["name"] for group in ("dataset", "layer", "prior", "objective"))
-    digits = run_id(config).rpartition("-")[2]
-    return f"{dataset} {layer} prior {prior} {objective} seed {config['seed']} ({digits})"
+    return (
+        f"{config.dataset.name} {config.layer.name} prior {config.prior.name} {config.objective.name} "
+        f"seed {config.seed} ({config.run_id.rpartition('-')[2]})"
+    )
 
 
-def names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def names(configs: Sequence[Config]) -> list[str]:
     """What tells the runs of a sweep apart, in fewer words: data set, layer, and what else they differ in."""
 
-    def told(config: Mapping[str, Any]) -> list[str]:
-        prior, objective = (config[group]["name"] for group in ("prior", "objective"))
-        parts = [config["dataset"]["name"], layer_title(config["layer"]["name"])]
-        return [*parts, f"prior {prior}", objective, f"seed {config['seed']}", run_id(config).rpartition("-")[2]]
+    def told(config: Config) -> list[str]:
+        parts = [config.dataset.name, layer_title(config.layer.name), f"prior {config.prior.name}"]
+        return [*parts, config.objective.name, f"seed {config.seed}", config.run_id.rpartition("-")[2]]
 
     columns = list(zip(*map(told, configs), strict=True))
     shown = [column for number, column in enumerate(columns[:-1]) if number < 2 or len(set(column)) > 1]
@@ -58,8 +59,8 @@ class SweepRuns:
     Hydra's launchers call it with a configuration of their own, of which only the number of the job is used.
     """
 
-    def __init__(self, configs: Sequence[Mapping[str, Any]]):
-        self.configs = [dict(config) for config in configs]
+    def __init__(self, configs: Sequence[Config]):
+        self.configs = list(configs)
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -85,7 +86,7 @@ class SweepRuns:
         """
         from ellarepro.run import run
 
-        config = self.configs[index] | changes
+        config = self.configs[index].changed(**changes)
         try:
             outcome = run(config, say, watch)
         except (UserError, RunFailure) as error:
@@ -100,11 +101,10 @@ class SweepRuns:
     def finished(self, index: int) -> Ended | None:
         """How run `index` ended where that is known already; None if it is still to be carried out."""
         config = self.configs[index]
-        path = result_path(config)
-        if config["force"] or not path.exists():
+        if config.is_asked:
             return None
         try:
-            return Ended(label(config), _line(read_result(path), was_finished=True), 0)
+            return Ended(label(config), _line(read_result(config.result_file), was_finished=True), 0)
         except UserError as error:
             return Ended(label(config), f"failed: {error}", 2)
 

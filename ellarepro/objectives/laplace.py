@@ -82,19 +82,14 @@ class Laplace(Objective):
         while True:
             try:
                 with counted(Counter() if again else self.fallbacks):
-                    return self._fitted(pause, size)
+                    self._fit = self._fit or self.new_fit(size=size)
+                    return self._fit.whole(pause)
             except CurvatureError as error:
                 raise RunFailure(f"{when}: {error}") from error
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 self._halve_fit_batch(error, when)
-
-    def _fitted(self, pause: Pause, size: int | None) -> MarginalLikelihood:
-        self._fit = self._fit or self.new_fit(size=size)
-        for _ in self._fit.batches():
-            pause()
-        return self._fit.result()
 
     def new_fit(self, generator: torch.Generator | None = None, size: int | None = None) -> Fit:
         """A fit that has still to begin, by draws of the objective's own generator if none is given.

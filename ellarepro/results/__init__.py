@@ -17,7 +17,6 @@ from ellarepro.results.record import (
     read_result,
     read_results,
     result_file,
-    result_path,
     write_result,
 )
 
@@ -38,7 +37,6 @@ __all__ = [
     "read_result",
     "read_results",
     "result_file",
-    "result_path",
     "run_id",
     "short_commit",
     "unpacked",

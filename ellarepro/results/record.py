@@ -11,7 +11,6 @@ from typing import Any, cast, get_args, get_origin
 
 from ellarepro.errors import UserError
 from ellarepro.layers.tensors import TensorInfo
-from ellarepro.results.identity import run_id
 from ellarepro.results.outcomes import accuracy_error, known_test_size
 from ellarepro.resume.files import write_atomically
 
@@ -152,11 +151,6 @@ def write_result(result: RunResult, folder: Path) -> Path:
 def result_file(run: Path) -> Path:
     """Return the result file of `run`, a run's folder or the file itself."""
     return run / RESULT_FILE if run.is_dir() else run
-
-
-def result_path(config: Mapping[str, Any]) -> Path:
-    """Where the run of a resolved configuration has its result, once it is finished."""
-    return Path(config["output_dir"]) / run_id(config) / RESULT_FILE
 
 
 def read_result(path: Path) -> RunResult:

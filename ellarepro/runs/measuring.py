@@ -37,8 +37,8 @@ def note_untrained(trainer: Trainer) -> None:
     trainer.seconds += time.monotonic() - started
 
 
-def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code: Sequence[str] = ()) -> RunResult:
-    """What the trained network of the run `identity` is worth, with all that a result says of where it comes from.
+def measured(config: Config, trainer: Trainer, task: Task, code: Sequence[str] = ()) -> RunResult:
+    """What the trained network of a run is worth, with all that a result says of where it comes from.
 
     Args:
         code: states of the code that the run went through, in order, the first one at its start.
@@ -54,15 +54,15 @@ def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code
     use = path_use(network, precisions, task.train, task.test, likelihood=objective.likelihood)
     trainer.lap()
     return RunResult(
-        run_id=identity,
-        dataset=settings.dataset.name,
-        layer=settings.layer.name,
-        prior=settings.prior.name,
-        objective=settings.objective.name,
-        budget=settings.budget.name,
-        seed=settings.seed,
+        run_id=config.run_id,
+        dataset=config.dataset.name,
+        layer=config.layer.name,
+        prior=config.prior.name,
+        objective=config.objective.name,
+        budget=config.budget.name,
+        seed=config.seed,
         n_params=parameter_count(trainer),
-        epochs=settings.epochs,
+        epochs=config.epochs,
         train_size=len(task.train),
         test_accuracy=scores.accuracy,
         test_nll=scores.nll,
@@ -81,7 +81,7 @@ def measured(settings: Config, identity: str, trainer: Trainer, task: Task, code
         versions=versions(),
         git_commit=code[0].partition(" ")[0] if code else git_commit(),
         data_fingerprint=task.fingerprint,
-        config=dict(settings.record),
+        config=dict(config.record),
         source_fingerprint=task.source_fingerprint,
         peak_memory=peak_memory(device),
         code_changes=list(code) if len(code) > 1 else [],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellarepro.config.resolve import check_no_tolerance, device_of
+from ellarepro.config.resolve import check_combination, check_no_tolerance
 from ellarepro.config.schema import Config
 from ellarepro.curvature.likelihood import Likelihood, Regression
 from ellarepro.curvature.likelihoods import LIKELIHOODS
@@ -29,7 +29,8 @@ def prepare(settings: Config) -> tuple[Trainer, Task]:
     Raises:
         UserError: the settings or the data are unusable.
     """
-    device = device_of(settings)
+    check_combination(settings)
+    device = _device_of(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     task = load_data(settings).to(device)
@@ -91,7 +92,7 @@ def load_data(settings: Config) -> Task:
         download=dataset.download,
         augment=dataset.augment,
         strength=dataset.strength,
-        root=dataset.place,
+        root=dataset.location,
         train_size=settings.train_size,
         test_size=settings.test_size,
     )
@@ -164,3 +165,29 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def _device_of(settings: Config) -> torch.device:
+    """The device of `device=`; `auto` is CUDA where there is one.
+
+    Raises:
+        UserError: a device that is not there, or a key that means nothing there.
+    """
+    device = _device_named(settings.device)
+    for key in ("replay", "tf32"):
+        if getattr(settings, key) and device.type != "cuda":
+            raise UserError(f"{key}=true needs a CUDA device; this run is on {device}")
+    return device
+
+
+def _device_named(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.cuda.device_count()
+        cuda = f" and cuda:0 to cuda:{found - 1}" if found else "; no CUDA device was found"
+        raise UserError(f"device={name} is not usable here: possible are auto, cpu{cuda}") from error
+    return device

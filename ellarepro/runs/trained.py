@@ -1,6 +1,7 @@
 """The trained network of a finished run: kept beside its result as `weights.safetensors`, and given back."""
 
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ellarepro.config.compose import compose
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config, settings_of
 from ellarepro.curvature.likelihood import Likelihood
 from ellarepro.data import Task
 from ellarepro.errors import UserError
@@ -82,10 +83,8 @@ def load_run(run: Path | str, *, root: str | None = None, device: str | None = N
     file = result_file(Path(run))
     result = read_result(file)
     weights = _weights_of(result, file.with_name(WEIGHTS_FILE))
-    config = asked_again(result)
-    if root is not None:
-        config["dataset"]["root" if config["dataset"]["path"] is None else "path"] = root
-    trainer, task = prepare(check_combination(config | ({} if device is None else {"device": device})))
+    config = asked_again(result, root)
+    trainer, task = prepare(config if device is None else config.changed(device=device))
     if task.fingerprint != result.data_fingerprint:
         raise UserError(
             f"{file}: was made with other data (fingerprint {result.data_fingerprint}, here it is {task.fingerprint})"
@@ -113,14 +112,17 @@ def _weights_of(result: RunResult, file: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{file}: cannot be read ({error}); force=true runs it anew") from error
 
 
-def asked_again(result: RunResult) -> dict[str, Any]:
-    """The configuration of `result` with today's keys: those added since at the value that stands for what was done.
+def asked_again(result: RunResult, root: str | None = None) -> Config:
+    """The settings of `result` by today's keys: those added since at the value that stands for what was done.
+
+    Args:
+        root: where the data lie here, if elsewhere than for the run.
 
     Raises:
         UserError: it cannot be asked for today.
     """
     recorded = result.config
-    today = compose([f"{group}={recorded[group]['name']}" for group in _GROUPS])
+    today = deepcopy(dict(compose([f"{group}={recorded[group]['name']}" for group in _GROUPS]).record))
     before = {key: value for key, value in ADDED_LATER.items() if key not in recorded}
     for key, value in [*before.items(), *leaves(recorded)]:
         _set(today, TODAY.get(key, key), value)
@@ -130,12 +132,14 @@ def asked_again(result: RunResult) -> dict[str, Any]:
     retired = RETIRED.get(recorded["optimiser"]["name"], {})
     if gone := dict(flatten(recorded)).keys() - dict(flatten(today)).keys() - retired.keys():
         raise UserError(f"{result.run_id}: there is no key {', '.join(sorted(gone))} any more")
-    return today | {"force": True, "wait": False, "tracking": {"name": "none"}}
+    if root is not None:
+        today["dataset"]["root" if today["dataset"]["path"] is None else "path"] = root
+    return settings_of(today | {"force": True, "wait": False, "tracking": {"name": "none"}})
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:
     """Set `key`, if there is one today."""
     group, _, name = key.rpartition(".")
-    place = config.get(group) if group else config
-    if isinstance(place, dict) and name in place:
-        place[name] = value
+    node = config.get(group) if group else config
+    if isinstance(node, dict) and name in node:
+        node[name] = value

@@ -52,8 +52,7 @@ class OptimiserSettings(Settings):
     arguments: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr must be at most lr, which is {self.lr}; got {self.min_lr}")
 
@@ -115,8 +114,7 @@ class FitSettings(Settings):
         choices=ENGINES,
     )
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.engine == "asdl" and not self.has_blocks:
             raise ValueError(f"engine must be native for structure={self.structure}; got 'asdl'")
         if self.sampled and (self.engine == "asdl" or self.structure == "full"):
@@ -187,8 +185,7 @@ class LaplaceSettings(Settings):
     bracket_fresh: int = same_as(BracketSettings, "fresh")
     name: str = "laplace"
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.predictive_samples and not self.fit.has_blocks:
             got = self.predictive_samples
             raise ValueError(f"predictive_samples must be 0 for structure={self.fit.structure}; got {got}")
@@ -219,8 +216,8 @@ class LilaSettings(LaplaceSettings):
     range_lr: float = setting("learning rate of Adam on the ranges; 0 fixes them", 0.05, least=0, most=1)
     name: str = "lila"
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         check_has_gradient(self.fit, "lila")
         if self.hyper_fit_size is not None:
             raise ValueError(f"hyper_fit_size must be null for lila; got {self.hyper_fit_size}")
@@ -259,8 +256,7 @@ class AnchorSettings(Settings):
     per_filter: int = setting("anchors of a 3x3 filter (S-CONV)", 4, least=1, most=9)
     learn_omega: bool = False
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
         if self.noise == 0 and self.learn_omega and self.basis == "posterior_mean":
             raise ValueError(
                 "noise must be positive where posterior_mean meets a learned omega "

@@ -6,11 +6,13 @@ taken over from there by `same_as`. So every range is written once, and checked 
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Any, Self, TypeGuard
 
-from ellarepro.errors import nearest
+from ellarepro.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def problems(settings: Any) -> Iterator[tuple[str, str]]:
             yield f.name, f"must be {possible}; got {value!r}{near}"
 
 
+@dataclass(frozen=True)
 class Settings:
     """A dataclass whose values lie in the ranges of their fields.
 
@@ -81,3 +84,43 @@ class Settings:
     def __post_init__(self) -> None:
         for name, problem in problems(self):
             raise ValueError(f"{name} {problem}")
+        self.check()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Those that `values` say, with the settings within them; what is no key goes into `arguments`, if there are.
+
+        Raises:
+            ValueError: as above.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        given = {name: values[name] for name in names & values.keys()}
+        inner: dict[str, Any] = {f.name: f.type.of(values) for f in dataclasses.fields(cls) if _is_settings(f.type)}
+        if "arguments" in names:
+            inner["arguments"] = {key: value for key, value in values.items() if key not in names}
+        return cls(**given, **inner)
+
+    def check(self) -> None:
+        """Refuse values that are in their ranges and have no meaning beside each other.
+
+        Raises:
+            ValueError: as above.
+        """
+
+
+@contextmanager
+def keyed(group: str) -> Iterator[None]:
+    """A constructor's refusal with the keys of `group` in place of its own arguments.
+
+    Raises:
+        UserError: in place of its ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        is_key = group and re.match(r"[a-z_]+ must ", str(error))
+        raise UserError(f"{group}.{error}" if is_key else str(error)) from error
+
+
+def _is_settings(kind: Any) -> TypeGuard[type[Settings]]:
+    return isinstance(kind, type) and issubclass(kind, Settings)

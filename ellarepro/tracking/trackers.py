@@ -117,14 +117,14 @@ class Unfailing:
 
 
 @contextmanager
-def tracked(run_id: str, settings: Config, folder: Path) -> Iterator[Tracker]:
-    """Yield the tracker that `settings` ask for; it is closed when the run stops before its end, to go on later.
+def tracked(config: Config) -> Iterator[Tracker]:
+    """Yield the tracker that `config` asks for; it is closed when the run stops before its end, to go on later.
 
     Raises:
         UserError: as of `make_tracker`.
     """
-    identity = contents.identity(run_id, settings.record)
-    tracker = make_tracker(identity=identity, folder=folder, **asdict(settings.tracking))
+    identity = contents.identity(config.run_id, config.record)
+    tracker = make_tracker(identity=identity, folder=config.folder, **asdict(config.tracking))
     try:
         yield tracker
     except BaseException:

@@ -56,7 +56,7 @@ class Trainer:
         self.history = {"epoch": [], "loss": [], self.measure: [], "fit_epoch": [], "neg_log_marglik_per_datum": []}
         self.history["prior_precision"] = {name: [] for name in self.objective.prior.names}
         self.device = self.objective.prior.parameters[0].device
-        self._place: EpochProgress | None = None
+        self._progress: EpochProgress | None = None
         self._lapped = time.monotonic()
         self._make_step()
 
@@ -82,7 +82,7 @@ class Trainer:
             metrics = self._train_epoch()
             metrics |= self.objective.after_epoch(self.epoch + 1, self.epochs, metrics["loss"], self.pause_within)
             # Not before the objective is done: a run that is continued in the middle of a fit is still in this epoch.
-            self.epoch, self._place = self.epoch + 1, None
+            self.epoch, self._progress = self.epoch + 1, None
             self.lap()
             self._record(metrics)
             self.pause(self._sound_state)
@@ -114,21 +114,21 @@ class Trainer:
     def _train_epoch(self) -> dict[str, Any]:
         """One pass over the training set, or what is left of it. Everything stays on the device until its end."""
         data, likelihood = self.data, self.objective.likelihood
-        if self._place is None:
-            self._place = EpochProgress.start(data.order(self.generator), data.steps, self.device)
-        place = self._place
-        if place.metrics is None:
+        if self._progress is None:
+            self._progress = EpochProgress.start(data.order(self.generator), data.steps, self.device)
+        progress = self._progress
+        if progress.metrics is None:
             with training_mode(self.model), torch.enable_grad():
-                for inputs, targets in data.batches(place.order, place.step, self.generator):
-                    self.rates.set(self.epoch * data.steps + place.step, data.steps)
+                for inputs, targets in data.batches(progress.order, progress.step, self.generator):
+                    self.rates.set(self.epoch * data.steps + progress.step, data.steps)
                     loss, outputs = self.step(inputs, targets)
-                    place.count(loss, likelihood.right(outputs, targets), len(targets))
+                    progress.count(loss, likelihood.right(outputs, targets), len(targets))
                     self.pause_within()
-            place.check_finite(self.model, self.epoch, self._remedy)
-            mean_loss = place.loss_sum.item() / data.size
-            place.metrics = {"loss": mean_loss, "objective": mean_loss + self.objective.penalty() / data.size}
-            place.metrics[self.measure] = likelihood.measured(place.right.item(), data.size)
-        return dict(place.metrics)
+            progress.check_finite(self.model, self.epoch, self._remedy)
+            mean_loss = progress.loss_sum.item() / data.size
+            progress.metrics = {"loss": mean_loss, "objective": mean_loss + self.objective.penalty() / data.size}
+            progress.metrics[self.measure] = likelihood.measured(progress.right.item(), data.size)
+        return dict(progress.metrics)
 
     @property
     def _remedy(self) -> str:
@@ -147,8 +147,8 @@ class Trainer:
 
     def _sound_state(self) -> dict[str, Any]:
         """The state, if the run has not diverged: what is kept can be continued."""
-        if self._place is not None:
-            self._place.check_finite(self.model, self.epoch, self._remedy)
+        if self._progress is not None:
+            self._progress.check_finite(self.model, self.epoch, self._remedy)
         self.lap()
         return self.state_dict()
 
@@ -176,7 +176,7 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": self.history,
-            "place": None if self._place is None else dict(vars(self._place)),
+            "place": None if self._progress is None else dict(vars(self._progress)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.generator.set_state(state["generator"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
-        self._place = EpochProgress(**state["place"]).to(self.device) if state["place"] else None
+        self._progress = EpochProgress(**state["place"]).to(self.device) if state["place"] else None
 
     @property
     def doing(self) -> str:
@@ -211,4 +211,4 @@ class Trainer:
     @property
     def steps_done(self) -> int:
         """Steps of the epoch that it stands in."""
-        return 0 if self._place is None else self._place.step
+        return 0 if self._progress is None else self._progress.step

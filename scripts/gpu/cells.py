@@ -5,17 +5,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from ellarepro.config.resolve import check_combination
+from ellarepro.config.schema import Config
 from ellarepro.data.batches import ordered_batches
 from ellarepro.errors import Interrupted
-from ellarepro.results import run_id
 from ellarepro.resume.checkpoint import load_checkpoint
 from ellarepro.run import run
 from ellarepro.runs.preparing import prepare
@@ -57,36 +54,36 @@ def cell(table: str, plan: Plan) -> Iterator[Table]:
         configs = _configs(table, plan, folder)
         config = _learned(configs)
         places = [_further(config, plan.seconds / 2) for _ in range(2)]
-    estimates = {run_id(each): _estimate(each) for each in configs}
+    estimates = {each.run_id: _estimate(each) for each in configs}
     row = {
         "epochs in the first half": Measure(places[0].epochs),
         "epochs in both": Measure(places[1].epochs),
-        ESTIMATED: Measure(estimates[run_id(config)] / HOUR, "h", worse=HIGHER),
+        ESTIMATED: Measure(estimates[config.run_id] / HOUR, "h", worse=HIGHER),
         SEEN: Measure(places[1].whole / HOUR, "h", worse=HIGHER),
         WHOLE: Measure(sum(estimates.values()) / HOUR, "h", worse=HIGHER),
     }
     yield Table(
         f"{table}, budget {plan.budget}, {len(configs)} cells",
-        {f"f_fc_conv, laplace, {config['dataset']['name']}": row},
+        {f"f_fc_conv, laplace, {config.dataset.name}": row},
     )
 
 
-def _configs(table: str, plan: Plan, folder: str) -> list[dict[str, Any]]:
+def _configs(table: str, plan: Plan, folder: str) -> list[Config]:
     keys = [f"budget={plan.budget}", f"device={plan.device}", "progress=false", f"output_dir={folder}"]
     return sweep_of(parse([table, *keys, *plan.keys.get(table, ())])).configs
 
 
-def _estimate(config: Mapping[str, Any]) -> float:
+def _estimate(config: Config) -> float:
     gc.collect()  # The networks of the cells before refer to themselves, and would stay on the device.
     return run_seconds(config)
 
 
-def _learned(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _learned(configs: Sequence[Config]) -> Config:
     """The first cell of F-FC+CONV by Laplace."""
-    return next(c for c in configs if (c["layer"]["name"], c["objective"]["name"]) == ("f_fc_conv", "laplace"))
+    return next(c for c in configs if (c.layer.name, c.objective.name) == ("f_fc_conv", "laplace"))
 
 
-def _further(config: Mapping[str, Any], seconds: float) -> Place:
+def _further(config: Config, seconds: float) -> Place:
     """Let a run go on for so long, and say how far it has come since its first start."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
 
@@ -102,12 +99,12 @@ def _further(config: Mapping[str, Any], seconds: float) -> Place:
         print(stop, flush=True)
     finally:
         timer.cancel()
-    checkpoint = load_checkpoint(Path(config["output_dir"]) / run_id(config) / "checkpoint.pt")
+    checkpoint = load_checkpoint(config.folder / "checkpoint.pt")
     assert checkpoint is not None, "an interrupted run has kept its place"
     kept = checkpoint["state"]
     place = kept["place"]
     begun = place["step"] / place["steps"] if place else 0.0
-    return Place(max(kept["epoch"] + begun, 1e-9), config["epochs"], kept["seconds"])
+    return Place(max(kept["epoch"] + begun, 1e-9), config.epochs, kept["seconds"])
 
 
 def side_by_side(plan: Plan) -> Iterator[Table]:
@@ -136,9 +133,9 @@ def side_by_side(plan: Plan) -> Iterator[Table]:
     yield Table("runs side by side", rows)
 
 
-def steps_a_second(config: Mapping[str, Any], at: float, seconds: float) -> tuple[float, float]:
+def steps_a_second(config: Config, at: float, seconds: float) -> tuple[float, float]:
     """Steps of a run from the time `at` on, for so many seconds, and when it began; it is made ready before."""
-    trainer = prepare(check_combination(config))[0]
+    trainer = prepare(config)[0]
     batches = list(islice(ordered_batches(trainer.objective.data, trainer.data.batch_size), _BATCHES))
     capture(trainer, *batches[0])
     trainer.step(*batches[0])[0].item()

@@ -202,6 +202,6 @@ STUDY = Study(
     body=partial(body, BUDGETS),
     draw=partial(draw, BUDGETS),
     sweeps=tuple(sweep for budget in BUDGETS for sweep in budget.sweeps()),
-    order=lambda config: (config["seed"], config["train_size"] or 0),
+    order=lambda config: (config.seed, config.train_size or 0),
     elsewhere=("table1", "table2", "ascent/start", "sizes/runs"),
 )

@@ -100,7 +100,7 @@ def _reached(losses: Sequence[float], goal: float) -> int | None:
 
 
 def _order(config: Mapping[str, Any]) -> tuple:
-    return config["train_size"], config["seed"], LAYERS.index(config["layer"]["name"]), config["epochs"]
+    return config.train_size, config.seed, LAYERS.index(config.layer.name), config.epochs
 
 
 STUDY = Study(

@@ -96,5 +96,5 @@ STUDY = Study(
     body=body,
     draw=draw,
     sweeps=(experiments("sizes"),),
-    order=lambda config: (config["train_size"] or 0, config["seed"]),
+    order=lambda config: (config.train_size or 0, config.seed),
 )

@@ -1,20 +1,21 @@
 """What studies of many runs have in common: what is missing is run, what there is becomes a page and a figure."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ellarepro.config.compose import Sweep, expand
 from ellarepro.config.explain import choices_of
 from ellarepro.config.resolve import check_combination
-from ellarepro.config.sweep import Sweep, expand
+from ellarepro.config.schema import Config
 from ellarepro.errors import UserError
 from ellarepro.figures import save
 from ellarepro.launching.launch import failures, launch
-from ellarepro.results import RunResult, read_result, result_path, short_commit
+from ellarepro.results import RunResult, read_result, short_commit
 from ellarepro.resume.files import write_atomically
 from ellarepro.tables import unique_runs
 from ellarepro.tables.markdown import sections
@@ -46,7 +47,7 @@ class Study:
     body: Callable[[Sequence[RunResult]], Iterable[str]]
     draw: Callable[[Sequence[RunResult]], Figure]
     sweeps: tuple[tuple[str, ...], ...] = ()
-    order: Callable[[Mapping[str, Any]], Any] = lambda config: config["seed"]
+    order: Callable[[Config], Any] = lambda config: config.seed
     elsewhere: tuple[str, ...] = ()
     select: Callable[[Iterable[RunResult]], list[RunResult]] = list
 
@@ -56,11 +57,11 @@ class Study:
         Raises:
             UserError: a mistake in `keys`, which are said for all runs.
         """
-        configs: list[dict[str, Any]] = []
+        configs: list[Config] = []
         lines, status, folder = [], 0, RESULTS / self.name
         if self.sweeps:
             sweep = self.sweep(keys)
-            configs, folder = sweep.configs, Path(sweep.configs[0]["output_dir"]).parent
+            configs, folder = sweep.configs, Path(sweep.configs[0].output_dir).parent
             left = self.unfinished(configs)
             print(f"{len(configs)} runs, {len(configs) - len(left)} finished before", flush=True)
             lines, status = failures(launch(left, sweep.hydra)) if left and not report else ([], 0)
@@ -85,17 +86,17 @@ class Study:
             check_combination(config)
         return replace(sweeps[0], configs=[config for config, _ in runs], points=[point for _, point in runs])
 
-    def file_of(self, config: Mapping[str, Any]) -> Path:
+    def file_of(self, config: Config) -> Path:
         """Where the result of a run is, or will be."""
-        own = result_path(config)
+        own = config.result_file
         places = [own, *(RESULTS / folder / own.parent.name / own.name for folder in self.elsewhere)]
         return next((file for file in places if file.exists()), own)
 
-    def unfinished(self, configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def unfinished(self, configs: Sequence[Config]) -> list[Config]:
         """Those of `configs` that are to be run."""
-        return [config for config in configs if config["force"] or not self.file_of(config).exists()]
+        return [config for config in configs if config.force or not self.file_of(config).exists()]
 
-    def finished(self, configs: Sequence[Mapping[str, Any]] = ()) -> list[RunResult]:
+    def finished(self, configs: Sequence[Config] = ()) -> list[RunResult]:
         """The results that there are of the runs of `configs`; of a study without sweeps all those elsewhere."""
         if not self.sweeps:
             there = [folder for name in self.elsewhere if (folder := RESULTS / name).is_dir()]

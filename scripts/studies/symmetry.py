@@ -222,5 +222,5 @@ STUDY = Study(
     draw=draw,
     sweeps=((*experiments("study"), "seed=711,712,713"),),
     # What says most comes first: each seed is complete before the next one begins.
-    order=lambda config: (-(config["dataset"]["strength"] or 0), config["seed"]),
+    order=lambda config: (-(config.dataset.strength or 0), config.seed),
 )
