@@ -47,7 +47,8 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
     return sections(
         "# Does the evidence find how far digits are turned?",
         f"Made by `python -m scripts.lila`: {len(records)} records. A perceptron of {HIDDEN} tanh units on digits "
-        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees.",
+        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees. "
+        "*Evidence* is the negative log marginal likelihood a digit: less is better.",
         "## Learned ranges, from both sides",
         "Each data range has a run from each start, for each seed. *Chosen* is the run with the better evidence.",
         _recovered(records),
