@@ -131,6 +131,13 @@ def of_augerino() -> Iterator[str]:
         found = [of_lila(arm, degrees=turned) if (arm, turned) != ("loss", 0) else [] for turned in (90, 0)]
         told = [ends(map(degrees, last_ranges(runs, "rotation")), 0) if runs else "–" for runs in found]
         yield f"| {reward} | {' | '.join(told)} |"
+    nll = {(arm, d): [r["nll"] for r in of_lila(arm, degrees=d)] for arm in ("reward", "large_reward") for d in (90, 0)}
+    yield f"the lowest test NLL of all arms, {ends(nll['large_reward', 90], 2)}"
+    others = [json.loads(path.read_text()) for path in RECORDS.glob("*-rotation-turned_digits-1000.json")]
+    assert min(r["nll"] for r in others if r["degrees"] == 90 and r["arm"] != "large_reward") > max(
+        nll["large_reward", 90]
+    )
+    yield f"it has {ends(nll['large_reward', 0], 2)}, and the smaller one {ends(nll['reward', 0], 2)}"
 
 
 def test_the_sentences_of_the_page_are_those_of_the_records():
