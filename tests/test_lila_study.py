@@ -97,8 +97,8 @@ def of_layers_beside_invariance() -> Iterator[str]:
         points = 100 * fmean(run["accuracy"] for run in of_lila("fc_conv_map", data=data))
         yield f"| {title} | {' | '.join(cells)} | {points:.0f}% |"
 
-    def lost(data: str, name: str, part: str, digits: int = 0) -> str:
-        return ends((run["lost"][part] for run in runs[data, name]), digits)
+    def lost(data: str, name: str, part: str) -> str:
+        return ends((run["lost"][part] for run in runs[data, name]), 1)
 
     turned, shifted, digit, position = MOVED
     others = ("scale_x", "scale_y", "shear")
@@ -116,6 +116,8 @@ def of_layers_beside_invariance() -> Iterator[str]:
     yield f"no range ends above {max(last_ranges(ranged[digit] + ranged[position], *named)):.2f}"
     yield f"loses {lost(digit, 'layers', 'conv')} points without CONV and {lost(digit, 'layers', 'fc')} without FC"
     yield f"loses {lost(position, 'layers', 'fc')} points without FC, {lost(position, 'layers', 'conv')} without CONV"
+    nll = {d: [fmean(r["nll"] for r in of_lila(arm, data=d)) for arm in ("fc_conv_map", "fc_conv")] for d in MOVED}
+    yield f"lower test NLL than *layers* on {sum(one < other for one, other in nll.values())} of {len(nll)} data sets"
     agree = []
     for data in MOVED:
         for seed in range(3):
@@ -129,6 +131,13 @@ def of_augerino() -> Iterator[str]:
         found = [of_lila(arm, degrees=turned) if (arm, turned) != ("loss", 0) else [] for turned in (90, 0)]
         told = [ends(map(degrees, last_ranges(runs, "rotation")), 0) if runs else "–" for runs in found]
         yield f"| {reward} | {' | '.join(told)} |"
+    nll = {(arm, d): [r["nll"] for r in of_lila(arm, degrees=d)] for arm in ("reward", "large_reward") for d in (90, 0)}
+    yield f"the lowest test NLL of all arms, {ends(nll['large_reward', 90], 2)}"
+    others = [json.loads(path.read_text()) for path in RECORDS.glob("*-rotation-turned_digits-1000.json")]
+    assert min(r["nll"] for r in others if r["degrees"] == 90 and r["arm"] != "large_reward") > max(
+        nll["large_reward", 90]
+    )
+    yield f"it has {ends(nll['large_reward', 0], 2)}, and the smaller one {ends(nll['reward', 0], 2)}"
 
 
 def test_the_sentences_of_the_page_are_those_of_the_records():

@@ -47,7 +47,8 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
     return sections(
         "# Does the evidence find how far digits are turned?",
         f"Made by `python -m scripts.lila`: {len(records)} records. A perceptron of {HIDDEN} tanh units on digits "
-        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees.",
+        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees. "
+        "*Evidence* is the negative log marginal likelihood a digit: less is better.",
         "## Learned ranges, from both sides",
         "Each data range has a run from each start, for each seed. *Chosen* is the run with the better evidence.",
         _recovered(records),
@@ -94,7 +95,12 @@ def _controls(records: Sequence[dict[str, Any]]) -> str:
         scores = [_mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 3)]
         copies = str(case.start) if case.arm in ("fixed", *LOSSES) else "–"
         lines.append([str(case.degrees), case.arm, copies, _mean(ranges, 0), _mean(evidence, 3), *scores])
-    return markdown_table(lines, labels=2)
+    about = (
+        "*map* and *none* have no copies, *map* no learned precisions. A *fixed* range stays as it starts. *loss* "
+        "learns it by the training loss. *reward* and *large_reward* take {reward} and {large_reward} nats a radian "
+        "from that loss (Augerino)."
+    )
+    return about.format(**LOSSES) + "\n\n" + markdown_table(lines, labels=2)
 
 
 def _all_six(records: Sequence[dict[str, Any]]) -> str:
