@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, zscore
 
 from ellarepro.figures.canvas import save
 from ellarepro.resume.files import write_atomically
@@ -19,7 +20,19 @@ from ellarepro.tables.markdown import markdown_table, sections
 
 BLOCKS = ("kron", "kron_blockwise", "diag")
 CURVATURES = (*BLOCKS, "exact")
-NLLS = {"test_nll": "test NLL", "linearised_nll": "linearised test NLL"}
+NLLS = {
+    "test_nll": "test NLL",
+    "linearised_nll": "linearised test NLL, posterior of kron",
+    "linearised_exact_nll": "linearised test NLL, exact posterior",
+}
+PERMUTATIONS = 9999
+QUESTIONS = {
+    "Layer types of Table 1, all measured on all images": ("fc", "conv", "start_0.01"),
+    "Starts of F-FC, tied and untied": ("start_0.01", "start_0.01_untied", "start_0.1", "start_0.1_untied", "kron"),
+    "Networks of the symmetry study": ("rotation", "both"),
+}
+"""Variants that are compared beside the ranking of seeds."""
+NAMES = {"fc": "FC", "conv": "CONV", "start_0.01": "F-FC+CONV, 0.01 start", "kron": "neutral start"}
 FEW = 100
 """Images whose rows are all taken for the log-determinants of layers."""
 GAPS = (0.0, 0.02, 0.05, 10.0)
@@ -43,13 +56,17 @@ def page(runs: Sequence[dict[str, Any]], folder: Path) -> str:
         "Made by `python -m scripts.kernel_study report`: F-FC+CONV (alpha 3) on 4,000 images of `quadrant_digit`, "
         "`budget=demo` from the neutral start. -evidence in nats a datum at the precisions of training; exact: "
         "bounds with the exact curvature (docs/curvature.md, The kernel form). Without F-FC: change of test accuracy, "
-        "in points, when the output of F-FC is its mean in all layers. Linearised: with the posterior of `kron`.",
-        markdown_table(list(_run_lines(runs)), labels=2),
+        "in points, when the output of F-FC is its mean in all layers. Linearised: by 20 functions drawn from the "
+        "posterior of `kron`; exact: from that of the kernel of the drawn rows.",
+        markdown_table(list(_run_lines([run for run in runs if run["variant"] in ("kron", "kernel")])), labels=2),
         "![-evidence by each curvature beside the test NLL](study.png)",
         "## Do curvatures rank runs as the test does?",
         "Runs that were learned by `kron`: Spearman's rank correlation of -evidence and test NLL, and the pairs that "
-        "are ranked alike, by how far apart the two are in test NLL. Exact: the middle of the bounds.",
+        "are ranked alike, by how far apart the two are in test NLL. p is the chance of a correlation at least as "
+        f"large, of either sign, by {PERMUTATIONS:,} permutations. Exact: the middle of the bounds.",
         *(markdown_table(list(_rank_lines(by_kron, nll)), labels=1) for nll in NLLS),
+        *_alike_lines(by_kron),
+        *(part for heading, variants in QUESTIONS.items() for part in _question(heading, variants, known)),
         "## Width of the bounds, of the log-determinant and in nats a datum",
         "By rows that meet and rows drawn beside them; what stands behind a ± is a standard error.",
         markdown_table(list(_width_lines(folder)), labels=2),
@@ -82,29 +99,83 @@ def evidence(run: dict[str, Any], name: str) -> float:
 
 
 def _run_lines(runs: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    yield ["learned by", "seed", "test acc. %", "NLL", "linearised", *CURVATURES, "without F-FC", "CPU s"]
+    yield [
+        "learned by",
+        "seed",
+        "test acc. %",
+        "NLL",
+        "linearised",
+        "exact posterior",
+        *CURVATURES,
+        "without F-FC",
+        "CPU s",
+    ]
     for run in runs:
         scores = [f"{100 * run['test_accuracy']:.1f}", f"{run['test_nll']:.3f}"]
-        found = [""] * 6
+        found = [""] * 7
         if "bounds" in run:
             lines = [f"{run['at_training'][name]:.3f}" for name in BLOCKS]
             bounds, without = "{:.3f} to {:.3f}".format(*run["bounds"]), f"{100 * run['without']['f_fc']:+.1f}"
-            found = [f"{run['linearised_nll']:.3f}", *lines, bounds, without]
+            nlls = [f"{run[nll]:.3f}" if nll in run else "" for nll in list(NLLS)[1:]]
+            found = [*nlls, *lines, bounds, without]
         yield [run["variant"], str(run["seed"]), *scores, *found, f"{run['cpu_seconds']:.0f}"]
 
 
 def _rank_lines(runs: Sequence[dict[str, Any]], nll: str) -> Iterator[list[str]]:
-    gaps = list(zip(GAPS, GAPS[1:], strict=False))
+    gaps, runs = list(zip(GAPS, GAPS[1:], strict=False)), [run for run in runs if nll in run]
     heads = [f"{low:g} to {high:g} nats" if high < GAPS[-1] else f"above {low:g} nats" for low, high in gaps]
-    yield [f"-evidence by, {NLLS[nll]}", "rank correlation", "pairs", *heads]
+    yield [f"-evidence by, {NLLS[nll]} ({len(runs)} runs)", "rank correlation", "p", "pairs", *heads]
     if len(runs) < 2:
         return
     nlls = [run[nll] for run in runs]
     for name in CURVATURES:
         found = [evidence(run, name) for run in runs]
-        pairs = [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in combinations(zip(nlls, found), 2)]  # noqa: B905
+        pairs = pairs_of(nlls, found)
         parts = [[same for gap, same in pairs if low <= gap < high] for low, high in [(0, GAPS[-1]), *gaps]]
-        yield [name, f"{spearmanr(nlls, found).statistic:+.2f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
+        correlation, chance = rank_correlation(nlls, found)
+        yield [name, f"{correlation:+.2f}", f"{chance:.3f}", *(f"{sum(part)} of {len(part)}" for part in parts)]
+
+
+def pairs_of(one: Sequence[float], other: Sequence[float]) -> list[tuple[float, bool]]:
+    """Of each pair, how far apart it is in `one`, and whether `other` ranks it alike."""
+    found = combinations(zip(one, other, strict=True), 2)
+    return [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in found]
+
+
+def _alike_lines(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if len(runs) > 1:
+        kron, exact = ([evidence(run, name) for run in runs] for name in ("kron", "exact"))
+        pairs = [alike for _, alike in pairs_of(kron, exact)]
+        text = f"`kron` and the exact evidence rank {sum(pairs)} of {len(pairs)} pairs alike "
+        yield text + f"(rank correlation {rank_correlation(kron, exact)[0]:+.2f})."
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Spearman's, and the share of permutations in which it is at least as large, of either sign."""
+    a, b = (zscore(rankdata(values)) for values in (one, other))
+    shuffled = np.random.default_rng(0).permuted(np.tile(a, (PERMUTATIONS, 1)), axis=1) @ b / len(a)
+    found = a @ b / len(a)
+    return found, (1 + (abs(shuffled) >= abs(found) - 1e-9).sum()) / (1 + PERMUTATIONS)
+
+
+def _question(heading: str, variants: Sequence[str], runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A section on the runs of `variants`, the best exact evidence first."""
+    own = sorted((run for run in runs if run["variant"] in variants), key=lambda run: fmean(run["bounds"]))
+    seeds = {run["seed"] for run in own if run["variant"] != "kron"}
+    if not seeds:
+        return
+    yield f"## {heading}"
+    lines = [["run", "seed", "test acc. %", "NLL", "kron", "exact"]]
+    for run in own:
+        if run["seed"] in seeds:
+            scores = [
+                f"{100 * run['test_accuracy']:.1f}",
+                f"{run['test_nll']:.3f}",
+                f"{run['at_training']['kron']:.3f}",
+            ]
+            name = NAMES.get(run["variant"], run["variant"].replace("_", " "))
+            lines.append([name, str(run["seed"]), *scores, "{:.3f} to {:.3f}".format(*run["bounds"])])
+    yield markdown_table(lines, labels=2)
 
 
 def _width_lines(folder: Path) -> Iterator[list[str]]:

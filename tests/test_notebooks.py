@@ -57,7 +57,10 @@ def test_outputs_are_those_of_a_whole_run_and_of_no_machine(path):
     assert "/home" not in str(outputs) and str(path.parent) not in str(outputs)
 
 
-@pytest.mark.parametrize(("name", "exceptions"), [("first_look", ["9 of 10: the free basis"]), ("own_layer", [])])
+@pytest.mark.parametrize(
+    ("name", "exceptions"),
+    [("first_look", ["9 of 10: the free basis"]), ("learned_invariance", []), ("own_layer", [])],
+)
 def test_what_is_claimed_holds_on_every_seed(name, exceptions):
     """But for the `exceptions`, of which the notebook's text speaks."""
     (path,) = (path for path in NOTEBOOKS if path.stem == name)

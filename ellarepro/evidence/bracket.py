@@ -46,7 +46,7 @@ class Bounds:
     errors: tuple[float, float] = (0.0, 0.0)
 
 
-class _ColumnRows(RowAccumulator):
+class ColumnRows(RowAccumulator):
     """One row a datum: that of column `index`."""
 
     index = 0
@@ -75,17 +75,18 @@ def log_det_bounds(
     Raises:
         CurvatureError: rows that are not finite.
     """
-    accumulator = _ColumnRows(model, likelihood=likelihood)
-    sizes = _column_sizes(model, inputs, accumulator.likelihood)
+    accumulator = ColumnRows(model, likelihood=likelihood)
+    sizes = column_sizes(model, inputs, accumulator.likelihood)
     met = chances(sizes, settings.rows)
-    chunks, p = _drawn(accumulator, inputs, met, generator)
+    chunks, p, _ = drawn_rows(accumulator, inputs, met, generator)
     if not chunks:
         return Bounds(0.0, 0.0)
-    root = cholesky_of_identity_plus(_lower(chunks, precisions))
+    root = cholesky_of_identity_plus(kernel_of(chunks, precisions))
     lower = 2 * root.diagonal().log().sum().item()
     # The share of each row in H' that A explains, r^T A^-1 r / p.
     leverage = 1 - torch.cholesky_inverse(root).diagonal()
-    afresh, q = _drawn(accumulator, inputs, chances(sizes.masked_fill(met == 1, 0), settings.fresh), generator)
+    others = chances(sizes.masked_fill(met == 1, 0), settings.fresh)
+    afresh, q, _ = drawn_rows(accumulator, inputs, others, generator)
     variances = torch.cat([leverage[:0], *(_variances(chunk, chunks, root, precisions) for chunk in afresh)])
     upper = lower + (variances.sum() - leverage[p < 1].sum()).item()
     return Bounds(lower, upper, (_error((-leverage).log1p(), p), _error(variances, q)))
@@ -95,7 +96,7 @@ def bracket_forecast(
     model: nn.Module, inputs: Tensor, settings: BracketSettings, likelihood: Likelihood | None = None
 ) -> Forecast:
     """What `log_det_bounds` takes: the rows that meet, and their kernel, its root and inverse."""
-    accumulator = _ColumnRows(model, likelihood=likelihood)
+    accumulator = ColumnRows(model, likelihood=likelihood)
     with torch.no_grad(), evaluation_mode(model):
         width = accumulator.likelihood.most_columns(model(inputs[:1]).shape[1])
     count = min(settings.rows, len(inputs) * width)
@@ -114,7 +115,7 @@ def evidence_bounds(
     return found, [error / 2 / size for error in bounds.errors]
 
 
-def _lower(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
+def kernel_of(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
     """R D^-1 R^T of all rows in `chunks`, `(M, M)`, float64; above the diagonal blocks zero, as no root looks there."""
     sizes = [len(next(iter(chunk.values()))) for chunk in chunks]
     rows = [torch.cat([_block(one, b, precisions) for b in chunks[: a + 1]], dim=1) for a, one in enumerate(chunks)]
@@ -131,7 +132,7 @@ def _block(one: Chunk, other: Chunk, precisions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _column_sizes(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
+def column_sizes(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
     """The squared norm of each column of each datum, `(N, R)`, on the CPU."""
     found = []
     with evaluation_mode(model):
@@ -162,10 +163,13 @@ def chances(sizes: Tensor, count: int) -> Tensor:
         sure |= found >= 1
 
 
-def _drawn(
-    accumulator: _ColumnRows, inputs: Tensor, probabilities: Tensor, generator: torch.Generator
-) -> tuple[list[Chunk], Tensor]:
-    """Rows drawn by their `probabilities (N, R)`, each over the root of its own, and these, in the rows' order."""
+def drawn_rows(
+    accumulator: ColumnRows, inputs: Tensor, probabilities: Tensor, generator: torch.Generator
+) -> tuple[list[Chunk], Tensor, Tensor]:
+    """Rows drawn by their `probabilities (N, R)`, each over the root of its own; these, in the rows' order; which.
+
+    The order is that of columns, and of the data within a column.
+    """
     taken = _systematic(probabilities.flatten(), generator).view(probabilities.shape)
     chunks, found = [], [probabilities[:0, 0]]
     for index in range(probabilities.shape[1]):
@@ -176,7 +180,7 @@ def _drawn(
             here = some.to(inputs.device)
             chunks += accumulator.chunks(inputs[here], p.reciprocal().to(inputs.device))[0]
             found.append(p)
-    return chunks, torch.cat(found).to(inputs.device)
+    return chunks, torch.cat(found).to(inputs.device), taken
 
 
 def _systematic(probabilities: Tensor, generator: torch.Generator) -> Tensor:

