@@ -4,8 +4,8 @@ import io
 import re
 
 import pytest
-from result_factory import make_config
 
+from ellarepro.config.compose import compose_all
 from ellarepro.launching import display as displays
 from ellarepro.launching.display import ProgressDisplay
 from ellarepro.launching.sweep_runs import names
@@ -84,18 +84,21 @@ def rows(display: ProgressDisplay) -> list[list[str]]:
     return [list(filter(None, row)) for row in zip(*(list(c.cells) for c in display._lines().columns), strict=True)]
 
 
+FC = ["dataset=quadrant_digit", "layer=fc"]
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ([{}, {"layer": {"name": "f_fc_conv"}}], ["quadrant_digit FC", "quadrant_digit F-FC+CONV"]),
-        ([{}, {"seed": 2}], ["quadrant_digit FC seed 1", "quadrant_digit FC seed 2"]),
-        ([{}, {"objective": {"name": "map"}}], ["quadrant_digit FC laplace", "quadrant_digit FC map"]),
+        ([[], ["layer=f_fc_conv"]], ["quadrant_digit FC", "quadrant_digit F-FC+CONV"]),
+        ([["seed=1"], ["seed=2"]], ["quadrant_digit FC seed 1", "quadrant_digit FC seed 2"]),
+        ([[], ["objective=map"]], ["quadrant_digit FC laplace", "quadrant_digit FC map"]),
     ],
 )
 def test_runs_are_named_by_what_they_differ_in(changes, wanted):
-    assert names([make_config(**change) for change in changes]) == wanted
+    assert names(compose_all([[*FC, *change] for change in changes])) == wanted
 
 
 def test_runs_that_differ_in_nothing_that_has_a_name_end_in_their_digits():
-    one, other = names([make_config(), make_config(epochs=7)])
+    one, other = names(compose_all([FC, [*FC, "epochs=7"]]))
     assert one != other and one.startswith("quadrant_digit FC ")
