@@ -326,11 +326,19 @@ def test_how_far_kron_is_above_the_exact_evidence_and_what_both_prefer():
     assert records[worst]["seed"] == 714 and f"seed 714, it is {rest:+.2f}" in reading
 
 
+def test_layer_types_by_the_exact_evidence_and_the_test():
+    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    runs = [json.loads((RESULTS / "kernel" / f"{one}-s711.json").read_text()) for one in ("fc", "start_0.01", "conv")]
+    fc, both, conv = (f"{evidence(run, 'exact'):.2f}" for run in runs)
+    assert f"{fc} nats a datum for FC, {both} for F-FC+CONV and {conv} for CONV" in reading
+    assert "The test NLL is {:.2f}, {:.2f} and {:.2f}.".format(*(run["test_nll"] for run in runs)) in reading
+    assert "({:.2f}, {:.2f} and {:.2f})".format(*(run["at_training"]["kron"] for run in runs)) in reading
+    assert evidence(runs[0], "exact") < runs[0]["test_nll"] and "FC's lies below the test NLL" in reading
+
+
 def test_linearised_predictions_of_both_posteriors():
-    runs, reading = (
-        [run for run in kernel_runs("kron") if "linearised_exact_nll" in run],
-        " ".join((RESULTS / "kernel" / "reading.md").read_text().split()),
-    )
+    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    runs = [run for run in kernel_runs("kron") if "linearised_exact_nll" in run]
     plug_in, blocks, exact = (
         [run[key] for run in runs] for key in ("test_nll", "linearised_nll", "linearised_exact_nll")
     )
