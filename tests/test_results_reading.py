@@ -363,3 +363,15 @@ def test_linearised_predictions_of_both_posteriors():
 def test_times_of_tables_are_those_of_their_runs(table, budget, hours, told):
     runs = [run for run in read_results(RESULTS / table) if (run.budget, run.seed) == (budget, 711)]
     assert sum(run.wall_seconds for run in runs) / 2 / 3600 == pytest.approx(hours, rel=0.1) and told in PAGE
+
+
+def test_on_rotation_the_exact_evidence_ranks_seeds_as_the_test_and_kron_the_other_way_round():
+    """711, 712, 713: the order that the pages state."""
+    runs = kernel_runs("rotation")
+    exact, by_blocks = [max(run["bounds"]) for run in runs], [run["at_training"]["kron"] for run in runs]
+    tested = [run["test_nll"] for run in runs]
+    assert sorted(exact) == exact and sorted(tested) == tested and sorted(by_blocks, reverse=True) == by_blocks
+    page = " ".join((RESULTS.parent / "docs" / "ascent.md").read_text().split())
+    for values, digits in ((by_blocks, 2), (exact, 3), (tested, 2)):
+        one, two, three = (f"{value:.{digits}f}" for value in values)
+        assert f"{three}, {two} and {one}" in page
