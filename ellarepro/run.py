@@ -64,8 +64,7 @@ def run(config: Config, say: Callable[[str], None] = print, watch: Callable[[Mom
         if memory:
             say(f"{identity}: {memory}")
         with stopping() as stop:
-            made_of = {"dataset.root (fingerprint)": task.source_fingerprint, "device": trainer.device.type}
-            run_folder = RunFolder(lock, stop, code, made_of, config.checkpoint_seconds, say)
+            run_folder = RunFolder(trainer, task, lock, stop, code, config.checkpoint_seconds, say)
             run_folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config.record))).encode())
             with tracked(config) as tracker:
                 result = _train(config, trainer, task, run_folder, tracker, watch)
@@ -129,7 +128,7 @@ def _train(
     tracker: Tracker,
     watch: Callable[[Moment], None] | None,
 ) -> RunResult:
-    run_folder.restore(trainer)
+    run_folder.restore()
     if watch is None and config.progress:
         watch = Progress(trainer.epoch).update
     tensors = cast(Network, trainer.model).tensor_info()

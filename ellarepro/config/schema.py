@@ -15,7 +15,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, FloatNode, OmegaConf, StringNode
 
 from ellarepro.objectives import OBJECTIVES, objective_named
-from ellarepro.results import RESULT_FILE, run_id
 from ellarepro.settings.parts import (
     DEFAULT_RELAXATION,
     LARGEST_BATCH,
@@ -189,6 +188,8 @@ class Config(Settings):
     @property
     def run_id(self) -> str:
         """The run's name, and that of its folder."""
+        from ellarepro.results import run_id  # It loads NumPy, for which no mistake should wait.
+
         return run_id(self.record)
 
     @property
@@ -199,6 +200,8 @@ class Config(Settings):
     @property
     def result_file(self) -> Path:
         """Where the run has its result, once it is finished."""
+        from ellarepro.results import RESULT_FILE
+
         return self.folder / RESULT_FILE
 
     @property
@@ -273,8 +276,7 @@ def register() -> None:
     groups = {f.name: classes_of(f.name) for f in fields(Config)}
     for group, classes in groups.items():
         for choice, kind in classes.items():
-            node = _open(kind) if group in OPEN else _node(kind)
-            store.store(group="schema", name=choice or group, node=node)
+            store.store(group="schema", name=choice or group, node=(_open if group in OPEN else _node)(kind))
     whole = {f.name: _node(kinds[""]) for f in fields(Config) if "" in (kinds := groups[f.name]) and f.name not in OPEN}
     inner: list[Any] = [(name, kind, field(default_factory=kind)) for name, kind in whole.items() if name != "anchors"]
     inner.append(("anchors", Any, None))

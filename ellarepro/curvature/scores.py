@@ -1,7 +1,7 @@
 """What predictions are worth: negative log likelihood; accuracy and calibration of classes, the error of values."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class Scores:
     accuracy: float | None = None
     calibration_error: float | None = None
     rmse: float | None = None
+
+    def known(self) -> dict[str, float]:
+        """Those that there are, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def class_scores(log_probabilities: Tensor, classes: Tensor) -> Scores:

@@ -26,7 +26,7 @@ def launch(
 
     Args:
         configs: the settings of each.
-        hydra_config: with `hydra.launcher`, as `sweep.expand` gives it.
+        hydra_config: with `hydra.launcher`, as `compose.expand` gives it.
         on_end: called here with each run that has ended, by the project's own launchers.
 
     Raises:

@@ -1,7 +1,7 @@
 """objective=laplace: the differentiable Laplace approximation of the marginal likelihood (eq. 9)."""
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -151,7 +151,7 @@ class Laplace(Objective):
                 deltas = self.prior.log_precision.detach().exp()
                 posterior = posterior_precision(marglik.curvature, deltas, self.factor)
             scores = linearised_scores(self.model, posterior, test, self.likelihood, samples, generator)
-            told["linearised"] = {name: value for name, value in asdict(scores).items() if value is not None}
+            told["linearised"] = scores.known()
         return told
 
     def _bounds(

@@ -9,7 +9,6 @@ objective is MAP; the posterior then starts from the Laplace approximation, narr
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -176,8 +175,7 @@ class Variational(Objective):
         if not isinstance(self.likelihood, Classification):
             return {}
         logs = [torch.cat([outputs for outputs, _ in self._outputs(weights, test)]).log_softmax(1) for weights in drawn]
-        scores = class_scores(torch.stack(logs).logsumexp(0) - math.log(len(drawn)), test.targets)
-        return {name: value for name, value in asdict(scores).items() if value is not None}
+        return class_scores(torch.stack(logs).logsumexp(0) - math.log(len(drawn)), test.targets).known()
 
     @torch.no_grad()
     def effective_parameters(self) -> dict[str, float]:

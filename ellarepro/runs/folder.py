@@ -3,9 +3,10 @@
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from ellarepro.data import Task
 from ellarepro.errors import Interrupted, RunFailure
 from ellarepro.results import RESULT_FILE
 from ellarepro.resume.checkpoint import Checkpoints
@@ -24,7 +25,6 @@ class RunFolder:
         lock: of the run's folder, which is named by the run's id.
         stop: whether a signal has come.
         code: the state of the code that this process runs.
-        made_of: what a checkpoint must have been written with to be continued, by the name of the key to blame.
         seconds: at most so long between checkpoints, see `checkpoint_seconds`.
         say: told what goes on, a line at a time.
 
@@ -34,28 +34,33 @@ class RunFolder:
 
     def __init__(
         self,
+        trainer: Trainer,
+        task: Task,
         lock: Lock,
         stop: Stop,
         code: str,
-        made_of: Mapping[str, str],
         seconds: float,
         say: Callable[[str], None] = print,
     ):
-        self.folder, self.lock, self.stop, self.say = lock.folder, lock, stop, say
+        self.folder, self.trainer, self.lock, self.stop, self.say = lock.folder, trainer, lock, stop, say
         self.code = [code]
-        self._epoch, self._told = 0, time.monotonic()
+        self._epoch, self._told = trainer.epoch, time.monotonic()
         result = self.folder / RESULT_FILE
         replaces = hashlib.sha256(result.read_bytes()).hexdigest() if result.exists() else ""
-        identity = {"configuration (run_id)": self.folder.name, **made_of}
+        identity = {
+            "configuration (run_id)": self.folder.name,
+            "dataset.root (fingerprint)": task.source_fingerprint,
+            "device": trainer.generator.device.type,
+        }
         self.checkpoints = Checkpoints(self.folder, identity, replaces, seconds, say)
 
-    def restore(self, trainer: Trainer) -> None:
-        """Let `trainer`, whose place is kept from now on, go on from the last checkpoint, if there is one.
+    def restore(self) -> None:
+        """Let the trainer go on from the last checkpoint, if there is one.
 
         Raises:
             UserError: it cannot be read, or is of another run.
         """
-        self.trainer = trainer
+        trainer = self.trainer
         if (kept := self.checkpoints.load()) is None:
             return
         trainer.load_state_dict(kept)

@@ -1,7 +1,6 @@
 """The trained network of a finished run: kept beside its result as `weights.safetensors`, and given back."""
 
 import hashlib
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,7 +121,7 @@ def asked_again(result: RunResult, root: str | None = None) -> Config:
         UserError: it cannot be asked for today.
     """
     recorded = result.config
-    today = deepcopy(dict(compose([f"{group}={recorded[group]['name']}" for group in _GROUPS]).record))
+    today = dict(compose([f"{group}={recorded[group]['name']}" for group in _GROUPS]).record)
     before = {key: value for key, value in ADDED_LATER.items() if key not in recorded}
     for key, value in [*before.items(), *leaves(recorded)]:
         _set(today, TODAY.get(key, key), value)

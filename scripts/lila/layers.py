@@ -1,9 +1,5 @@
 """One layer of paths on patches of an image, for learned layers beside learned invariance; and what it loses."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -40,10 +36,10 @@ def points_lost(model: nn.Module, task: Task) -> dict[str, float]:
     (layer,) = (module for module in model.modules() if isinstance(module, PathMean))
     for name, path in layer.paths.items() if len(layer.paths) > 1 else ():
         seen: list[Tensor] = []
-        with _hooked(path, lambda module, inputs, output, seen=seen: seen.append(output)):
+        with path.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output)):
             outputs_of(model, task.train)
         mean = torch.cat(seen).mean(0)
-        with _hooked(path, lambda module, inputs, output, mean=mean: mean.expand_as(output)):
+        with path.register_forward_hook(lambda module, inputs, output, mean=mean: mean.expand_as(output)):
             lost[name] = 100 * (whole - evaluate(model, task.test).accuracy)
     if "invariance" in dict(model.named_children()):
         eta = model.get_buffer("invariance.eta")
@@ -52,12 +48,3 @@ def points_lost(model: nn.Module, task: Task) -> dict[str, float]:
         lost["copies"] = 100 * (whole - evaluate(model, task.test).accuracy)
         eta.copy_(ranges)
     return lost
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Any) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

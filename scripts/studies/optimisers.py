@@ -4,12 +4,12 @@ MAP at precision 1. Adam takes as many epochs as the budget has, and as few as t
 schedule alone does. `dataset.root=PATH` says where the JPEG copy lies; runs of the tables are taken from there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
 from matplotlib.figure import Figure
 
+from ellarepro.config.schema import Config
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.markdown import markdown_table, mean_cell
@@ -99,7 +99,7 @@ def _reached(losses: Sequence[float], goal: float) -> int | None:
     return next((epoch for epoch, loss in enumerate(losses, 1) if loss <= goal), None)
 
 
-def _order(config: Mapping[str, Any]) -> tuple:
+def _order(config: Config) -> tuple:
     return config.train_size, config.seed, LAYERS.index(config.layer.name), config.epochs
 
 

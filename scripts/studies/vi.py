@@ -1,4 +1,4 @@
-"""Where does variational inference disagree with Laplace? The toy tasks by both, twelve networks each.
+"""Where does variational inference disagree with Laplace? The toy tasks, fourteen networks by both.
 
 The runs are those of configs/experiment/vi/: F-FC+CONV and CONV of alpha 1, `budget=demo` otherwise, three seeds; and
 F-FC+CONV of alpha 2 with one seed. A network is a task, a width, a layer type and a seed; each objective trains it.
