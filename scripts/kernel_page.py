@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import rankdata, zscore
 
+from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.figures.canvas import save
 from ellarepro.resume.files import write_atomically
 from ellarepro.tables.markdown import markdown_table, sections
@@ -29,7 +30,7 @@ PERMUTATIONS = 9999
 QUESTIONS = {
     "Layer types of Table 1, all measured on all images": ("fc", "conv", "start_0.01"),
     "Starts of F-FC, tied and untied": ("start_0.01", "start_0.01_untied", "start_0.1", "start_0.1_untied", "kron"),
-    "Networks of the symmetry study": ("rotation", "both"),
+    "Networks of the symmetry study": tuple(SYMMETRIES),
 }
 """Variants that are compared beside the ranking of seeds."""
 NAMES = {"fc": "FC", "conv": "CONV", "start_0.01": "F-FC+CONV, 0.01 start", "kron": "neutral start"}

@@ -25,6 +25,7 @@ from ellarepro.config.schema import Config
 from ellarepro.curvature.posterior import PosteriorPrecision, posterior_precision
 from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.data import Samples, Task
+from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.errors import command
 from ellarepro.evidence.bracket import evidence_bounds, log_det_bounds
 from ellarepro.evidence.evaluation import evaluate
@@ -54,8 +55,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "start_0.01_untied": ("objective.tied=false",),
     "start_0.1": ("relaxation=0.1",),
     "start_0.1_untied": ("relaxation=0.1", "objective.tied=false"),
-    "rotation": ("dataset=moved_digits_rotation", *MOVED),
-    "both": ("dataset=moved_digits_both", *MOVED),
+    **{name: (f"dataset=moved_digits_{name}", *MOVED) for name in SYMMETRIES},
 }
 """What differs from `FIXED`; `kron` and `kernel` are from the neutral start, and are measured in all ways."""
 IN_ALL_WAYS = ("kron", "kernel")
