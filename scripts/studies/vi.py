@@ -1,7 +1,8 @@
-"""Where does variational inference disagree with Laplace? The toy tasks, fourteen networks by both.
+"""Where does variational inference disagree with Laplace? The toy tasks and moved digits, 26 networks by both.
 
 The runs are those of configs/experiment/vi/: F-FC+CONV and CONV of alpha 1, `budget=demo` otherwise, three seeds; and
-F-FC+CONV of alpha 2 with one seed. A network is a task, a width, a layer type and a seed; each objective trains it.
+F-FC+CONV of alpha 2 with one seed. With them go the twelve networks of the symmetry study. A network is a task, a
+width, a layer type and a seed; each objective trains it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,8 @@ from ellarepro.tables.markdown import markdown_table, mean_cell
 from scripts.studies.study import Measure, Study, experiments, known
 
 OBJECTIVES = {"laplace": "Laplace", "vi": "VI"}
-FEWEST = 2
-"""Networks of one task that have no ranking."""
+RANKED, CORRELATED = 3, 4
+"""Networks of one task that have a ranking, and a correlation, at least."""
 PRUNED = 0.01
 """Share of a tensor's weights that are effective, below which it counts as pruned."""
 Network = tuple[str, int, str, int]
@@ -104,8 +105,10 @@ def body(results: Sequence[RunResult]) -> Iterator[str]:
     """What each objective reaches, what it learns, and how the two rank the networks."""
     yield from ("## What is reached", _table(results, SCORES))
     yield from ("## What is learned", _table(results, LEARNED))
-    if groups := _rivals(paired(results)):
-        yield from ("## Ranking", _ranks(groups), _correlations(groups))
+    if groups := _rivals(paired(results), RANKED):
+        yield from ("## Ranking", _ranks(groups))
+    if groups := _rivals(paired(results), CORRELATED):
+        yield _correlations(groups)
     yield "![Evidence, bound and test NLL of each network](study.png)"
 
 
@@ -132,10 +135,10 @@ def paired(results: Sequence[RunResult]) -> Pairs:
     return {network: (one, other) for network, (one, other) in both.items() if one and other}
 
 
-def _rivals(pairs: Pairs) -> dict[str, Pairs]:
-    """The networks by task, where there are enough for a rank to mean anything."""
+def _rivals(pairs: Pairs, fewest: int) -> dict[str, Pairs]:
+    """The networks by task, of tasks that have at least so many."""
     groups = {task: {name: own for name, own in pairs.items() if name[0] == task} for task, *_ in pairs}
-    return {task: own for task, own in groups.items() if len(own) > FEWEST}
+    return {task: own for task, own in groups.items() if len(own) >= fewest}
 
 
 def _ranks(groups: Mapping[str, Pairs]) -> str:
@@ -190,8 +193,8 @@ PANELS = {
     "Laplace": ("-evidence (Laplace)", "test NLL, Laplace"),
     "VI": ("-bound (VI)", "test NLL, VI"),
 }
-COLOURS = ("#0072B2", "#D55E00")
-MARKERS = "os"
+COLOURS = ("#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")
+MARKERS = "os^"
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
@@ -205,7 +208,7 @@ def draw(results: Sequence[RunResult]) -> Figure:
     for axes, (title, (across, up)) in zip(grid, PANELS.items(), strict=True):
         for (task, alpha, layer), own in groups.items():
             numbers = [_drawn(*runs) for runs in own]
-            look = {"color": COLOURS[tasks.index(task) % 2], "marker": MARKERS[layers.index(layer) % 2]}
+            look = {"color": COLOURS[-len(tasks) :][tasks.index(task)], "marker": MARKERS[layers.index(layer)]}
             look |= {"fillstyle": "none" if alpha > 1 else "full", "linestyle": "none"}
             label = f"{task}, {layer_title(layer)}, alpha {alpha}"
             axes.plot([n[across] for n in numbers], [n[up] for n in numbers], label=label, **look)
@@ -222,16 +225,19 @@ def _drawn(laplace: RunResult, vi: RunResult) -> dict[str, float | None]:
 STUDY = Study(
     name="vi",
     question="Where does variational inference disagree with Laplace?",
-    about="4,000 images, 40 epochs. Each objective trains the network. -evidence is minus the Laplace evidence, or "
-    "minus the lower bound of VI, in nats a datum. The training loss is that of the last epoch, for VI at drawn "
-    "weights. The posterior's prediction is the linearised one under Laplace, and the mean of drawn networks under VI, "
-    "20 draws each. A tensor counts as pruned where less than 1% of its weights are effective. Mean over seeds, and "
-    "standard deviation.",
+    about="Toy tasks: 4,000 images, 40 epochs. Moved digits: the runs of the symmetry study, and the same by VI. Each "
+    "objective trains the network. -evidence is minus the Laplace evidence, or minus the lower bound of VI, in nats a "
+    "datum. The training loss is that of the last epoch, for VI at drawn weights. The posterior's prediction is the "
+    "linearised one under Laplace, and the mean of drawn networks under VI, 20 draws each. A tensor counts as pruned "
+    "where less than 1% of its weights are effective. Mean over seeds, and standard deviation.",
     body=body,
     draw=draw,
     sweeps=(
         (*experiments("vi"), "seed=711,712,713"),
         (*experiments("vi"), "seed=711", "layer=f_fc_conv", "alpha=2"),
+        ("experiment=study/laplace", "seed=711,712,713"),
+        ("experiment=study/laplace", "seed=711,712,713", "objective=vi", "objective.burn_in=10", "objective.draws=20"),
     ),
+    elsewhere=("symmetry/runs",),
     order=lambda config: (config.alpha, config.seed, config.layer.name == "conv"),
 )
