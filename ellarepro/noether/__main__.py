@@ -25,19 +25,18 @@ Run = AlgebraRun | BoundedRun
 
 
 def cpu() -> list[Run]:
-    """Half an hour of one core: U(1) to U(5), controls, and the table at a small size."""
+    """Half an hour of one core: U(1) to U(5), controls, and both tables at a small size."""
     algebras = [AlgebraRun(n, seed) for n in range(1, 6) for seed in range(10)]
     beside = [AlgebraRun(3, seed, symmetry) for symmetry in ("plain", "oracle") for seed in range(3)]
     stretched = [AlgebraRun(2, seed, stretch=1.5) for seed in range(3)]
     published_noise = [AlgebraRun(1, seed, noise=1e-3**0.5) for seed in range(3)]
     unbounded = [AlgebraRun(2, seed, draws=float("inf")) for seed in range(3)]
-    bodies = [BoundedRun("bodies", symmetry, 0) for symmetry in SYMMETRIES]
-    return [*algebras[:30], *table(), *beside, *stretched, *published_noise, *unbounded, *algebras[30:], *bodies]
+    return [*algebras, *beside, *stretched, *published_noise, *unbounded, *table(), *table("bodies", learned=10)]
 
 
-def table(**size: Any) -> list[Run]:
-    """The published table of oscillators."""
-    return [BoundedRun("oscillators", symmetry, seed, **size) for seed in range(3) for symmetry in SYMMETRIES]
+def table(system: str = "oscillators", **size: Any) -> list[Run]:
+    """The published table of a system."""
+    return [BoundedRun(system, symmetry, seed, **size) for seed in range(3) for symmetry in SYMMETRIES]
 
 
 def paper() -> list[Run]:

@@ -39,15 +39,15 @@ class BoundedRun:
     system: str
     symmetry: str
     seed: int
-    trajectories: int = 40
-    length: int = 10
-    width: int = 32
-    steps: int = 600
+    trajectories: int = 100
+    length: int = 20
+    width: int = 64
+    steps: int = 5000
     batch: int = 100
     flows: int = 6
     learned: int = 15
-    lr: float = 6e-3
-    lr_conserved: float = 3e-2
+    lr: float = 3e-3
+    lr_conserved: float = 1e-2
 
     @property
     def name(self) -> str:

@@ -29,9 +29,9 @@ class ExactSettings:
     steps: int
     flows: int = 16
     draws: float = 64
-    lr: float = 0.03
+    lr: float = 0.01
     lr_hyper: float = 0.1
-    shrinkage: float = 1.0
+    shrinkage: float = 0.01
     length: float = 7.4
     precision: float = 2.5e-3
     noise: float = 1e4
