@@ -31,6 +31,8 @@ QUESTIONS = {
     "Networks of the symmetry study": tuple(SYMMETRIES),
 }
 """Variants that are compared beside the ranking of seeds."""
+FAR = 0.1
+"""Test NLLs of a pair that is far apart."""
 NAMES = {"fc": "FC", "conv": "CONV", "start_0.01": "F-FC+CONV, 0.01 start", "kron": "neutral start"}
 FEW = 100
 """Images whose rows are all taken for the log-determinants of layers."""
@@ -66,6 +68,7 @@ def page(runs: Sequence[dict[str, Any]], folder: Path) -> str:
         *(markdown_table(list(_rank_lines(by_kron, nll)), labels=1) for nll in NLLS),
         *_alike_lines(by_kron),
         *(part for heading, variants in QUESTIONS.items() for part in _question(heading, variants, known)),
+        *_pair_lines([[run for run in known if run["variant"] == symmetry] for symmetry in SYMMETRIES]),
         "## Width of the bounds, of the log-determinant and in nats a datum",
         "By rows that meet and rows drawn beside them; what stands behind a ± is a standard error.",
         markdown_table(list(_width_lines(folder)), labels=2),
@@ -150,8 +153,9 @@ def _alike_lines(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _question(heading: str, variants: Sequence[str], runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A section on the runs of `variants`, the best exact evidence first."""
-    own = sorted((run for run in runs if run["variant"] in variants), key=lambda run: fmean(run["bounds"]))
+    """A section on the runs of `variants`: by seed, tasks by task, the best exact evidence first."""
+    part = "variant" if variants == tuple(SYMMETRIES) else "seed"
+    own = sorted((r for r in runs if r["variant"] in variants), key=lambda run: (run[part], fmean(run["bounds"])))
     seeds = {run["seed"] for run in own if run["variant"] != "kron"}
     if not seeds:
         return
@@ -167,6 +171,19 @@ def _question(heading: str, variants: Sequence[str], runs: Sequence[dict[str, An
             name = NAMES.get(run["variant"], run["variant"].replace("_", " "))
             lines.append([name, str(run["seed"]), *scores, "{:.3f} to {:.3f}".format(*run["bounds"])])
     yield markdown_table(lines, labels=2)
+
+
+def _pair_lines(groups: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
+    """How many pairs of runs, each of one group, have the order of their test NLLs."""
+    for name in ("kron", "exact"):
+        found = [([run["test_nll"] for run in runs], [evidence(run, name) for run in runs]) for runs in groups]
+        pairs = [pair for tested, predicted in found for pair in pairs_of(tested, predicted)]
+        far = [alike for gap, alike in pairs if gap > FAR]
+        if pairs:
+            text = (
+                f"-evidence by `{name}` ranks {sum(alike for _, alike in pairs)} of {len(pairs)} pairs of seeds of one "
+            )
+            yield text + f"task as the test NLL does; of those more than {FAR} nats apart, {sum(far)} of {len(far)}."
 
 
 def _width_lines(folder: Path) -> Iterator[list[str]]:

@@ -25,13 +25,15 @@ Run = AlgebraRun | BoundedRun
 
 
 def cpu() -> list[Run]:
-    """Half an hour of one core: U(1) to U(5), controls, and both tables at a small size."""
+    """Half an hour of one core: U(1) to U(5), controls, and the tables at small sizes, of oscillators at two."""
     algebras = [AlgebraRun(n, seed) for n in range(1, 6) for seed in range(10)]
     beside = [AlgebraRun(3, seed, symmetry) for symmetry in ("plain", "oracle") for seed in range(3)]
     stretched = [AlgebraRun(2, seed, stretch=1.5) for seed in range(3)]
     published_noise = [AlgebraRun(1, seed, noise=1e-3**0.5) for seed in range(3)]
     unbounded = [AlgebraRun(2, seed, draws=float("inf")) for seed in range(3)]
-    return [*algebras, *beside, *stretched, *published_noise, *unbounded, *table(), *table("bodies", learned=10)]
+    few = {"trajectories": 40, "length": 10, "width": 32, "steps": 600, "lr": 6e-3, "lr_conserved": 3e-2}
+    tables = [*table(**few), *table(), *table("bodies", learned=10)]
+    return [*algebras, *beside, *stretched, *published_noise, *unbounded, *tables]
 
 
 def table(system: str = "oscillators", **size: Any) -> list[Run]:

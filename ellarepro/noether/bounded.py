@@ -52,7 +52,7 @@ class BoundedRun:
     @property
     def name(self) -> str:
         """Of its record."""
-        return f"vi-{self.system}-{self.symmetry}-s{self.seed}"
+        return f"vi-{self.system}{self.trajectories * self.length}-{self.symmetry}-s{self.seed}"
 
 
 class BoundedModel(nn.Module):

@@ -50,7 +50,9 @@ def study(records: Records) -> str:
 
 def tables(records: Records) -> list[Table]:
     """Those that have runs."""
-    found = (_algebras(records), _controls(records), _closed(records), *(_bounded(records, key) for key in SYSTEMS))
+    sizes = sorted({record["n_train"] for name, record in records.items() if name.startswith("vi-")})
+    bounded = (_bounded(records, system, size) for system in SYSTEMS for size in sizes)
+    found = (_algebras(records), _controls(records), _closed(records), *bounded)
     return [(title, lines) for title, lines in found if len(lines) > 1]
 
 
@@ -95,12 +97,12 @@ def _closed(records: Records) -> Table:
     return _table("Three oscillators, in closed form", header, _mean_lines(own, keys))
 
 
-def _bounded(records: Records, system: str) -> Table:
-    own = {s: [r for name, r in records.items() if name.startswith(f"vi-{system}-{s}-")] for s in SYMMETRIES}
+def _bounded(records: Records, system: str, size: int) -> Table:
+    own = {s: [r for name, r in records.items() if name.startswith(f"vi-{system}{size}-{s}-")] for s in SYMMETRIES}
     keys = ("neg_elbo_per_datum", "nll_per_datum", "kl_per_datum", "test_mse", "asymmetry")
     header = "symmetry | seeds | -ELBO/N | NLL/N | KL/N | test MSE | asymmetry | published -ELBO/N | published test MSE"
     lines = [(*line, *PUBLISHED[system, line[0]]) for line in _mean_lines(own, keys)]
-    return _table(f"{SYSTEMS[system]}, variational inference", header, lines)
+    return _table(f"{SYSTEMS[system]}, variational inference, {size:,} observed steps", header, lines)
 
 
 def _mean_lines(own: Mapping[str, Sequence[Any]], keys: Sequence[str]) -> list[tuple[str, ...]]:
