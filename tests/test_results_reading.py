@@ -9,12 +9,13 @@ from statistics import fmean, median, stdev
 import pytest
 from scipy.stats import spearmanr
 
+from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.inspection import untrained_shares
 from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, unpacked
 from ellarepro.tables import build_grids
 from ellarepro.tables.orderings import orderings
-from scripts.kernel_page import evidence, pairs_of
+from scripts.kernel_page import FAR, evidence, pairs_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAGE = " ".join((RESULTS / "README.md").read_text().split())
@@ -376,13 +377,23 @@ def test_times_of_tables_are_those_of_their_runs(table, budget, hours, told):
     assert sum(run.wall_seconds for run in runs) / 2 / 3600 == pytest.approx(hours, rel=0.1) and told in PAGE
 
 
-def test_on_rotation_the_exact_evidence_ranks_seeds_as_the_test_and_kron_the_other_way_round():
-    """711, 712, 713: the order that the pages state."""
-    runs = kernel_runs("rotation")
-    exact, by_blocks = [max(run["bounds"]) for run in runs], [run["at_training"]["kron"] for run in runs]
-    tested = [run["test_nll"] for run in runs]
-    assert sorted(exact) == exact and sorted(tested) == tested and sorted(by_blocks, reverse=True) == by_blocks
-    page = " ".join((RESULTS.parent / "docs" / "ascent.md").read_text().split())
-    for values, digits in ((by_blocks, 2), (exact, 3), (tested, 2)):
-        one, two, three = (f"{value:.{digits}f}" for value in values)
-        assert f"{three}, {two} and {one}" in page
+def test_of_moved_digits_the_exact_evidence_ranks_the_pairs_that_are_far_apart():
+    groups = [kernel_runs(symmetry) for symmetry in SYMMETRIES]
+    page, reading = (
+        " ".join((RESULTS.parent / path).read_text().split())
+        for path in ("docs/ascent.md", "results/kernel/reading.md")
+    )
+    far = {}
+    for name, alike in (("kron", 5), ("exact", 8)):
+        of_tasks = [([r["test_nll"] for r in runs], [evidence(r, name) for r in runs]) for runs in groups]
+        pairs = [pair for tested, found in of_tasks for pair in pairs_of(tested, found)]
+        far[name] = [same for gap, same in pairs if gap > FAR]
+        assert (sum(same for _, same in pairs), len(pairs)) == (alike, 12)
+        assert f"| {alike} of 12 | {sum(far[name])} of {len(far[name])} |" in page
+    assert (sum(far["kron"]), sum(far["exact"]), len(far["exact"])) == (3, 6, 6)
+    assert "ranks all six right, and `kron` three" in reading and "6 of 6 pairs right" in PAGE
+    rotated = kernel_runs("rotation")[::-1]
+    for name, digits in (("kron", 2), ("exact", 3)):
+        three = [f"{evidence(run, name):.{digits}f}" for run in rotated]
+        assert "{}, {} and {}".format(*three) in page
+    assert "{:.2f}, {:.2f} and {:.2f}".format(*(run["test_nll"] for run in rotated)) in page
