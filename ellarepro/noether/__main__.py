@@ -31,7 +31,8 @@ def cpu() -> list[Run]:
     stretched = [AlgebraRun(2, seed, stretch=1.5) for seed in range(3)]
     published_noise = [AlgebraRun(1, seed, noise=1e-3**0.5) for seed in range(3)]
     unbounded = [AlgebraRun(2, seed, draws=float("inf")) for seed in range(3)]
-    few = {"trajectories": 40, "length": 10, "width": 32, "steps": 600, "lr": 6e-3, "lr_conserved": 3e-2}
+    few: dict[str, Any] = {"trajectories": 40, "length": 10, "width": 32, "steps": 600}
+    few |= {"lr": 6e-3, "lr_conserved": 3e-2}
     tables = [*table(**few), *table(), *table("bodies", learned=10)]
     return [*algebras, *beside, *stretched, *published_noise, *unbounded, *tables]
 
