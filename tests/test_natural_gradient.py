@@ -84,6 +84,20 @@ def test_one_step_of_a_given_size_goes_along_the_direction():
     assert step.square().mean().sqrt() == pytest.approx(0.03 * before.square().mean().sqrt())
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e-24, 1e-30, 1e-40, 0.0])
+def test_no_gradient_is_so_small_that_a_step_exceeds_its_size(size):
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(5, 3, bias=False), torch.randn(12, 5)
+    optimiser = NaturalGradient(model, lr=0.03)
+    before = model.weight.detach().clone()
+    optimiser.observe(inputs)
+    model.weight.grad = torch.full_like(model.weight, size)
+    optimiser.step()
+    step, most = ((before - model.weight.detach()).norm().item(), 0.03 * before.norm().item())
+    assert step <= 1.001 * most
+    assert size < 1e-15 or step == pytest.approx(most, rel=1e-3), "the control: a small gradient does move it"
+
+
 def map_found_by(optimiser_of, prior_after: bool = False) -> torch.Tensor:
     """Weights of a softmax regression with a prior at the end of a run with a falling rate, full batches."""
     _, inputs, targets, likelihood = linear_problem("softmax")

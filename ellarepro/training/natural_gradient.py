@@ -23,7 +23,8 @@ from ellarepro.curvature.moving import MovingCurvature, refuse
 from ellarepro.objectives.objective import Objective
 from ellarepro.training.optimisers import parameter_groups
 
-_SMALLEST = 1e-30
+_SMALLEST = 1e-18
+"""Of root mean squares: in single precision the squares of smaller numbers vanish, and a step by them has no bound."""
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -31,7 +32,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     Of each tensor, m <- momentum m + gradient; its direction is (F + damping)^-1 m, with F the moving average of its
     block; and its step has a root mean square of `lr`, by default relative to what the tensor's was at the start. Where
-    the gradient is zero it stands still, as gradient descent does, so the prior's part belongs into the gradient.
+    the gradient vanishes it stands still, as gradient descent does, so the prior's part belongs into the gradient.
 
     One size for all tensors together, in relative terms, would be that of the smallest: a path that starts at a
     hundredth of its scale then holds all others up.
