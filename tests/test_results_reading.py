@@ -340,12 +340,38 @@ def test_how_far_kron_is_above_the_exact_evidence_and_what_both_prefer():
 
 def test_layer_types_by_the_exact_evidence_and_the_test():
     reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
-    runs = [json.loads((RESULTS / "kernel" / f"{one}-s711.json").read_text()) for one in ("fc", "start_0.01", "conv")]
-    fc, both, conv = (f"{evidence(run, 'exact'):.2f}" for run in runs)
-    assert f"{fc} nats a datum for FC, {both} for F-FC+CONV and {conv} for CONV" in reading
-    assert "The test NLL is {:.2f}, {:.2f} and {:.2f}.".format(*(run["test_nll"] for run in runs)) in reading
-    assert "({:.2f}, {:.2f} and {:.2f})".format(*(run["at_training"]["kron"] for run in runs)) in reading
-    assert evidence(runs[0], "exact") < runs[0]["test_nll"] and "FC's lies below the test NLL" in reading
+    runs = [kernel_runs(layer) for layer in ("fc", "start_0.01", "conv")]
+    assert [[run["seed"] for run in own] for own in runs] == [[711, 712, 713]] * 3
+    exact, tested, kron = (
+        [fmean(map(of, own)) for own in runs]
+        for of in (lambda r: evidence(r, "exact"), lambda r: r["test_nll"], lambda r: evidence(r, "kron"))
+    )
+    assert "{:.2f} nats a datum for FC, {:.2f} for F-FC+CONV and {:.2f} for CONV".format(*exact) in reading
+    assert "The test NLL is {:.2f}, {:.2f} and {:.2f}.".format(*tested) in reading
+    assert "({:.2f}, {:.2f} and {:.2f})".format(*kron) in reading
+    below = sum(evidence(run, "exact") < run["test_nll"] for run in runs[0])
+    assert below == 2 and "With two of three seeds FC's lies below the test NLL" in reading
+    preferred = [min(own, key=lambda run: evidence(run, "kron"))["variant"] for own in zip(*runs, strict=True)]
+    assert preferred == ["fc", "fc", "conv"] and "though not with seed 713" in reading
+
+
+def test_starts_by_the_exact_evidence_and_the_test():
+    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    starts = {name: kernel_runs(name)[:3] for name in ("start_0.1", "start_0.01", "kron")}
+    told = "{:.2f}, {:.2f} and {:.2f}"
+    for runs, ending in zip(
+        starts.values(), (" nats a datum from 0.1", " from 0.01", " from the neutral start"), strict=True
+    ):
+        assert [run["seed"] for run in runs] == [711, 712, 713]
+        assert told.format(*(evidence(run, "exact") for run in runs)) + ending in reading
+    for key in (lambda run: run["test_nll"], lambda run: evidence(run, "kron")):
+        assert told.format(*(fmean(map(key, runs)) for runs in starts.values())) in reading
+    better = {"exact": 0, "test": 0}
+    for name in ("start_0.1", "start_0.01"):
+        for tied, untied in zip(starts[name], kernel_runs(f"{name}_untied"), strict=True):
+            better["exact"] += evidence(untied, "exact") < evidence(tied, "exact")
+            better["test"] += untied["test_nll"] < tied["test_nll"]
+    assert better == {"exact": 2, "test": 5} and "better in two of six pairs" in reading
 
 
 def test_linearised_predictions_of_both_posteriors():
