@@ -423,3 +423,18 @@ def test_of_moved_digits_the_exact_evidence_ranks_the_pairs_that_are_far_apart()
         three = [f"{evidence(run, name):.{digits}f}" for run in rotated]
         assert "{}, {} and {}".format(*three) in page
     assert "{:.2f}, {:.2f} and {:.2f}".format(*(run["test_nll"] for run in rotated)) in page
+
+
+def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
+    by_form: dict[str, list[RunResult]] = {"": [], "kron": [], "kernel_batches": []}
+    for run in sorted(read_results(RESULTS / "kernel" / "f_fc"), key=lambda run: run.seed):
+        by_form[run.config["objective"].get("structure", "")].append(run)
+    assert [[run.seed for run in runs] for runs in by_form.values()] == [[711, 712, 713]] * 3
+    means = [fmean(map(accuracy, runs)) for runs in by_form.values()]
+    page, reading = (
+        " ".join((RESULTS.parent / p).read_text().split()) for p in ("docs/ascent.md", "results/kernel/reading.md")
+    )
+    assert "{:.1f}% under MAP, {:.1f}% by `kron` and {:.1f}% by `kernel_batches`".format(*means) in page
+    assert "{:.1f}% of the test images, `kron` {:.1f}% and `kernel_batches` {:.1f}%".format(*means) in reading
+    leads = [accuracy(b) - accuracy(a) for a, b in zip(by_form["kron"], by_form["kernel_batches"], strict=True)]
+    assert f"ahead of `kron` in each seed, by {min(leads):.1f} to {max(leads):.1f} points" in reading
