@@ -438,3 +438,32 @@ def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
     assert "{:.1f}% of the test images, `kron` {:.1f}% and `kernel_batches` {:.1f}%".format(*means) in reading
     leads = [accuracy(b) - accuracy(a) for a, b in zip(by_form["kron"], by_form["kernel_batches"], strict=True)]
     assert f"ahead of `kron` in each seed, by {min(leads):.1f} to {max(leads):.1f} points" in reading
+
+
+def test_what_the_appendix_says_of_its_runs():
+    page = " ".join((RESULTS / "appendix" / "README.md").read_text().split())
+    found: dict[tuple[str, int], dict[int, RunResult]] = {}
+    for run in read_results(RESULTS / "appendix"):
+        if (run.dataset, run.objective) == ("rotated_mnist", "laplace") and run.neg_log_marglik_bounds is None:
+            found.setdefault((run.layer, run.config["alpha"]), {})[run.seed] = run
+    wide = {layer: list(runs.values()) for (layer, alpha), runs in found.items() if alpha == 2}
+    assert all(len(runs) == 3 for runs in wide.values()) and len(wide) == 5
+    means = {layer: fmean(map(accuracy, runs)) for layer, runs in wide.items()}
+    assert f"{means['gconv']:.1f} ± {stdev(map(accuracy, wide['gconv'])):.1f}% under Laplace" in page
+    assert f"loses {means['gconv'] - means['sgconv']:.0f} points" in page
+    assert f"has a sixth and loses {means['gconv'] - means['dgconv']:.0f}" in page
+    trained = [
+        100 * fmean(run.history["train_accuracy"][-1] for run in wide[one]) for one in ("gconv", "sgconv", "dgconv")
+    ]
+    assert (
+        "GCONV has {:.0f}% of its training images right at the end, SGCONV {:.0f}% and DGCONV {:.0f}%".format(*trained)
+        in page
+    )
+    evidence = {one: fmean(run.neg_log_marglik_per_datum or 0.0 for run in runs) for one, runs in wide.items()}
+    told = (
+        "{dgconv:.2f} for DGCONV, {sgconv:.2f} for SGCONV, {pgconv:.2f} for pointwise GCONV and {gconv:.2f} for GCONV"
+    )
+    assert told.format(**evidence) in page
+    equal = page[page.index("At about equal weights") : page.index("Pointwise GCONV of 15 thousand")]
+    for layer, alpha in (("gconv", 1), ("sgconv", 3), ("dgconv", 3)):
+        assert f"{fmean(map(accuracy, found[layer, alpha].values())):.1f}%" in equal
