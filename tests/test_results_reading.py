@@ -18,7 +18,14 @@ from ellarepro.tables.orderings import orderings
 from scripts.kernel_page import FAR, evidence, pairs_of
 
 RESULTS = Path(__file__).parents[1] / "results"
-PAGE = " ".join((RESULTS / "README.md").read_text().split())
+
+
+def said(page: str) -> str:
+    """The text of a page of the project, on one line."""
+    return " ".join((RESULTS.parent / page).read_text().split())
+
+
+PAGE = said("results/README.md")
 DIGIT, POSITION = "quadrant_digit", "quadrant_digit_and_position"
 LEARNABLE = ("fc_conv", "f_fc_conv", "s_fc_s_conv")
 
@@ -339,7 +346,7 @@ def test_how_far_kron_is_above_the_exact_evidence_and_what_both_prefer():
 
 
 def test_layer_types_by_the_exact_evidence_and_the_test():
-    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    reading = said("results/kernel/reading.md")
     runs = [kernel_runs(layer) for layer in ("fc", "start_0.01", "conv")]
     assert [[run["seed"] for run in own] for own in runs] == [[711, 712, 713]] * 3
     exact, tested, kron = (
@@ -356,7 +363,7 @@ def test_layer_types_by_the_exact_evidence_and_the_test():
 
 
 def test_starts_by_the_exact_evidence_and_the_test():
-    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    reading = said("results/kernel/reading.md")
     starts = {name: kernel_runs(name)[:3] for name in ("start_0.1", "start_0.01", "kron")}
     told = "{:.2f}, {:.2f} and {:.2f}"
     for runs, ending in zip(
@@ -375,7 +382,7 @@ def test_starts_by_the_exact_evidence_and_the_test():
 
 
 def test_linearised_predictions_of_both_posteriors():
-    reading = " ".join((RESULTS / "kernel" / "reading.md").read_text().split())
+    reading = said("results/kernel/reading.md")
     runs = [run for run in kernel_runs("kron") if "linearised_exact_nll" in run]
     plug_in, blocks, exact = (
         [run[key] for run in runs] for key in ("test_nll", "linearised_nll", "linearised_exact_nll")
@@ -405,10 +412,7 @@ def test_times_of_tables_are_those_of_their_runs(table, budget, hours, told):
 
 def test_of_moved_digits_the_exact_evidence_ranks_the_pairs_that_are_far_apart():
     groups = [kernel_runs(symmetry) for symmetry in SYMMETRIES]
-    page, reading = (
-        " ".join((RESULTS.parent / path).read_text().split())
-        for path in ("docs/ascent.md", "results/kernel/reading.md")
-    )
+    page, reading = said("docs/ascent.md"), said("results/kernel/reading.md")
     far = {}
     for name, alike in (("kron", 5), ("exact", 8)):
         of_tasks = [([r["test_nll"] for r in runs], [evidence(r, name) for r in runs]) for runs in groups]
@@ -431,9 +435,7 @@ def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
         by_form[run.config["objective"].get("structure", "")].append(run)
     assert [[run.seed for run in runs] for runs in by_form.values()] == [[711, 712, 713]] * 3
     means = [fmean(map(accuracy, runs)) for runs in by_form.values()]
-    page, reading = (
-        " ".join((RESULTS.parent / p).read_text().split()) for p in ("docs/ascent.md", "results/kernel/reading.md")
-    )
+    page, reading = said("docs/ascent.md"), said("results/kernel/reading.md")
     assert "{:.1f}% under MAP, {:.1f}% by `kron` and {:.1f}% by `kernel_batches`".format(*means) in page
     assert "{:.1f}% of the test images, `kron` {:.1f}% and `kernel_batches` {:.1f}%".format(*means) in reading
     leads = [accuracy(b) - accuracy(a) for a, b in zip(by_form["kron"], by_form["kernel_batches"], strict=True)]
@@ -441,7 +443,7 @@ def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
 
 
 def test_what_the_appendix_says_of_its_runs():
-    page = " ".join((RESULTS / "appendix" / "README.md").read_text().split())
+    page = said("results/appendix/README.md")
     found: dict[tuple[str, int], dict[int, RunResult]] = {}
     for run in read_results(RESULTS / "appendix"):
         if (run.dataset, run.objective) == ("rotated_mnist", "laplace") and run.neg_log_marglik_bounds is None:

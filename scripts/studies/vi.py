@@ -105,9 +105,10 @@ def body(results: Sequence[RunResult]) -> Iterator[str]:
     """What each objective reaches, what it learns, and how the two rank the networks."""
     yield from ("## What is reached", _table(results, SCORES))
     yield from ("## What is learned", _table(results, LEARNED))
-    if groups := _rivals(paired(results), RANKED):
+    pairs = paired(results)
+    if groups := _rivals(pairs, RANKED):
         yield from ("## Ranking", _ranks(groups))
-    if groups := _rivals(paired(results), CORRELATED):
+    if groups := _rivals(pairs, CORRELATED):
         yield _correlations(groups)
     yield "![Evidence, bound and test NLL of each network](study.png)"
 
