@@ -87,26 +87,27 @@ def test_biases_of_the_average_have_their_exact_block():
             assert relative_error(blocks[name].factors[0][0], dense[part, part]) < 1e-9
 
 
-def evidence_at(network, affine, eta, data, prior, settings=EXACT) -> float:
+def evidence_at(network, affine, eta, data, prior, settings=EXACT, data_size=None) -> float:
     with torch.no_grad():
         affine.eta.copy_(eta)
-    return fit(network, prior, data, settings).evidence(prior.log_precision.detach()).value.item()
+    whole = Fit(network, prior, data, settings, data_size=data_size)
+    return whole.whole().evidence(prior.log_precision.detach()).value.item()
 
 
-def gradient_error(network, data, settings=EXACT, step: float = 1e-5) -> float:
+def gradient_error(network, data, settings=EXACT, step: float = 1e-5, data_size: int | None = None) -> float:
     """Relative distance of the adjoint gradient in eta to central differences."""
     network, affine = averaged(network)
     prior = LayerwisePrior(network, 1.3)
     start = torch.tensor([0.11, -0.07, 0.3, 0.08, -0.12, 0.05], dtype=torch.float64)
     with torch.no_grad():
         affine.eta.copy_(start)
-    whole = Fit(network, prior, data, settings, None, Classification())
+    whole = Fit(network, prior, data, settings, None, Classification(), data_size=data_size)
     (found,) = evidence_gradient(whole, whole.whole(), prior.log_precision, [affine.eta])
     wanted = torch.zeros_like(start)
     for index in range(6):
         moved = torch.zeros_like(start)
         moved[index] = step
-        ends = [evidence_at(network, affine, start + sign * moved, data, prior, settings) for sign in (1, -1)]
+        ends = [evidence_at(network, affine, start + s * moved, data, prior, settings, data_size) for s in (1, -1)]
         wanted[index] = (ends[0] - ends[1]) / (2 * step)
     return ((found - wanted).norm() / wanted.norm()).item()
 
@@ -114,6 +115,10 @@ def gradient_error(network, data, settings=EXACT, step: float = 1e-5) -> float:
 @pytest.mark.parametrize("structure", ["kron", "kron_blockwise"])
 def test_the_gradient_is_that_of_finite_differences(structure):
     assert gradient_error(Smooth(), small_data(), FitSettings(structure, tolerance=0.0)) < 1e-6
+
+
+def test_the_gradient_of_a_part_scaled_up_is_that_of_finite_differences():
+    assert gradient_error(Smooth(), small_data(), data_size=1000) < 1e-6
 
 
 @pytest.mark.parametrize("layer", ["fc", "conv", "f_fc", "s_fc", "s_conv", "gconv", "sgconv", "f_fc_conv_gconv"])

@@ -28,13 +28,13 @@ def evidence_gradient(
     """d log p(D|eta) / d h, in nats, for each of `hyperparameters` that network outputs depend on; weights are fixed.
 
     Args:
-        fit: finished, of `structure=kron` or `kron_blockwise` and of all data.
+        fit: finished, of `structure=kron` or `kron_blockwise` and `fit_size=null`; `data_size` may exceed its data.
         marglik: its result.
         log_precision: `(L,)`.
         hyperparameters: tensors that require gradients.
 
     Raises:
-        ValueError: a fit of another structure or of a part of the data.
+        ValueError: a fit of another structure, or of a part of its data.
     """
     accumulator = fit.accumulator
     if not isinstance(accumulator, BlockAccumulator) or fit.settings.structure == "diag" or fit.settings.fit_size:
@@ -46,19 +46,22 @@ def evidence_gradient(
     deltas = (log_precision.detach().exp() / factor).tolist()
     blocks = marglik.curvature.blocks or {}
     adjoints = _adjoints(list(blocks.values()), deltas)
+    scale = factor * marglik.data_size / fit.size
     total = [torch.zeros_like(h) for h in hyperparameters]
     device = fit.prior.parameters[0].device
     with evaluation_mode(fit.model), torch.enable_grad():
         for inputs, targets in batches_of(fit.data, fit.settings.batch_size, device):
-            value = -_log_det_part(fit, accumulator, adjoints, inputs) / 2
-            value = value - factor * fit.likelihood.losses(fit.model(inputs), targets).double().sum()
+            outputs, log_det = _log_det_part(fit, accumulator, adjoints, inputs)
+            value = -log_det / 2 - scale * fit.likelihood.losses(outputs, targets).double().sum()
             parts = torch.autograd.grad(value, list(hyperparameters), allow_unused=True)
             total = [t if part is None else t + part for t, part in zip(total, parts, strict=True)]
     return total
 
 
-def _log_det_part(fit: Fit, accumulator: BlockAccumulator, adjoints: dict[int, Tensor], inputs: Tensor) -> Tensor:
-    """Sum over factors of <G, the batch's part of the factor>, with a graph."""
+def _log_det_part(
+    fit: Fit, accumulator: BlockAccumulator, adjoints: dict[int, Tensor], inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The outputs of `inputs`, and the sum over factors of <G, the batch's part of the factor>; both with a graph."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, layer_inputs: Tensor, output: Tensor) -> None:
@@ -75,11 +78,11 @@ def _log_det_part(fit: Fit, accumulator: BlockAccumulator, adjoints: dict[int, T
     columns = fit.likelihood.columns(logits, 0.0, fit.settings.sampled, getattr(accumulator, "generator", None))
     for index in range(int(columns.passes_needed.max())):
         column = columns.column(index).to(logits.dtype)
-        outputs = [output for _, output in seen.values()]
-        gradients = torch.autograd.grad(logits, outputs, column, create_graph=True)
+        layer_outputs = [output for _, output in seen.values()]
+        gradients = torch.autograd.grad(logits, layer_outputs, column, create_graph=True)
         for (name, (layer_inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
             value = value + _of_gradient(accumulator.parts[name], layer_inputs, gradient, adjoints)
-    return value
+    return logits, value
 
 
 def _of_gradient(part: Structure, inputs: Tensor, gradient: Tensor, adjoints: dict[int, Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ class LearnsRanges(Laplace):
             (gradient,) = evidence_gradient(fit, marglik, self.prior.log_precision, [eta])
         finally:
             eta.requires_grad_(False)
-        eta.grad = -gradient * affine.learned / fit.size
+        eta.grad = -gradient * affine.learned / marglik.data_size
         self.range_optimiser.step()
         return {"hyperparameters": {f"range_{name}": value for name, value in affine.ranges().items()}}
 

@@ -219,8 +219,6 @@ class LilaSettings(LaplaceSettings):
     def check(self) -> None:
         super().check()
         check_has_gradient(self.fit, "lila")
-        if self.hyper_fit_size is not None:
-            raise ValueError(f"hyper_fit_size must be null for lila; got {self.hyper_fit_size}")
 
 
 @dataclass(frozen=True)

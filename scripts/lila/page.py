@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -41,9 +40,9 @@ def degrees_of(record: dict[str, Any]) -> float | None:
     return math.degrees(values[-1])
 
 
-def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
+def page(records: Sequence[dict[str, Any]], taken: dict[str, dict[str, float]]) -> str:
     """study.md."""
-    seconds = {arm: median([r["seconds"] for r in records if r["arm"] == arm]) for arm in ("learned", "map")}
+    gradients = {name: part["gradient"] / part["exact fit"] for name, part in taken.items() if name != "run"}
     return sections(
         "# Does the evidence find how far digits are turned?",
         f"Made by `python -m scripts.lila`: {len(records)} records. A perceptron of {HIDDEN} tanh units on digits "
@@ -58,10 +57,14 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, float]) -> str:
         *_if_run("## Few data", SIZES, _by_size, records),
         *_if_run("## Learned layers beside learned invariance", BESIDE, _beside, records),
         "## Cost",
-        f"One gradient in the ranges takes {taken['gradient'] / taken['exact fit']:.2f} times an exact fit. A run with "
-        f"{COPIES} learned copies takes {seconds['learned'] / seconds['map'] / COPIES:.2f} x {COPIES} times a MAP run. "
-        "Both are ratios of processor time on a loaded machine.",
+        f"One gradient in the ranges takes {_times(gradients)} an exact fit. A run of the perceptron with {COPIES} "
+        f"learned copies takes {taken['run']['learned'] / taken['run']['map'] / COPIES:.2f} x {COPIES} times its MAP "
+        "run. These are ratios of processor time on a loaded machine.",
     )
+
+
+def _times(ratios: dict[str, float]) -> str:
+    return " and ".join(f"{ratio:.2f} times (of {name})" for name, ratio in ratios.items())
 
 
 def _if_run(title: str, cases: Sequence[Case], table: Table, records: Sequence[dict[str, Any]]) -> list[str]:
