@@ -12,7 +12,7 @@ import torch
 from ellarepro.data import Samples, Task
 from ellarepro.symmetry.affine import Affine, Averaging
 from scripts.lila.layers import PATCH, patch_network, points_lost
-from scripts.lila.runs import ARMS, BESIDE, CONTROLS, LOSSES
+from scripts.lila.runs import ARMS, BESIDE, CONTROLS, COPIES, LOSSES
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "lila" / "records"
@@ -140,8 +140,15 @@ def of_augerino() -> Iterator[str]:
     yield f"it has {ends(nll['large_reward', 0], 2)}, and the smaller one {ends(nll['reward', 0], 2)}"
 
 
+def of_cost() -> Iterator[str]:
+    taken = json.loads((RECORDS.parent / "cost.json").read_text())
+    small, deep = (taken[name]["gradient"] / taken[name]["exact fit"] for name in ("the perceptron", "F-FC+CONV"))
+    yield f"The gradient costs {deep:.2f} of an exact fit** for F-FC+CONV (alpha 2), and {small:.2f} for"
+    yield f"{taken['run']['learned'] / taken['run']['map'] / COPIES:.2f} S times its MAP run, with S = {COPIES}"
+
+
 def test_the_sentences_of_the_page_are_those_of_the_records():
-    said = [*of_layers_beside_invariance(), *of_augerino()]
+    said = [*of_layers_beside_invariance(), *of_augerino(), *of_cost()]
     assert len(said) > 15 and not [sentence for sentence in said if sentence not in PAGE]
 
 
