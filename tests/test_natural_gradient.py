@@ -84,6 +84,28 @@ def test_one_step_of_a_given_size_goes_along_the_direction():
     assert step.square().mean().sqrt() == pytest.approx(0.03 * before.square().mean().sqrt())
 
 
+@pytest.mark.parametrize("kl_clip", [1e-4, 1e-8])
+def test_a_clipped_step_has_the_divergence_that_it_may_have(kl_clip):
+    """By the exact GGN, tensor by tensor; one that does not reach the limit is as it would be without."""
+    model, inputs, targets, likelihood = linear_problem("deep gaussian")
+    whole = exact_ggn(model, inputs, likelihood) / len(inputs)
+    start = [p.detach().clone() for p in model.parameters()]
+    divergences = []
+    for limit in (None, kl_clip, 1e3):
+        for p, value in zip(model.parameters(), start, strict=True):
+            p.data.copy_(value)
+        optimiser = NaturalGradient(model, lr=0.03, damping=UNDAMPED, kl_clip=limit, likelihood=likelihood, passes=None)
+        backward(model, inputs, targets, likelihood)
+        optimiser.observe(inputs)
+        optimiser.step()
+        steps = [(p.detach() - value).flatten() for p, value in zip(model.parameters(), start, strict=True)]
+        places = parameter_slices(model).values()
+        divergences.append(sum(s @ whole[at, at] @ s / 2 for s, at in zip(steps, places, strict=True)).item())
+    free, clipped, loose = divergences
+    assert clipped == pytest.approx(kl_clip) and free == loose
+    assert free > 1.1 * kl_clip, "the control: the step is longer without the limit"
+
+
 @pytest.mark.parametrize("size", [1e-15, 1e-24, 1e-30, 1e-40, 0.0])
 def test_no_gradient_is_so_small_that_a_step_exceeds_its_size(size):
     torch.manual_seed(0)
@@ -277,9 +299,9 @@ def test_a_step_without_a_curvature_is_refused():
 
 
 @pytest.mark.parametrize(
-    "option", [{"lr": -1.0}, {"momentum": 1.0}, {"damping": 0.0}, {"decay": 1.0}, {"every": 0}, {"share": 0.0}]
+    ("name", "value"),
+    [("lr", -1.0), ("momentum", 1.0), ("damping", 0.0), ("kl_clip", 0.0), ("decay", 1.0), ("every", 0), ("share", 0.0)],
 )
-def test_values_out_of_range_are_refused(option):
-    (name,) = option
+def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .*got"):
-        NaturalGradient(nn.Linear(3, 2), **option)
+        NaturalGradient(nn.Linear(3, 2), **{name: value})

@@ -52,6 +52,7 @@ ADDED_LATER = {
     "objective.passes": "exact",
     "objective.tied": False,
     "optimiser.fused": True,
+    "optimiser.kl_clip": None,
     "optimiser.plateau": None,
     "optimiser.warmup": 0.0,
     "prior.anchors": "fixed",

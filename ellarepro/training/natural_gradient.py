@@ -43,6 +43,9 @@ class NaturalGradient(torch.optim.Optimizer):
         groups: parameter groups, with an absolute `lr`, in place of one a tensor.
         momentum: of the gradients.
         damping: added to F, the curvature of a datum; split between factors as `curvature/damping.py` says.
+        kl_clip: the most that a step may move the network's predictions: the sum over tensors of half of step^T (F +
+            damping) step, which approximates the mean KL divergence, in nats a datum (Ba, Grosse and Martens, 2017).
+            All steps are shortened alike; None does not limit them.
         curvature: options of `MovingCurvature`: `decay`, `every`, `share`, `passes`, `likelihood`, `seed`.
 
     Raises:
@@ -58,15 +61,18 @@ class NaturalGradient(torch.optim.Optimizer):
         *,
         momentum: float = 0.9,
         damping: float = 1e-3,
+        kl_clip: float | None = None,
         **curvature: Any,
     ):
         refuse("lr", lr, 0 < lr < math.inf, "positive and finite")
         refuse("momentum", momentum, 0 <= momentum < 1, "at least 0 and below 1")
         refuse("damping", damping, 0 < damping < math.inf, "positive and finite")
+        if kl_clip is not None:
+            refuse("kl_clip", kl_clip, 0 < kl_clip < math.inf, "positive and finite")
         if groups is None:
             groups = [group | {"lr": lr * group["lr_scale"]} for group in parameter_groups(model, relative=True)]
         super().__init__(groups, {"lr": lr, "momentum": momentum})
-        self.damping = damping
+        self.damping, self.kl_clip = damping, kl_clip
         self.curvature = MovingCurvature(model, **curvature)
         self._inverses: DampedInverses | None = None
         self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
@@ -101,19 +107,27 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, group["lr"], group["momentum"])
+        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        moves = [(p, *self._move(p, group["lr"], group["momentum"])) for p, group in moved]
+        shorter = 1.0 if self.kl_clip is None else self._shorter(moves, self.kl_clip)
+        for p, direction, rate in moves:
+            p.sub_(direction.mul_(rate * shorter))
         return loss
 
-    def _move(self, p: Tensor, lr: float, momentum: float) -> None:
+    def _move(self, p: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+        """The direction of a step, and what it is multiplied by to have the size `lr`."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
         direction = self.direction(self._names[p], state["momentum"].mul_(momentum).add_(p.grad))
         size = direction.norm() / p.numel() ** 0.5
-        p.sub_(direction.mul_(lr / size.clamp_min(_SMALLEST)))
+        return direction, lr / size.clamp_min(_SMALLEST)
+
+    def _shorter(self, moves: Sequence[tuple[Tensor, Tensor, Tensor]], limit: float) -> Tensor:
+        """At most 1: what brings all steps together within `limit`. F + damping times a direction is its momentum."""
+        products = [rate**2 * (direction * self.state[p]["momentum"]).sum() for p, direction, rate in moves]
+        divergence = torch.stack(products).sum().clamp_min(0.0) / 2
+        return (limit / divergence).sqrt().clamp_max(1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """As every optimiser's, with the curvature: all that continuing bit for bit needs."""
