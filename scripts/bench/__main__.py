@@ -11,7 +11,7 @@ import torch
 from ellarepro.figures.canvas import save
 from ellarepro.results import git_commit, hardware, versions
 from ellarepro.resume.files import write_atomically, write_json
-from scripts.bench import bound, curvature, device, epoch, factored, growth, layers, plain, tolerance
+from scripts.bench import bound, curvature, device, epoch, factored, growth, layers, optimisers, plain, tolerance
 from scripts.bench.tables import as_json, became_worse, of_json
 
 BENCHMARKS = {
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "curvature": curvature.main,
     "layers": layers.main,
     "bound": bound.main,
+    "optimisers": optimisers.main,
     "tolerance": tolerance.main,
     "growth": growth.main,
     "device": device.main,

@@ -16,6 +16,9 @@ from ellarepro.training.loop import Trainer
 from ellarepro.training.replay import WARM_UP
 from scripts.bench.tables import HIGHER, Measure
 
+STILL = OptimiserSettings("torch.optim.SGD", 1e-30, 0.0, arguments={"momentum": 0.9, "fused": True})
+"""SGD with momentum, with a learning rate so small that it changes nothing."""
+
 
 def measured(
     contenders: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
@@ -62,13 +65,12 @@ def trainer_of(
     augment: bool = False,
     replay: bool = False,
     objective: tuple[str, Any] = ("map", None),
+    optimiser: OptimiserSettings = STILL,
 ) -> Trainer:
-    """A run of one epoch of SGD with momentum, with a learning rate so small that it changes nothing."""
+    """A run of one epoch."""
     channels, size = data.inputs.shape[1:3]
     task = Task("bench", data, data, int(data.targets.max()) + 1, channels, size, "", (0.0,), (1.0,), augment, ())
-    weights = WeightSettings(
-        1, batch_size, OptimiserSettings("torch.optim.SGD", 1e-30, 0.0, arguments={"momentum": 0.9, "fused": True})
-    )
+    weights = WeightSettings(1, batch_size, optimiser)
     generator = torch.Generator(data.inputs.device)
     return preparing.trainer_of(LayerwisePrior(network), task, weights, objective, generator, replay)
 
