@@ -19,7 +19,7 @@ from ellarepro.errors import command
 from ellarepro.figures import save
 from ellarepro.resume.files import write_atomically, write_json
 from scripts.lila.page import draw, page
-from scripts.lila.runs import BESIDE, CONTROLS, MAIN, OTHERS, SEEDS, SIZES, run, speed
+from scripts.lila.runs import BESIDE, CONTROLS, MAIN, OTHERS, SEEDS, SIDES, SIZES, run, speed
 
 RESULTS = Path(__file__).parents[2] / "results" / "lila"
 
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = RESULTS / "records"
     records.mkdir(parents=True, exist_ok=True)
     first = [case for case in (*MAIN, *CONTROLS) if case.seed == SEEDS[0]]
-    cases = list(dict.fromkeys((*first, *MAIN, *OTHERS, *CONTROLS, *SIZES, *BESIDE)))  # what says most comes first
+    cases = list(
+        dict.fromkeys((*first, *MAIN, *SIDES, *OTHERS, *CONTROLS, *SIZES, *BESIDE))
+    )  # what says most comes first
     for case in () if options.report else cases:
         if not (records / f"{case.name}.json").exists():
             write_json(records / f"{case.name}.json", run(case), indent=1)

@@ -22,6 +22,7 @@ from scripts.lila.runs import (
     OTHERS,
     RANGES,
     SEEDS,
+    SIDES,
     SIZES,
     STARTS,
     Case,
@@ -53,6 +54,7 @@ def page(records: Sequence[dict[str, Any]], taken: dict[str, dict[str, float]]) 
         _recovered(records),
         "## Controls",
         _controls(records),
+        *_if_run("## Labels that a rotation changes", SIDES, _sides, records),
         *_if_run("## All six transformations", OTHERS, _all_six, records),
         *_if_run("## Few data", SIZES, _by_size, records),
         *_if_run("## Learned layers beside learned invariance", BESIDE, _beside, records),
@@ -104,6 +106,17 @@ def _controls(records: Sequence[dict[str, Any]]) -> str:
         "from that loss (Augerino)."
     )
     return about.format(**LOSSES) + "\n\n" + markdown_table(lines, labels=2)
+
+
+def _sides(records: Sequence[dict[str, Any]]) -> str:
+    lines = [["seed", "arm", "start", "range at the end", "evidence (nats)", "accuracy (%)", "NLL"]]
+    for case in SIDES:
+        for record in (r for r in records if _is(r, case)):
+            copies = [f"{case.start}", f"{degrees_of(record):.1f}"] if case.arm == "learned" else ["–", "–"]
+            scores = [f"{record['evidence']:.3f}", f"{100 * record['accuracy']:.1f}", f"{record['nll']:.3f}"]
+            lines.append([str(case.seed), case.arm, *copies, *scores])
+    about = "Each digit is turned by 20 degrees to a side. Labels are digit and side, so the right range is zero."
+    return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
 
 def _all_six(records: Sequence[dict[str, Any]]) -> str:

