@@ -149,6 +149,16 @@ def of_cost() -> Iterator[str]:
     yield f"{taken['run']['learned'] / taken['run']['map'] / COPIES:.2f} S times its MAP run, with S = {COPIES}"
 
 
+def of_sides() -> Iterator[str]:
+    near, far, none = (
+        of_lila(arm, data="left_or_right", start=start)
+        for arm, start in (("learned", 6), ("learned", 143), ("none", 0))
+    )
+    yield f"The range then ends at {ends(map(degrees, last_ranges(near, 'rotation')), 1)} degrees"
+    yield f"From 143 degrees it stops at {ends(map(degrees, last_ranges(far, 'rotation')), 0)}, with the worse evidence"
+    assert all(a["evidence"] < min(b["evidence"], c["evidence"]) for a, b, c in zip(near, far, none, strict=True))
+
+
 def of_mnist() -> Iterator[str]:
     runs = {run.objective: run for run in read_results(RECORDS.parent / "mnist")}
     for name, run in runs.items():
@@ -164,7 +174,7 @@ def of_mnist() -> Iterator[str]:
 
 
 def test_the_sentences_of_the_page_are_those_of_the_records():
-    said = [*of_layers_beside_invariance(), *of_augerino(), *of_cost(), *of_mnist()]
+    said = [*of_layers_beside_invariance(), *of_augerino(), *of_cost(), *of_sides(), *of_mnist()]
     assert len(said) > 15 and not [sentence for sentence in said if sentence not in PAGE]
 
 
