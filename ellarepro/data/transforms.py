@@ -73,6 +73,13 @@ def rotate_by(images: Tensor, degrees: Tensor) -> Tensor:
     return _sample(images, maps)
 
 
+def scale(images: Tensor, generator: torch.Generator, logarithm: float) -> Tensor:
+    """Stretch each axis of each image (N, C, H, W) by its own factor, whose logarithm is uniform in +-`logarithm`."""
+    down, right = (logarithm * _symmetric_uniform((len(images), 2), images, generator)).neg().exp().unbind(-1)
+    zero = torch.zeros_like(down)
+    return _sample(images, torch.stack((torch.stack((right, zero, zero), -1), torch.stack((zero, down, zero), -1)), -2))
+
+
 def translate(images: Tensor, generator: torch.Generator, pixels: float = MAX_PIXELS) -> Tensor:
     """Translate each image (N, C, H, W) by its own amounts, uniform and continuous in +-`pixels` on both axes."""
     return translate_by(images, pixels * _symmetric_uniform((len(images), 2), images, generator))

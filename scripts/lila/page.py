@@ -28,6 +28,8 @@ from scripts.lila.runs import (
     Case,
 )
 
+MOVED_BY = {"shifted_digits": 0.5 / 180, "scaled_digits": 1 / 180}
+"""The right range of a case, over its `degrees`."""
 PARTS = {"FC": "fc", "CONV": "conv", "copies": "copies"}
 """What is taken away from a network, by title."""
 Table = Callable[[Sequence[dict[str, Any]]], str]
@@ -121,23 +123,26 @@ def _sides(records: Sequence[dict[str, Any]]) -> str:
 
 def _all_six(records: Sequence[dict[str, Any]]) -> str:
     names = list(GENERATORS)
-    lines = [["data", "strength", *names]]
-    for case in OTHERS:
-        for record in (r for r in records if _is(r, case)):
-            last = {name: record["ranges"][f"range_{name}"][-1] for name in names}
-            moved = f"{case.degrees}" if case.data == "turned_digits" else "0.5"
-            lines.append([case.data, moved, *(f"{last[name]:.2f}" for name in names)])
-    return "Shifts in half images, the rotation in radians.\n\n" + markdown_table(lines, labels=2)
+    lines = [["data", "moved by", *names]]
+    for case in (c for c in OTHERS if c.seed == SEEDS[0]):
+        own = _alike(records, case)
+        moved = (
+            f"{case.degrees} degrees" if case.data == "turned_digits" else f"{MOVED_BY[case.data] * case.degrees:.1f}"
+        )
+        ranges = ([r["ranges"][f"range_{name}"][-1] for r in own] for name in names)
+        lines.append([case.data, moved, *(_mean(last, 2) for last in ranges)])
+    about = "Shifts in half images, the rotation in radians, scales as logarithms. Means over seeds, and ends."
+    return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
 
 def _by_size(records: Sequence[dict[str, Any]]) -> str:
     lines = [["images", "arm", "evidence (nats)", "accuracy (%)", "NLL"]]
-    for case in SIZES:
-        for record in (r for r in records if _is(r, case)):
-            evidence = "–" if record["evidence"] is None else f"{record['evidence']:.3f}"
-            scores = [evidence, f"{100 * record['accuracy']:.1f}", f"{record['nll']:.3f}"]
-            lines.append([str(case.size), case.arm, *scores])
-    about = "Digits that are not turned, without copies and with six learned ranges. One seed."
+    for case in (c for c in SIZES if c.seed == SEEDS[0]):
+        own = _alike(records, case)
+        evidence = _mean([r["evidence"] for r in own if r["evidence"] is not None], 3)
+        scores = [evidence, _mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 3)]
+        lines.append([str(case.size), case.arm, *scores])
+    about = "Digits that are not turned, without copies and with six learned ranges. Means over seeds, and ends."
     return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
 
@@ -172,6 +177,11 @@ def _mean(values: Sequence[float], digits: int) -> str:
         return "–"
     ends = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
     return f"{sum(values) / len(values):.{digits}f}{ends}"
+
+
+def _alike(records: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
+    """The records of a case, one a seed."""
+    return [r for r in records if _is(r | {"seed": case.seed}, case)]
 
 
 def _is(record: dict[str, Any], case: Case) -> bool:

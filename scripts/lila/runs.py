@@ -76,7 +76,8 @@ class Case:
 
     Attributes:
         arm: of `ARMS` or `LOSSES`.
-        degrees: of the data's rotations, +-; of `shifted_digits`, 180 stands for half of half an image.
+        degrees: of the data's rotations, +-; of `shifted_digits`, 180 stands for half of half an image;
+            of `scaled_digits`, for a logarithm of one.
         start: of the network's range, in degrees.
         transformations: which ranges are learned.
         data: the data set; `left_or_right`: digits turned by exactly +-`degrees`, labelled by digit and direction, so
@@ -112,9 +113,9 @@ CONTROLS = [
     )
 ]
 OTHERS = [
-    Case("learned", 90, 6, 0, "all"),
-    Case("learned", 0, 6, 0, "all"),
-    Case("learned", 180, 6, 0, "all", "shifted_digits"),
+    Case("learned", degrees, 6, seed, "all", data)
+    for data, degrees in (("turned_digits", 90), ("turned_digits", 0), ("shifted_digits", 180), ("scaled_digits", 72))
+    for seed in SEEDS
 ]
 SIDES = [
     Case(arm, 20, start, seed, data="left_or_right")
@@ -122,8 +123,9 @@ SIDES = [
     for arm, start in (*(("learned", start) for start in STARTS), ("none", 0))
 ]
 SIZES = [
-    Case(arm, 0, start, 0, transformations, size=size)
+    Case(arm, 0, start, seed, transformations, size=size)
     for size in (312, 1250, 4000)
+    for seed in SEEDS
     for arm, start, transformations in (("map", 0, "rotation"), ("none", 0, "rotation"), ("learned", 6, "all"))
 ]
 BESIDE = [
