@@ -442,6 +442,32 @@ def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
     assert f"ahead of `kron` in each seed, by {min(leads):.1f} to {max(leads):.1f} points" in reading
 
 
+def test_what_the_appendix_says_of_learned_layers():
+    page, groups = said("results/appendix/README.md"), ("gconv", "sgconv", "dgconv")
+    of = {
+        (group, name): runs_of("appendix", "rotated_mnist", f"f_fc_conv_{group}", name, "demo")
+        for group in groups
+        for name in ("laplace", "map")
+    }
+    assert all([run.seed for run in runs] == [711, 712, 713] for runs in of.values())
+    told = [f"{fmean(a):.1f} ± {stdev(a):.1f}%" for g in groups if (a := [*map(accuracy, of[g, "laplace"])])]
+    assert "{} with GCONV, {} with SGCONV and {} with DGCONV under Laplace".format(*told) in page
+    assert "MAP has {:.1f}, {:.1f} and {:.1f}%".format(*(fmean(map(accuracy, of[g, "map"])) for g in groups)) in page
+    runs = [(g, run) for g in groups for run in of[g, "laplace"]]
+    assert f"They are {spread(fmean(shares(run).values()) for _, run in runs)}% in the mean" in page
+    assert f"and {spread(lost(run) for _, run in runs)} points are lost without it" in page
+    in_table = [lost(run) for run in runs_of("table3", "rotated_mnist", "f_fc_conv_gconv", "laplace")][:2]
+    assert f"it is {in_table[0]:.0f} and {in_table[1]:.0f} points" in page
+    points = [spread(lost(run, path=g) for run in of[g, "laplace"]) for g in groups]
+    assert "Without GCONV {} points are lost, without SGCONV {}, and without DGCONV {}.".format(*points) in page
+    means = [[fmean(shares(run, g).values()) for run in of[g, "laplace"]] for g in groups]
+    assert f"shares are {fmean(means[0]):.0f}, {spread(means[1])} and {spread(means[2])}%" in page
+    worst = sorted(run.neg_log_marglik_per_datum or 0.0 for _, run in runs)
+    assert f"{worst[0]:.1f} to {worst[-1]:.1f} for the three sums" in page
+    copy = [runs_of("appendix", "rotated_cifar10_jpeg", f"f_fc_conv_{g}", "laplace", "demo")[0] for g in groups]
+    assert "the sums have {:.1f}, {:.1f} and {:.1f}% under Laplace".format(*map(accuracy, copy)) in page
+
+
 def test_what_the_appendix_says_of_its_runs():
     page = said("results/appendix/README.md")
     found: dict[tuple[str, int], dict[int, RunResult]] = {}
@@ -466,6 +492,10 @@ def test_what_the_appendix_says_of_its_runs():
         "{dgconv:.2f} for DGCONV, {sgconv:.2f} for SGCONV, {pgconv:.2f} for pointwise GCONV and {gconv:.2f} for GCONV"
     )
     assert told.format(**evidence) in page
+    for run in read_results(RESULTS / "kernel" / "appendix"):
+        assert run.neg_log_marglik_bounds is not None and run.neg_log_marglik_per_datum is not None
+        low, high = run.neg_log_marglik_bounds
+        assert f"| {low:.2f} and {high:.2f} | {run.neg_log_marglik_per_datum:.2f} |" in page
     equal = page[page.index("At about equal weights") : page.index("Pointwise GCONV of 15 thousand")]
     for layer, alpha in (("gconv", 1), ("sgconv", 3), ("dgconv", 3)):
         assert f"{fmean(map(accuracy, found[layer, alpha].values())):.1f}%" in equal
