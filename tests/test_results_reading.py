@@ -313,11 +313,31 @@ def fit_rows(record: dict) -> Iterator[str]:
         yield f"| {way} | {median(log_det):.1f} | {max(log_det):.1f} | {100 * numbers:.1f} | {seconds:.2f} |"
 
 
+def test_whole_runs_with_fits_of_a_part_beside_those_with_full_ones():
+    page, gaps, seeds_apart = said("results/fits/README.md"), [], []
+    for task, dataset in (("digit", DIGIT), ("digit and position", POSITION)):
+        ways = [runs_of(folder, dataset, "f_fc_conv", "laplace", "demo") for folder in ("table1", "fits/runs")]
+        minus = [[run.neg_log_marglik_per_datum or 0.0 for run in runs] for runs in ways]
+        seeds_apart += [max(found) - min(found) for found in minus]
+        gaps += [part - whole for whole, part in zip(*minus, strict=True)]
+        for (one, other), values in zip(zip(*ways, strict=True), zip(*minus, strict=True), strict=True):
+            points = [f"{lost(run) + 0.0:.1f}".replace("-0.0", "0.0") for run in (one, other)]
+            told = [*(f"{value:.3f}" for value in values), *(f"{accuracy(run):.1f}" for run in (one, other)), *points]
+            assert f"| {task} | {one.seed} | {' | '.join(told)} |" in page
+        gap = fmean(accuracy(run) for run in ways[0]) - fmean(accuracy(run) for run in ways[1])
+    assert f"differs by up to {max(map(abs, gaps)):.2f} nats a datum" in page and min(gaps) < 0 < max(gaps)
+    assert f"Seeds of one way differ by up to {max(seeds_apart):.2f}" in page
+    assert f"{-fmean(gaps[:3]):.2f} nats lower with a quarter" in page and abs(fmean(gaps[3:])) < 0.01
+    assert f"Accuracy with position is {gap:.1f} points lower" in page
+
+
 def test_the_page_of_fits_is_what_its_records_say():
     page, records = (RESULTS / "fits" / "README.md").read_text(), sorted((RESULTS / "fits").glob("*.json"))
     rows = [row for path in records for row in fit_rows(json.loads(path.read_text()))]
     assert len(records) == 4 and len(rows) == 36 and all(row in page for row in rows)
-    assert len([line for line in page.splitlines() if line.startswith("| ")]) == 36 + 4 + 2
+    assert len([line for line in page.splitlines() if line.startswith("| ")]) == 36 + 4 + 2 + 6 + 2, (
+        "fits, then whole runs, with their heads"
+    )
     for path in records:
         record = json.loads(path.read_text())
         quarter = f"{record['config']['train_size'] // 4} images"
