@@ -12,7 +12,7 @@ KFAC (Martens and Grosse, 2015) for every layer that has a curvature rule:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from ellarepro.curvature.moving import MovingCurvature, refuse
 from ellarepro.objectives.objective import Objective
 from ellarepro.training.optimisers import parameter_groups
 
+Move = tuple[Tensor, Tensor, Tensor]
+"""A tensor, the direction of its step, and what that is multiplied by."""
 _SMALLEST = 1e-18
 """Of root mean squares: in single precision the squares of smaller numbers vanish, and a step by them has no bound."""
 
@@ -108,8 +110,10 @@ class NaturalGradient(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        moves = [(p, *self._move(p, group["lr"], group["momentum"])) for p, group in moved]
-        shorter = 1.0 if self.kl_clip is None else self._shorter(moves, self.kl_clip)
+        moves: Iterable[Move] = ((p, *self._move(p, group["lr"], group["momentum"])) for p, group in moved)
+        shorter: float | Tensor = 1.0
+        if self.kl_clip is not None:
+            shorter = self._shorter(moves := list(moves), self.kl_clip)
         for p, direction, rate in moves:
             p.sub_(direction.mul_(rate * shorter))
         return loss
@@ -123,7 +127,7 @@ class NaturalGradient(torch.optim.Optimizer):
         size = direction.norm() / p.numel() ** 0.5
         return direction, lr / size.clamp_min(_SMALLEST)
 
-    def _shorter(self, moves: Sequence[tuple[Tensor, Tensor, Tensor]], limit: float) -> Tensor:
+    def _shorter(self, moves: Sequence[Move], limit: float) -> Tensor:
         """At most 1: what brings all steps together within `limit`. F + damping times a direction is its momentum."""
         products = [rate**2 * (direction * self.state[p]["momentum"]).sum() for p, direction, rate in moves]
         divergence = torch.stack(products).sum().clamp_min(0.0) / 2
