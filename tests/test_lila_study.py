@@ -12,7 +12,7 @@ import torch
 
 from ellarepro.data import Samples, Task
 from ellarepro.results import read_results, unpacked
-from ellarepro.symmetry.affine import Affine, Averaging
+from ellarepro.symmetry.affine import GENERATORS, Affine, Averaging
 from scripts.lila.layers import PATCH, patch_network, points_lost
 from scripts.lila.runs import ARMS, BESIDE, CONTROLS, COPIES, LOSSES
 
@@ -159,6 +159,34 @@ def of_sides() -> Iterator[str]:
     assert all(a["evidence"] < min(b["evidence"], c["evidence"]) for a, b, c in zip(near, far, none, strict=True))
 
 
+def of_all_six() -> Iterator[str]:
+    def found(data: str, turned: int, *right: str) -> tuple[list[float], float]:
+        runs = of_lila("learned", data=data, transformations="all", degrees=turned, size=1000)
+        others = set(GENERATORS) - set(right)
+        return last_ranges(runs, *right), max(last_ranges(runs, *others))
+
+    shifts, rest = found("shifted_digits", 180, "shift_x", "shift_y")
+    yield f"the shifts end at {ends(shifts, 2)} for 0.5, and all others at most at {rest:.2f}"
+    turns, rest = found("turned_digits", 90, "rotation")
+    yield f"the rotation ends at {ends(map(degrees, turns), 0)} degrees, and all others at most at {rest:.2f}"
+    scales, rest = found("scaled_digits", 72, "scale_x", "scale_y")
+    yield f"both scales end at {ends(scales, 2)}, and all others at most at {rest:.2f}"
+    yield f"digits have scales of {ends(found('turned_digits', 0, 'scale_x', 'scale_y')[0], 2)}"
+
+
+def test_with_few_data_learned_ranges_are_better_with_each_seed():
+    for size in (312, 1250, 4000):
+        none, learned = (
+            of_lila(arm, degrees=0, size=size, data="turned_digits", transformations=ranges)
+            for arm, ranges in (("none", "rotation"), ("learned", "all"))
+        )
+        for one, other in zip(none, learned, strict=True):
+            assert other["evidence"] < one["evidence"] and other["nll"] < one["nll"]
+            assert other["accuracy"] > one["accuracy"]
+        means = [fmean(run["nll"] for run in runs) for runs in (of_lila("map", degrees=0, size=size), learned)]
+        assert (means[0] < means[1]) == (size < 4000)
+
+
 def of_mnist() -> Iterator[str]:
     runs = {run.objective: run for run in read_results(RECORDS.parent / "mnist")}
     for name, run in runs.items():
@@ -174,7 +202,7 @@ def of_mnist() -> Iterator[str]:
 
 
 def test_the_sentences_of_the_page_are_those_of_the_records():
-    said = [*of_layers_beside_invariance(), *of_augerino(), *of_cost(), *of_sides(), *of_mnist()]
+    said = [*of_layers_beside_invariance(), *of_augerino(), *of_cost(), *of_sides(), *of_all_six(), *of_mnist()]
     assert len(said) > 15 and not [sentence for sentence in said if sentence not in PAGE]
 
 
