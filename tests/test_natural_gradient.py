@@ -232,11 +232,16 @@ def test_a_device_computes_the_same_and_the_host_never_waits_for_it():
         assert_close(got, here, 1e-9)
 
 
-def test_what_cannot_be_inverted_is_never_a_step_to_take():
+@pytest.mark.parametrize(
+    ("broken", "dtype"), [(torch.inf, torch.float64), (torch.nan, torch.float32), (1e8, torch.float32)]
+)
+def test_what_cannot_be_inverted_is_never_a_step_to_take(broken, dtype):
+    """Not finite, or of rank one and so large that rounding takes the damping away."""
     _, model = moved([torch.randn(50, 40, dtype=torch.float64)], decay=0.5)
+    model.to(dtype)
     average = MovingBlocks(0.5)
     fit = GGN(model, tolerance=0)
-    fit.update(torch.full((50, 40), torch.inf, dtype=torch.float64))
+    fit.update(torch.full((50, 40), broken, dtype=dtype))
     average.add(fit.blocks(1), 50)
     assert DampedInverses(average.blocks(), 0.1).times("0.weight", model[0].weight).isnan().all()
 

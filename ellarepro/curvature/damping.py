@@ -104,7 +104,10 @@ def _invert(damped: list[_Damped]) -> None:
         together[one.matrix.shape[-1]].append(one)
     for group in together.values():
         roots, failed = torch.linalg.cholesky_ex(torch.cat([one.matrix for one in group]))
-        inverses = torch.cholesky_inverse(roots).masked_fill(failed[:, None, None] > 0, torch.nan)
+        lost = failed[:, None, None] > 0
+        # What a failed decomposition leaves may have zeros on its diagonal, which cholesky_inverse refuses.
+        whole = torch.where(lost, torch.eye(roots.shape[-1], dtype=roots.dtype, device=roots.device), roots)
+        inverses = torch.cholesky_inverse(whole).masked_fill(lost, torch.nan)
         # By rows, as products want it: LAPACK leaves it by columns, and it is symmetric.
         parts = inverses.mT.contiguous().split([len(one.matrix) for one in group])
         for one, inverse in zip(group, parts, strict=True):

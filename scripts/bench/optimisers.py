@@ -5,6 +5,7 @@ Steps are taken as many at a time as natural gradients take one curvature in. Pr
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -36,7 +37,8 @@ def main(rounds: int) -> Iterator[Table]:
 
 def _steps(layer: str, alpha: int, data: Samples, optimiser: str, steps: int) -> Callable[[], None]:
     network = build_network(layer, in_channels=3, num_classes=CLASSES, alpha=alpha)
-    trainer = trainer_of(network, data, BATCH, optimiser=compose([f"optimiser={optimiser}"]).optimiser)
+    still = replace(compose([f"optimiser={optimiser}"]).optimiser, lr=1e-30, min_lr=0.0)
+    trainer = trainer_of(network, data, BATCH, optimiser=still)
 
     def block() -> None:
         for _ in range(steps):
