@@ -313,6 +313,28 @@ def fit_rows(record: dict) -> Iterator[str]:
         yield f"| {way} | {median(log_det):.1f} | {max(log_det):.1f} | {100 * numbers:.1f} | {seconds:.2f} |"
 
 
+def test_what_natural_gradients_reach_in_twelve_epochs():
+    taken = {("kfac", 12), ("adam", 40)}
+
+    def losses(layer: str) -> str:
+        ends = []
+        for folder in ("optimisers/runs", "table3" if "gconv" in layer else "table2"):
+            runs = runs_of(folder, "cifar10_jpeg", layer, "map", seed=711)
+            (run,) = [r for r in runs if r.prior != "omega" and (r.config["optimiser"]["name"], r.epochs) in taken]
+            ends.append(f"{run.history['loss'][-1]:.3f}")
+        return " for ".join(ends)
+
+    page = said("results/optimisers/reading.md")
+    assert f"(seed 711: {losses('conv')} nats, and {losses('f_fc_conv')})" in page
+    assert f"in 12**: {losses('s_fc_s_conv')}, and {losses('f_fc_conv_gconv')}" in page
+    for dataset in (DIGIT, POSITION):
+        ends = {}
+        for run in runs_of("optimisers/runs", dataset, "f_fc_conv", "map", "demo"):
+            ends[run.config["optimiser"]["name"], run.seed] = run.history["loss"][-1]
+        for seed in (711, 712, 713):
+            assert 2 * ends["kfac", seed] < min(ends["adam", seed], ends["soap", seed])
+
+
 def test_whole_runs_with_fits_of_a_part_beside_those_with_full_ones():
     page, gaps, seeds_apart = said("results/fits/README.md"), [], []
     for task, dataset in (("digit", DIGIT), ("digit and position", POSITION)):
