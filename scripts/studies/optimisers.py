@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ellarepro.config.schema import Config
 from ellarepro.results import RunResult
@@ -54,6 +55,10 @@ def draw(results: Sequence[RunResult]) -> Figure:
             kind, short = runs[0].config["optimiser"]["name"], len(losses) <= FEW
             axes.plot(range(1, len(losses) + 1), losses, "-" if short else ":", color=COLOURS[kind], label=name)
         axes.set(title=title, xlabel="epochs", ylabel="training loss, nats", yscale="log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    for axes in grid.flat[len(groups) :]:
+        axes.set_axis_off()
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
