@@ -359,7 +359,7 @@ def test_whole_runs_with_fits_of_a_part_beside_those_with_full_ones():
         seeds_apart += [max(found) - min(found) for found in minus]
         gaps += [part - whole for whole, part in zip(*minus, strict=True)]
         for (one, other), values in zip(zip(*ways, strict=True), zip(*minus, strict=True), strict=True):
-            points = [f"{lost(run) + 0.0:.1f}".replace("-0.0", "0.0") for run in (one, other)]
+            points = [f"{lost(run):.1f}".replace("-0.0", "0.0") for run in (one, other)]
             told = [*(f"{value:.3f}" for value in values), *(f"{accuracy(run):.1f}" for run in (one, other)), *points]
             assert f"| {task} | {one.seed} | {' | '.join(told)} |" in page
         gap = fmean(accuracy(run) for run in ways[0]) - fmean(accuracy(run) for run in ways[1])

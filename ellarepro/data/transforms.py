@@ -75,9 +75,8 @@ def rotate_by(images: Tensor, degrees: Tensor) -> Tensor:
 
 def scale(images: Tensor, generator: torch.Generator, logarithm: float) -> Tensor:
     """Stretch each axis of each image (N, C, H, W) by its own factor, whose logarithm is uniform in +-`logarithm`."""
-    down, right = (logarithm * _symmetric_uniform((len(images), 2), images, generator)).neg().exp().unbind(-1)
-    zero = torch.zeros_like(down)
-    return _sample(images, torch.stack((torch.stack((right, zero, zero), -1), torch.stack((zero, down, zero), -1)), -2))
+    factors = (logarithm * _symmetric_uniform((len(images), 2), images, generator)).neg().exp()  # (down, right)
+    return _sample(images, F.pad(torch.diag_embed(factors.flip(-1)), (0, 1)))
 
 
 def translate(images: Tensor, generator: torch.Generator, pixels: float = MAX_PIXELS) -> Tensor:

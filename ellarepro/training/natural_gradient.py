@@ -109,8 +109,12 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        moves: Iterable[Move] = ((p, *self._move(p, group["lr"], group["momentum"])) for p, group in moved)
+        moves: Iterable[Move] = (
+            (p, *self._move(p, group["lr"], group["momentum"]))
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        )
         shorter: float | Tensor = 1.0
         if self.kl_clip is not None:
             shorter = self._shorter(moves := list(moves), self.kl_clip)

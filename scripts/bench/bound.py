@@ -13,7 +13,7 @@ from ellarepro.data import Samples
 from ellarepro.network import build_network, options_of
 from ellarepro.settings.parts import FitSettings, VariationalSettings
 from scripts.bench.tables import Table
-from scripts.bench.timing import measured, ratio, seconds, trainer_of
+from scripts.bench.timing import measured, ratio, seconds, several, trainer_of
 
 LAYERS = ("conv", "f_fc", "s_fc", "s_conv", "gconv", "f_fc_conv", "s_fc_s_conv", "f_fc_conv_gconv")
 BATCH, CLASSES = 100, 40
@@ -38,9 +38,4 @@ def _steps(layer: str, data: Samples, objective: tuple[str, Any]) -> Callable[[]
     network = build_network(layer, in_channels=1, num_classes=CLASSES, alpha=alpha)
     trainer = trainer_of(network, data, BATCH, objective=objective)
     trainer.run()  # After its one epoch the weights have a posterior.
-
-    def block() -> None:
-        for _ in range(SETTINGS.every):
-            trainer.step(data.inputs, data.targets)
-
-    return block
+    return several(lambda: trainer.step(data.inputs, data.targets), SETTINGS.every)

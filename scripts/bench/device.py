@@ -1,6 +1,6 @@
 """F-FC+CONV at alpha 10 on a CUDA device: absolute times, and their share of the matrix rate of the same run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -10,7 +10,7 @@ from ellarepro.network import build_network
 from ellarepro.runs.preparing import choose_arithmetic
 from scripts.bench.flops import flops_of
 from scripts.bench.tables import LOWER, Measure, Table
-from scripts.bench.timing import matrix_rate, measured, seconds, summary, training_step
+from scripts.bench.timing import matrix_rate, measured, seconds, several, summary, training_step
 
 BATCH, FIT_BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 1000, 10, 3, 10, 50_000
 STEPS = 20
@@ -35,11 +35,11 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     labels = torch.randint(CLASSES, (len(images),), device=device)
     ggn = GGN(network, tolerance=0.0)
     step = training_step(network, images, labels)
-    calls = {"epoch of steps": several(step), "exact fit": lambda: ggn.update(fitted)}
+    calls = {"epoch of steps": several(step, STEPS), "exact fit": lambda: ggn.update(fitted)}
     times = {"epoch of steps": DATA_SIZE / BATCH / STEPS, "exact fit": DATA_SIZE / fit_batch}
     work = {"epoch of steps": STEPS * flops_of(step), "exact fit": flops_of(calls["exact fit"])}
     if images.is_cuda:
-        calls["epoch of replayed steps"] = several(training_step(deepcopy(network), images, labels, replay=True))
+        calls["epoch of replayed steps"] = several(training_step(deepcopy(network), images, labels, replay=True), STEPS)
         times["epoch of replayed steps"] = times["epoch of steps"]
         work["epoch of replayed steps"] = work["epoch of steps"]  # What a replay does is not seen from outside.
     rate = 2 * matrix_rate(width, device=device)
@@ -55,13 +55,3 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     rows["matrix rate"] = {"TFLOP/s": Measure(rate / 1e12)}
     title = f"F-FC+CONV on the device, alpha {alpha}, batch {BATCH} (fit {fit_batch}), {CLASSES} classes"
     return Table(title, rows)
-
-
-def several(step: Callable[[], object]) -> Callable[[], object]:
-    """A call that takes `STEPS` steps."""
-
-    def steps() -> None:
-        for _ in range(STEPS):
-            step()
-
-    return steps

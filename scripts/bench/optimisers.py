@@ -13,7 +13,7 @@ from ellarepro.config.compose import compose
 from ellarepro.data import Samples
 from ellarepro.network import build_network
 from scripts.bench.tables import Table
-from scripts.bench.timing import measured, ratio, seconds, trainer_of
+from scripts.bench.timing import measured, ratio, seconds, several, trainer_of
 
 LAYERS = ("conv", "f_fc_conv", "s_fc_s_conv")
 ALPHAS = (4, 10)
@@ -39,9 +39,4 @@ def _steps(layer: str, alpha: int, data: Samples, optimiser: str, steps: int) ->
     network = build_network(layer, in_channels=3, num_classes=CLASSES, alpha=alpha)
     still = replace(compose([f"optimiser={optimiser}"]).optimiser, lr=1e-30, min_lr=0.0)
     trainer = trainer_of(network, data, BATCH, optimiser=still)
-
-    def block() -> None:
-        for _ in range(steps):
-            trainer.step(data.inputs, data.targets)
-
-    return block
+    return several(lambda: trainer.step(data.inputs, data.targets), steps)

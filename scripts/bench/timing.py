@@ -86,6 +86,16 @@ def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bo
     return lambda: trainer.step(images, labels)
 
 
+def several(step: Callable[[], object], count: int) -> Callable[[], None]:
+    """A call that takes `count` steps."""
+
+    def steps() -> None:
+        for _ in range(count):
+            step()
+
+    return steps
+
+
 def capture(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     """Where a run's steps are replayed, take as many as it needs for the next one to be."""
     for _ in range(WARM_UP + 1 if trainer.replay else 0):

@@ -39,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = RESULTS / "records"
     records.mkdir(parents=True, exist_ok=True)
     first = [case for case in (*MAIN, *CONTROLS) if case.seed == SEEDS[0]]
-    cases = list(
-        dict.fromkeys((*first, *MAIN, *SIDES, *OTHERS, *CONTROLS, *SIZES, *BESIDE))
-    )  # what says most comes first
+    # What says most comes first.
+    cases = list(dict.fromkeys((*first, *MAIN, *SIDES, *OTHERS, *CONTROLS, *SIZES, *BESIDE)))
     for case in () if options.report else cases:
         if not (records / f"{case.name}.json").exists():
             write_json(records / f"{case.name}.json", run(case), indent=1)

@@ -95,13 +95,10 @@ def _recovered(records: Sequence[dict[str, Any]]) -> str:
 def _controls(records: Sequence[dict[str, Any]]) -> str:
     lines = [["data", "arm", "start", "range at the end", "evidence (nats)", "accuracy (%)", "NLL"]]
     for case in (c for c in CONTROLS if c.seed == SEEDS[0]):
-        own = [r for c in CONTROLS if (c.arm, c.degrees, c.start) == (case.arm, case.degrees, case.start)
-               for r in records if _is(r, c)]  # fmt: skip
-        ranges = [degree for r in own if (degree := degrees_of(r)) is not None]
-        evidence = [r["evidence"] for r in own if r["evidence"] is not None]
-        scores = [_mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 3)]
+        own = _alike(records, case)
         copies = str(case.start) if case.arm in ("fixed", *LOSSES) else "–"
-        lines.append([str(case.degrees), case.arm, copies, _mean(ranges, 0), _mean(evidence, 3), *scores])
+        ends = _mean([degrees_of(r) for r in own], 0)
+        lines.append([str(case.degrees), case.arm, copies, ends, *_scores(own, 3)])
     about = (
         "*map* and *none* have no copies, *map* no learned precisions. A *fixed* range stays as it starts. *loss* "
         "learns it by the training loss. *reward* and *large_reward* take {reward} and {large_reward} nats a radian "
@@ -114,9 +111,8 @@ def _sides(records: Sequence[dict[str, Any]]) -> str:
     lines = [["seed", "arm", "start", "range at the end", "evidence (nats)", "accuracy (%)", "NLL"]]
     for case in SIDES:
         for record in (r for r in records if _is(r, case)):
-            copies = [f"{case.start}", f"{degrees_of(record):.1f}"] if case.arm == "learned" else ["–", "–"]
-            scores = [f"{record['evidence']:.3f}", f"{100 * record['accuracy']:.1f}", f"{record['nll']:.3f}"]
-            lines.append([str(case.seed), case.arm, *copies, *scores])
+            start = str(case.start) if case.arm == "learned" else "–"
+            lines.append([str(case.seed), case.arm, start, _mean([degrees_of(record)], 1), *_scores([record], 3)])
     about = "Each digit is turned by 20 degrees to a side. Labels are digit and side, so the right range is zero."
     return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
@@ -139,9 +135,7 @@ def _by_size(records: Sequence[dict[str, Any]]) -> str:
     lines = [["images", "arm", "evidence (nats)", "accuracy (%)", "NLL"]]
     for case in (c for c in SIZES if c.seed == SEEDS[0]):
         own = _alike(records, case)
-        evidence = _mean([r["evidence"] for r in own if r["evidence"] is not None], 3)
-        scores = [evidence, _mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 3)]
-        lines.append([str(case.size), case.arm, *scores])
+        lines.append([str(case.size), case.arm, *_scores(own, 3)])
     about = "Digits that are not turned, without copies and with six learned ranges. Means over seeds, and ends."
     return f"{about}\n\n{markdown_table(lines, labels=2)}"
 
@@ -152,13 +146,11 @@ def _beside(records: Sequence[dict[str, Any]]) -> str:
     scores = [["data", "layer", "learned", "evidence (nats)", "accuracy (%)", "NLL", *map("without {}".format, PARTS)]]
     ranges = [["data", "layer", *GENERATORS]]
     for case in (c for c in BESIDE if c.seed == SEEDS[0]):
-        own = [r for r in records if all(r[key] == getattr(case, key) for key in ("arm", "data", "transformations"))]
+        own = _alike(records, case)
         arm = ARMS[case.arm]
         labels = [case.data, layer_title("_".join(arm.paths))]
-        evidence = _mean([r["evidence"] for r in own if r["evidence"] is not None], 2)
         lost = [_mean([r["lost"][part] for r in own if part in r["lost"]], 1) for part in PARTS.values()]
-        tested = [_mean([100 * r["accuracy"] for r in own], 1), _mean([r["nll"] for r in own], 2)]
-        scores.append([*labels, learned[arm.objective], evidence, *tested, *lost])
+        scores.append([*labels, learned[arm.objective], *_scores(own, 2), *lost])
         if arm.objective == "lila":
             ranges.append(
                 [*labels, *(_mean([r["ranges"][f"range_{name}"][-1] for r in own], 2) for name in GENERATORS)]
@@ -171,12 +163,19 @@ def _beside(records: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join((about, markdown_table(scores, labels=3), markdown_table(ranges, labels=2)))
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
-    """Mean, and the range over seeds in brackets."""
-    if not values:
+def _scores(records: Sequence[dict[str, Any]], digits: int) -> list[str]:
+    """Evidence, accuracy and NLL."""
+    evidence, nll = (_mean([r[name] for r in records], digits) for name in ("evidence", "nll"))
+    return [evidence, _mean([100 * r["accuracy"] for r in records], 1), nll]
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
+    """Mean of those that there are, and the range over seeds in brackets."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "–"
-    ends = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{sum(values) / len(values):.{digits}f}{ends}"
+    ends = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
+    return f"{sum(known) / len(known):.{digits}f}{ends}"
 
 
 def _alike(records: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ellarepro.data import Samples, Task, load_task
 from ellarepro.data.dataset import fingerprint
+from ellarepro.data.transforms import rotate_by
 from ellarepro.evidence.adjoint import evidence_gradient
 from ellarepro.evidence.evaluation import evaluate
 from ellarepro.evidence.marglik import Fit
@@ -160,10 +161,8 @@ def task_of(case: Case) -> Task:
 def turned_to_a_side(samples: Samples, degrees: float, generator: torch.Generator) -> Samples:
     """Each image turned by `degrees` to one side or the other, with another label for each side."""
     side = torch.randint(2, samples.targets.shape, generator=generator)
-    rotation = Affine(learned=("rotation",))
-    rotation.eta *= math.radians(degrees) / rotation.eta.sum()
-    draws = (2.0 * side - 1)[:, None, None] * rotation.learned
-    return Samples(rotation(samples.inputs, draws), samples.targets + side * (samples.targets.max() + 1))
+    labels = samples.targets + side * (samples.targets.max() + 1)
+    return Samples(rotate_by(samples.inputs, degrees * (2.0 * side - 1)), labels)
 
 
 def perceptron(seed: int, outputs: int = 10) -> nn.Sequential:
