@@ -159,6 +159,15 @@ def test_runs_that_stand_in_another_edition_make_none_of_their_own():
     assert [grid.budget for grid in build_grids("table1", runs[1:])] == ["demo", "demo"]
 
 
+def test_networks_may_differ_in_the_limit_of_steps_and_runs_of_one_network_may_not():
+    limited = [run(0.9, optimiser={"kl_clip": 1e-4}), run(0.8, layer={"name": "conv"})]
+    (grid,) = build_grids("table1", limited)
+    assert "optimiser.kl_clip: 0.0001 for FC; None for CONV" in grid.notes
+    again = run(0.7, layer={"name": "conv"}, optimiser={"kl_clip": 1e-4})
+    conv = [cell(grid, "quadrant_digit", "laplace/conv").mean for grid in build_grids("table1", [*limited, again])]
+    assert conv == [pytest.approx(70), pytest.approx(80)], "the control: two editions"
+
+
 THREE = {"layer": {"name": "f_fc_conv_gconv"}, "group": "c4", "relaxation": 0.1}
 PAPER = {"budget": {"name": "paper"}, "epochs": 1000}
 

@@ -64,6 +64,7 @@ def _grid(table: str, spec: Spec, edition: Edition, note: str) -> Grid:
         notes=[
             "a cell is ours [published]; ± is the sample standard deviation over n seeds; – has not been run",
             note,
+            _limits(edition.runs),
             *_bounds(edition.runs),
         ],
         budget=_several((run.budget for run in edition.runs), ", "),
@@ -109,6 +110,15 @@ def _cell(place: tuple[str, str, str], line: Line, across: Line, runs: Sequence[
         outcomes=outcomes if all(outcomes) else [],
         data=_several(run.data_fingerprint for run in learned),
     )
+
+
+def _limits(runs: Sequence[RunResult]) -> str:
+    """Which networks trained with which limit of their steps; nothing where all have the same."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        found.setdefault(setting(run, "optimiser.kl_clip"), set()).add(layer_title(run.layer))
+    said = "; ".join(f"{value} for {', '.join(sorted(layers))}" for value, layers in sorted(found.items()))
+    return f"optimiser.kl_clip: {said}" if len(found) > 1 else ""
 
 
 def _bounds(runs: Sequence[RunResult]) -> list[str]:

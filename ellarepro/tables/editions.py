@@ -93,6 +93,9 @@ def _among(key: str, run: RunResult) -> str:
     if key == "objective.fit_size":
         # Dense layers are fitted on a size of their own.
         return "dense" if "fc" in LAYERS.get(run.layer, ()) else ""
+    if key == "optimiser.kl_clip":
+        # A limit of the steps: some networks need one, and others train as well without (results/optimisers/study.md).
+        return run.layer
     if key == "alpha":
         # With group features, a channel is |G| maps, and a width is another quantity.
         return "grouped" if any("group" in PATHS[path].options for path in LAYERS.get(run.layer, ())) else ""

