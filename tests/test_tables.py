@@ -168,6 +168,12 @@ def test_networks_may_differ_in_the_limit_of_steps_and_runs_of_one_network_may_n
     assert conv == [pytest.approx(70), pytest.approx(80)], "the control: two editions"
 
 
+def test_a_run_that_tunes_is_in_no_table():
+    runs = [run(0.9), run(0.5, seed=2, dataset={"name": "quadrant_digit", "held_out": 0.1})]
+    (grid,) = build_grids("table1", runs)
+    assert cell(grid, "quadrant_digit", "laplace/fc").mean == pytest.approx(90)
+
+
 THREE = {"layer": {"name": "f_fc_conv_gconv"}, "group": "c4", "relaxation": 0.1}
 PAPER = {"budget": {"name": "paper"}, "epochs": 1000}
 

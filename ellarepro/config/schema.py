@@ -46,12 +46,9 @@ class Dataset(Named):
     path: str | None = setting("the .npz file of dataset=npz", None)
     download: bool = setting("whether missing data are downloaded to root", True)
     augment: bool = setting("whether training images are flipped and cropped, anew in each epoch", False)
-    strength: float | None = setting(
-        "how much images are moved: a share of them (moved_digits), of 180 degrees (turned_digits), of 8 pixels "
-        "(shifted_digits), or a logarithm (scaled_digits)",
-        None,
-        least=0,
-        most=1,
+    strength: float | None = setting("how much images are moved; its file says what 1 means", None, least=0, most=1)
+    held_out: float | None = setting(
+        "share of training images tested on instead of the test set", None, above=0, below=1
     )
     paper_epochs: int = setting("epochs of the published runs", least=1)
     relaxation: float = DEFAULT_RELAXATION

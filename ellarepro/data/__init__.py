@@ -8,6 +8,7 @@ from ellarepro.data.dataset import fingerprint as fingerprint
 from ellarepro.data.tasks import OWN as OWN
 from ellarepro.data.tasks import RECIPES as RECIPES
 from ellarepro.data.tasks import load_task as load_task
+from ellarepro.data.tasks import with_held_out as with_held_out
 from ellarepro.data.transforms import QUADRANTS as QUADRANTS
 from ellarepro.data.transforms import place_in_quadrant as place_in_quadrant
 from ellarepro.data.transforms import resize as resize

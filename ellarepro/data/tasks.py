@@ -1,7 +1,7 @@
 """The tasks by name: which raw images, how they are moved, what is to be told of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,21 @@ def load_task(
         source_fingerprint=source,
         **({"train": train, "test": test} | of_values),
     )
+
+
+def with_held_out(task: Task, share: float) -> Task:
+    """`task` for tuning: the last `share` of its training images in place of its test set, and not trained on.
+
+    They are at most as many as the test set has. UserError where one of the two sets would be empty.
+    """
+    count = round(share * len(task.train))
+    if not 0 < count < len(task.train):
+        raise UserError(
+            f"dataset.held_out={share}: {count} of {len(task.train)} training images; one at least and not all"
+        )
+    train, last = task.train.first(-count), Samples(task.train.inputs[-count:], task.train.targets[-count:])
+    test = last.first(len(task.test))
+    return replace(task, train=train, test=test, fingerprint=fingerprint(train, test))
 
 
 def standardised(train: Samples, test: Samples) -> dict[str, Any]:

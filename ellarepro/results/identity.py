@@ -40,6 +40,7 @@ MOVED = {"prior.plateau": "optimiser.plateau"}
 
 ADDED_LATER = {
     "anchors": None,
+    "dataset.held_out": None,
     "dataset.path": None,
     "dataset.strength": None,
     "group": None,

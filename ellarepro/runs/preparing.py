@@ -11,7 +11,7 @@ from ellarepro.config.schema import Config
 from ellarepro.curvature.likelihood import Likelihood, Regression
 from ellarepro.curvature.likelihoods import LIKELIHOODS
 from ellarepro.curvature.memory import free_bytes
-from ellarepro.data import Task, load_task
+from ellarepro.data import Task, load_task, with_held_out
 from ellarepro.data.augment import flip_and_crop
 from ellarepro.data.training_batches import ShuffledBatches
 from ellarepro.errors import UserError
@@ -86,7 +86,7 @@ def load_data(settings: Config) -> Task:
         UserError: they are not there, or unusable.
     """
     dataset = settings.dataset
-    return load_task(
+    task = load_task(
         dataset.name,
         source=dataset.source,
         download=dataset.download,
@@ -96,6 +96,7 @@ def load_data(settings: Config) -> Task:
         train_size=settings.train_size,
         test_size=settings.test_size,
     )
+    return task if dataset.held_out is None else with_held_out(task, dataset.held_out)
 
 
 def _network(settings: Config, task: Task) -> Network:

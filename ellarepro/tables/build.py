@@ -30,7 +30,8 @@ def build_grids(
     They are in the order of their budgets' names and, of one budget, the most complete comes first. `measures`, a key
     of `MEASURED`, says what they show.
     """
-    spec, runs = MEASURED[measures][table], list(runs)
+    # Runs that tune have no test scores.
+    spec, runs = MEASURED[measures][table], [run for run in runs if setting(run, "dataset.held_out") == "None"]
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
     found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets, spec.spans)
