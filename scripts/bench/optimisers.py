@@ -1,4 +1,4 @@
-"""A training step by natural gradients and by SOAP beside one by Adam, batch 100, as `budget=wide` takes them.
+"""A training step by natural gradients and by SOAP beside one by Adam.
 
 Steps are taken as many at a time as natural gradients take one curvature in. Processor seconds.
 """
@@ -15,28 +15,38 @@ from ellarepro.network import build_network
 from scripts.bench.tables import Table
 from scripts.bench.timing import measured, ratio, seconds, several, trainer_of
 
-LAYERS = ("conv", "f_fc_conv", "s_fc_s_conv")
-ALPHAS = (4, 10)
+CIFAR = ("conv", "f_fc", "f_fc_conv", "s_fc_s_conv")
+CASES = (
+    *((layer, 4, 3, 100) for layer in CIFAR),
+    ("f_fc_conv_gconv", 1, 3, 100),
+    *(("f_fc_conv", 3, 1, batch) for batch in (100, 50)),
+    *((layer, 10, 3, 100) for layer in CIFAR),
+)
+"""Layer, alpha, channels of an image and images of a batch: as results/optimisers and `budget=wide` have them."""
 NAMES = {"adam": "Adam", "soap": "SOAP", "kfac": "KFAC"}
-BATCH, CLASSES = 100, 10
+CLASSES = 10
 
 
 def main(rounds: int) -> Iterator[Table]:
     """The table of this benchmark."""
-    data = Samples(torch.randn(BATCH, 3, 32, 32), torch.arange(BATCH) % CLASSES)
     steps = compose(["optimiser=kfac"]).optimiser.arguments["every"]
     rows = {}
-    for alpha in ALPHAS:
-        for layer in LAYERS:
-            times = measured({n: _steps(layer, alpha, data, n, steps) for n in NAMES}, rounds, time.process_time)
-            own = {f"{title}, a step": seconds([t / steps for t in times[name]]) for name, title in NAMES.items()}
-            ratios = {f"{NAMES[name]} / Adam": ratio(times[name], times["adam"]) for name in ("soap", "kfac")}
-            rows[f"{layer}, alpha {alpha}"] = own | ratios
-    yield Table(f"a step beside Adam's, batch {BATCH}, processor seconds", rows)
+    for case in CASES:
+        times = measured({name: _steps(*case, name, steps) for name in NAMES}, rounds, time.process_time)
+        own = {f"{title}, a step": seconds([t / steps for t in times[name]]) for name, title in NAMES.items()}
+        ratios = {f"{NAMES[name]} / Adam": ratio(times[name], times["adam"]) for name in ("soap", "kfac")}
+        rows[row(case[0], case[1], case[3])] = own | ratios
+    yield Table("a step beside Adam's, processor seconds", rows)
 
 
-def _steps(layer: str, alpha: int, data: Samples, optimiser: str, steps: int) -> Callable[[], None]:
-    network = build_network(layer, in_channels=3, num_classes=CLASSES, alpha=alpha)
+def row(layer: str, alpha: int, batch: int) -> str:
+    """The name of a row."""
+    return f"{layer}, alpha {alpha}, batch {batch}"
+
+
+def _steps(layer: str, alpha: int, channels: int, batch: int, optimiser: str, steps: int) -> Callable[[], None]:
+    data = Samples(torch.randn(batch, channels, 32, 32), torch.arange(batch) % CLASSES)
+    network = build_network(layer, in_channels=channels, num_classes=CLASSES, alpha=alpha, group="c4")
     still = replace(compose([f"optimiser={optimiser}"]).optimiser, lr=1e-30, min_lr=0.0)
-    trainer = trainer_of(network, data, BATCH, optimiser=still)
+    trainer = trainer_of(network, data, batch, optimiser=still)
     return several(lambda: trainer.step(data.inputs, data.targets), steps)
