@@ -15,6 +15,7 @@ from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, unpacked
 from ellarepro.tables import build_grids
 from ellarepro.tables.orderings import orderings
+from scripts.bench.tables import of_json
 from scripts.kernel_page import FAR, evidence, pairs_of
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -27,6 +28,7 @@ def said(page: str) -> str:
 
 PAGE = said("results/README.md")
 DIGIT, POSITION = "quadrant_digit", "quadrant_digit_and_position"
+STEPPED = ("conv", "f_fc_conv", "s_fc_s_conv")
 LEARNABLE = ("fc_conv", "f_fc_conv", "s_fc_s_conv")
 
 
@@ -311,6 +313,24 @@ def fit_rows(record: dict) -> Iterator[str]:
         log_det = [100 * abs(one["log_det_error"]) for one in found]
         numbers, seconds = (median(one[key] for one in found) for key in ("effective_numbers_error", "seconds"))
         yield f"| {way} | {median(log_det):.1f} | {max(log_det):.1f} | {100 * numbers:.1f} | {seconds:.2f} |"
+
+
+def test_what_a_step_of_natural_gradients_costs():
+    (table,) = of_json(json.loads((RESULTS / "bench.json").read_text())["optimisers"]["tables"])
+    page, docs, rows = said("results/optimisers/reading.md"), said("docs/curvature.md"), table.rows
+    three = [own for name, own in rows.items() if "alpha 3" not in name and name.split(",")[0] in STEPPED]
+    alone = [own for name, own in rows.items() if name.startswith("f_fc,")]
+    for column, start in (("KFAC / Adam", "A step costs"), ("SOAP / Adam", "One of SOAP costs")):
+        ratios = sorted(own[column].value for own in three)
+        assert f"{start} {ratios[0]:.2f} to {ratios[-1]:.2f} times" in docs
+    ratios = [" and ".join(f"{own[f'{name} / Adam'].value:.2f}" for own in alone) for name in ("KFAC", "SOAP")]
+    assert f"it is {ratios[0]} times, and {ratios[1]}" in docs and len(three) == 6
+    assert f"A step of F-FC costs {alone[0]['KFAC / Adam'].value:.2f} times Adam's" in page
+    small, large = (rows[f"f_fc_conv, alpha 3, batch {batch}"] for batch in (50, 100))
+    assert f"costs {2 * small['KFAC, a step'].value / large['Adam, a step'].value:.2f} times Adam's" in page
+    for layer in ("conv", "f_fc_conv"):
+        kfac, adam = (rows[f"{layer}, alpha 4, batch 100"][f"{name}, a step"].value for name in ("KFAC", "Adam"))
+        assert f"The 12 epochs take {12 / 40 * kfac / adam:.2f} of the CPU seconds" in page
 
 
 def test_what_natural_gradients_reach_in_twelve_epochs():

@@ -1,12 +1,16 @@
 """How many epochs does each optimiser need? Adam, SOAP and natural gradients (KFAC), by training loss alone.
 
 MAP at precision 1. Adam takes as many epochs as the budget has, and as few as the others, which says what the shorter
-schedule alone does. `dataset.root=PATH` says where the JPEG copy lies; runs of the tables are taken from there.
+schedule alone does. `dataset.root=PATH` says where the JPEG copy lies; runs of the tables are taken from there. CPU
+seconds are steps of the benchmark `optimisers` times their number, as runs shared their machine with others.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from statistics import fmean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -14,7 +18,11 @@ from ellarepro.config.schema import Config
 from ellarepro.results import RunResult
 from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables.markdown import markdown_table, mean_cell
-from scripts.studies.study import Study
+from scripts.bench.optimisers import NAMES as STEPS
+from scripts.bench.optimisers import row
+from scripts.bench.tables import Measure as Measured
+from scripts.bench.tables import of_json
+from scripts.studies.study import RESULTS, Measure, Study
 
 FEW = 12
 """Epochs of a short run."""
@@ -46,22 +54,52 @@ def body(results: Sequence[RunResult]) -> Iterator[str]:
 
 
 def draw(results: Sequence[RunResult]) -> Figure:
-    """The figure: a panel a network and data set, the mean training loss by epoch, a colour an optimiser."""
+    """The figure: of each network and data set the mean training loss by epoch and by processor seconds."""
     groups = _groups(results)
-    figure = Figure(figsize=(5 * min(len(groups), 3), 3.2 * -(-len(groups) // 3)), layout="constrained")
-    grid = figure.subplots(-(-len(groups) // 3), min(len(groups), 3), squeeze=False)
-    for axes, (title, own) in zip(grid.flat, groups, strict=False):
-        for name, runs in _rules(own).items():
-            losses = [fmean(losses) for losses in zip(*(run.series("loss") for run in runs), strict=True)]
-            kind, short = _kind(runs[0]), len(losses) <= FEW
-            axes.plot(range(1, len(losses) + 1), losses, "-" if short else ":", color=COLOURS[kind], label=name)
-        axes.set(title=title, xlabel="epochs", ylabel="training loss, nats", yscale="log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-    for axes in grid.flat[len(groups) :]:
+    lines = -(-len(groups) // 2)
+    figure = Figure(figsize=(17, 3 * lines), layout="constrained")
+    grid = figure.subplots(lines, 4, squeeze=False)
+    for axes in grid.flat:
         axes.set_axis_off()
+    for pair, (title, own) in zip(grid.reshape(-1, 2), groups, strict=False):
+        for (label, of), axes in zip(UNITS.items(), pair, strict=True):
+            if of(own[0]) is not None:
+                axes.set_axis_on()
+                axes.set(title=title, xlabel=label, ylabel="training loss, nats", yscale="log")
+                _curves(axes, own, of)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
+
+
+def _curves(axes: Axes, results: Sequence[RunResult], of: Measure) -> None:
+    """The mean training loss over epochs of the length `of`; beyond the first loss it leaves the panel."""
+    for name, runs in _rules(results).items():
+        losses = [fmean(losses) for losses in zip(*(run.series("loss") for run in runs), strict=True)]
+        kind, length = _kind(runs[0]), of(runs[0]) or 0.0
+        times = [length * epoch for epoch in range(1, len(losses) + 1)]
+        axes.plot(times, losses, "-" if len(losses) <= FEW else ":", color=COLOURS[kind], label=name)
+    axes.set_ylim(top=1.1 * max(run.series("loss")[0] for run in results))
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
+@cache
+def _steps() -> dict[str, dict[str, Measured]]:
+    """What `make bench ONLY=optimisers` measured."""
+    (table,) = of_json(json.loads((RESULTS / "bench.json").read_text())["optimisers"]["tables"])
+    return table.rows
+
+
+def _epoch_seconds(result: RunResult) -> float | None:
+    """Processor seconds of an epoch, from the benchmark's steps; None where it has no such network."""
+    config = result.config
+    found = _steps().get(row(result.layer, config["alpha"], config["batch_size"]))
+    steps = -(-result.train_size // config["batch_size"])
+    return steps * found[f"{STEPS[config['optimiser']['name']]}, a step"].value if found else None
+
+
+UNITS: dict[str, Measure] = {"epochs": lambda result: 1.0, "CPU seconds": _epoch_seconds}
+"""What an epoch is on the axes of the figure."""
 
 
 def _groups(results: Sequence[RunResult]) -> list[tuple[str, list[RunResult]]]:
@@ -88,7 +126,14 @@ def _rules(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
 
 def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
     """The head, then a line an optimiser and number of epochs."""
-    yield ["optimiser", "training loss, nats", "after 4 epochs", "epochs to the loss of the longest Adam", "seeds"]
+    yield [
+        "optimiser",
+        "training loss, nats",
+        "after 4 epochs",
+        "epochs to the loss of the longest Adam",
+        "CPU s",
+        "seeds",
+    ]
     rules = _rules(results)
     longest = next((runs for name, runs in rules.items() if name.startswith("Adam") and _length(runs) > FEW), [])
     goals = {run.seed: run.series("loss")[-1] for run in longest}
@@ -97,7 +142,9 @@ def _lines(results: Sequence[RunResult]) -> Iterator[list[str]]:
         early = [run.series("loss")[3] for run in runs]
         needed = [_reached(run.series("loss"), goals[run.seed]) for run in runs if run.seed in goals]
         cell = mean_cell([n for n in needed if n], ".1f", "not reached") if all(needed) else "not reached by all"
-        yield [name, mean_cell(ends, ".3f"), mean_cell(early, ".3f"), cell if needed else "not run", str(len(runs))]
+        epoch = _epoch_seconds(runs[0])
+        cost = "not measured" if epoch is None else f"{epoch * _length(runs):.0f}"
+        yield [name, *(mean_cell(n, ".3f") for n in (ends, early)), cell if needed else "not run", cost, str(len(runs))]
 
 
 def _length(runs: Sequence[RunResult]) -> int:
@@ -115,7 +162,8 @@ def _order(config: Config) -> tuple:
 STUDY = Study(
     name="optimisers",
     question="How many epochs does each optimiser need?",
-    about="Mean over seeds, and standard deviation; MAP at precision 1. Nothing was chosen by a test set.",
+    about="Mean over seeds, and standard deviation; MAP at precision 1. CPU seconds: the steps of a run, at the "
+    "speed of [bench.txt](../bench.txt). Nothing was chosen by a test set.",
     body=body,
     draw=draw,
     sweeps=SWEEPS,
