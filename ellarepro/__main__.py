@@ -69,7 +69,7 @@ def _run(config: Config) -> int:
     result = outcome.result
     evidence = result.neg_log_marglik_per_datum
     print(
-        f"test {result.measured(2)}, test NLL {result.test_nll:.4f} nats"
+        f"{result.tested_on} {result.measured(2)}, NLL {result.test_nll:.4f} nats"
         + ("" if evidence is None else f", -log marginal likelihood {evidence:.4f}{result.bounds_text(4)} nats a datum")
         + f"\n{outcome.folder / 'result.json'}"
     )

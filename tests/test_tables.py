@@ -170,6 +170,7 @@ def test_networks_may_differ_in_the_limit_of_steps_and_runs_of_one_network_may_n
 
 def test_a_run_that_tunes_is_in_no_table():
     runs = [run(0.9), run(0.5, seed=2, dataset={"name": "quadrant_digit", "held_out": 0.1})]
+    assert [run.tested_on for run in runs] == ["test", "held-out"]
     (grid,) = build_grids("table1", runs)
     assert cell(grid, "quadrant_digit", "laplace/fc").mean == pytest.approx(90)
 

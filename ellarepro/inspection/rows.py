@@ -175,7 +175,7 @@ def heading(result: RunResult) -> str:
     """Return one line that names the run and its test measure."""
     return (
         f"{result.dataset} · {layer_title(result.layer)} · prior {result.prior} · {result.objective} · "
-        f"budget {result.budget} · seed {result.seed} · test {result.measured()}"
+        f"budget {result.budget} · seed {result.seed} · {result.tested_on} {result.measured()}"
     )
 
 

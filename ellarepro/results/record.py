@@ -95,6 +95,11 @@ class RunResult:
         error = f" ({100 * accuracy_error(self.test_accuracy, self.test_size):.2f})" if self.test_size else ""
         return f"{100 * self.test_accuracy:.2f}{error}"
 
+    @property
+    def tested_on(self) -> str:
+        """What the scores are of: `test`, or `held-out` for a part of the training set (`dataset.held_out`)."""
+        return "held-out" if self.config.get("dataset", {}).get("held_out") else "test"
+
     def measured(self, digits: int = 1) -> str:
         """Return how well the network does on the test set: `accuracy 91.2%`, or `RMSE 0.1234`."""
         if self.test_accuracy is None:

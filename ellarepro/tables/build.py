@@ -31,7 +31,7 @@ def build_grids(
     of `MEASURED`, says what they show.
     """
     # Runs that tune have no test scores.
-    spec, runs = MEASURED[measures][table], [run for run in runs if setting(run, "dataset.held_out") == "None"]
+    spec, runs = MEASURED[measures][table], [run for run in runs if run.tested_on == "test"]
     rows, columns = spec.expand(spec.rows, runs).values(), spec.columns.values()
     wanted = [run for run in runs if any(row.takes(run) for row in rows) and any(c.takes(run) for c in columns)]
     found = editions([run for run in wanted if budget in (None, run.budget)], spec.spans_datasets, spec.spans)
