@@ -19,7 +19,7 @@ from scripts.studies.__main__ import NAMES, study_named
 from scripts.studies.study import reading_in
 
 ROOT = Path(__file__).parents[1]
-FOUND = [*sorted((ROOT / "results").glob("*.md")), *(ROOT / "results" / name / "study.md" for name in NAMES)]
+FOUND = [*sorted((ROOT / "results").glob("*.md")), *sorted((ROOT / "results").glob("*/*.md"))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *FOUND]
 README = PAGES[0].read_text()
 ELSEWHERE = ("README", "library")
