@@ -54,7 +54,6 @@ ONLY_IN = {
         "figures",
         "scripts.bench",
         "scripts.kernel_page",
-        "scripts.lila",
         "scripts.studies",
     },
     "plotly": {"report"},

@@ -1,1 +1,0 @@
-"""The study of learned invariance: `python -m scripts.lila`."""
