@@ -53,7 +53,6 @@ ONLY_IN = {
     "matplotlib": {
         "figures",
         "scripts.bench",
-        "scripts.kernel_page",
         "scripts.studies",
     },
     "plotly": {"report"},

@@ -11,7 +11,6 @@ from ellarepro.curvature.kernel import KernelAccumulator, KernelCurvature
 from ellarepro.curvature.likelihood import Regression
 from ellarepro.curvature.memory import FactorsTooLarge
 from ellarepro.curvature.rows import DenseRows, FactoredRows
-from ellarepro.curvature.spectra import log_dets_of_parts
 from ellarepro.evidence.bracket import bracket_forecast, chances, log_det_bounds
 from ellarepro.layers.conv import Conv
 from ellarepro.layers.dense import Dense
@@ -197,24 +196,6 @@ def test_bounds_that_do_not_fit_are_refused_with_what_to_change():
     assert 5 * small.peak < large.peak and large.peak == bracket_forecast(model, x.float(), BracketSettings(60)).peak
     with pytest.raises(FactorsTooLarge, match=r"lower objective\.bracket"):
         large.check(torch.device("cpu"), free=small.peak)
-
-
-def test_parts_are_what_they_are_alone():
-    model, x = probe("f_fc"), small_data(4, channels=2, side=4)[0]
-    deltas, kernel = precisions_of(model), gathered(model, x).curvature(4)
-    parts = [[0], [1, 2]]
-    alone = log_dets_of_parts(kernel, deltas, parts)
-    for curvature in (dense(model, x), accumulator_fit(model, x, "full")):
-        assert_close(alone, log_dets_of_parts(curvature, deltas, parts), 1e-9)
-    ends = parameter_slices(model)
-    first, *_, last = (place for place in ends.values())
-    matrix = exact_ggn(model, x)[first.stop : last.stop, first.stop : last.stop]
-    own = FullCurvature(matrix, parameter_sizes(model)[1:]).log_det_ratio(deltas[1:])
-    assert_close(alone[1], own, 1e-9)
-    assert alone.sum() > kernel.log_det_ratio(deltas) * 1.01, "what they have in common is charged twice"
-    blocks = accumulator_fit(model, x, "kron")
-    by_tensor = log_dets_of_parts(blocks, deltas, [[index] for index in range(len(deltas))])
-    assert_close(by_tensor.sum(), blocks.log_det_ratio(deltas), 1e-12)
 
 
 def accumulator_fit(model, x, structure):

@@ -16,7 +16,6 @@ from ellarepro.results import RunResult, read_results, unpacked
 from ellarepro.tables import build_grids
 from ellarepro.tables.orderings import orderings
 from scripts.bench.tables import of_json
-from scripts.kernel_page import FAR, evidence, pairs_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -402,12 +401,28 @@ def test_the_page_of_fits_is_what_its_records_say():
         assert median(abs(e["ways"][quarter]["log_det_error"]) for e in record["epochs"]) < 0.02, path
 
 
+FAR = 0.1
+"""Test NLLs of a pair that is far apart."""
+
+
+def evidence(run: dict, name: str) -> float:
+    """-evidence of a record of results/kernel; of the exact one, the middle of its bounds."""
+    return fmean(run["bounds"]) if name == "exact" else run["at_training"][name]
+
+
+def pairs_of(one: list[float], other: list[float]) -> list[tuple[float, bool]]:
+    """Of each pair, how far apart it is in `one`, and whether `other` ranks it alike."""
+    found = combinations(zip(one, other, strict=True), 2)
+    return [(abs(a - b), (a - b) * (c - d) > 0) for (a, c), (b, d) in found]
+
+
 def kernel_runs(variant: str) -> list[dict]:
+    """The records of results/kernel with what differs from the neutral start under `kron`, by seed."""
     return [json.loads(path.read_text()) for path in sorted((RESULTS / "kernel").glob(f"{variant}-s*.json"))]
 
 
 def test_how_far_kron_is_above_the_exact_evidence_and_what_both_prefer():
-    records, reading = kernel_runs("kron"), (RESULTS / "kernel" / "reading.md").read_text()
+    records, reading = kernel_runs("kron"), (RESULTS / "kernel" / "study.md").read_text()
     kron, exact = ([evidence(record, name) for record in records] for name in ("kron", "exact"))
     above = [a - b for a, b in zip(kron, exact, strict=True)]
     level = f"{min(above):.2f} to {max(above):.2f} nats a datum"
@@ -424,7 +439,7 @@ def test_how_far_kron_is_above_the_exact_evidence_and_what_both_prefer():
 
 
 def test_layer_types_by_the_exact_evidence_and_the_test():
-    reading = said("results/kernel/reading.md")
+    reading = said("results/kernel/study.md")
     runs = [kernel_runs(layer) for layer in ("fc", "start_0.01", "conv")]
     assert [[run["seed"] for run in own] for own in runs] == [[711, 712, 713]] * 3
     exact, tested, kron = (
@@ -441,7 +456,7 @@ def test_layer_types_by_the_exact_evidence_and_the_test():
 
 
 def test_starts_by_the_exact_evidence_and_the_test():
-    reading = said("results/kernel/reading.md")
+    reading = said("results/kernel/study.md")
     starts = {name: kernel_runs(name)[:3] for name in ("start_0.1", "start_0.01", "kron")}
     told = "{:.2f}, {:.2f} and {:.2f}"
     for runs, ending in zip(
@@ -460,7 +475,7 @@ def test_starts_by_the_exact_evidence_and_the_test():
 
 
 def test_linearised_predictions_of_both_posteriors():
-    reading = said("results/kernel/reading.md")
+    reading = said("results/kernel/study.md")
     runs = [run for run in kernel_runs("kron") if "linearised_exact_nll" in run]
     plug_in, blocks, exact = (
         [run[key] for run in runs] for key in ("test_nll", "linearised_nll", "linearised_exact_nll")
@@ -490,7 +505,7 @@ def test_times_of_tables_are_those_of_their_runs(table, budget, hours, told):
 
 def test_of_moved_digits_the_exact_evidence_ranks_the_pairs_that_are_far_apart():
     groups = [kernel_runs(symmetry) for symmetry in SYMMETRIES]
-    page, reading = said("docs/ascent.md"), said("results/kernel/reading.md")
+    page, reading = said("docs/ascent.md"), said("results/kernel/study.md")
     far = {}
     for name, alike in (("kron", 5), ("exact", 8)):
         of_tasks = [([r["test_nll"] for r in runs], [evidence(r, name) for r in runs]) for runs in groups]
@@ -513,7 +528,7 @@ def test_f_fc_under_map_and_by_two_forms_of_the_evidence():
         by_form[run.config["objective"].get("structure", "")].append(run)
     assert [[run.seed for run in runs] for runs in by_form.values()] == [[711, 712, 713]] * 3
     means = [fmean(map(accuracy, runs)) for runs in by_form.values()]
-    page, reading = said("docs/ascent.md"), said("results/kernel/reading.md")
+    page, reading = said("docs/ascent.md"), said("results/kernel/study.md")
     assert "{:.1f}% under MAP, {:.1f}% by `kron` and {:.1f}% by `kernel_batches`".format(*means) in page
     assert "{:.1f}% of the test images, `kron` {:.1f}% and `kernel_batches` {:.1f}%".format(*means) in reading
     leads = [accuracy(b) - accuracy(a) for a, b in zip(by_form["kron"], by_form["kernel_batches"], strict=True)]

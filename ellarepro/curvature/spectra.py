@@ -143,21 +143,6 @@ class FullCurvature:
         return 2 * cholesky.diagonal().log().sum().to(precisions)
 
 
-@torch.no_grad()
-def log_dets_of_parts(curvature: Curvature, precisions: Tensor, parts: Sequence[Sequence[int]]) -> Tensor:
-    """log |H + D| - log |D| of each of `parts` as if it were all, `(len(parts),)`; a part is indices of its tensors.
-
-    Blocks of tensors add up to the whole; where tensors have directions of the function in common the whole is less.
-    """
-    alone = []
-    for tensors in parts:
-        # To what has an infinite precision the data have nothing to say.
-        others = torch.full_like(precisions, torch.inf)
-        others[list(tensors)] = precisions[list(tensors)]
-        alone.append(curvature.log_det_ratio(others))
-    return torch.stack(alone)
-
-
 def eigenvalue_grid(values: list[Tensor]) -> Tensor:
     """`(G, I, J)` products of `(G or 1, I)` and `(G or 1, J)`; `(G, I, 1)` for a single factor."""
     return values[0][:, :, None] if len(values) == 1 else values[0][:, :, None] * values[1][:, None, :]

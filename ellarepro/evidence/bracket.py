@@ -76,17 +76,17 @@ def log_det_bounds(
         CurvatureError: rows that are not finite.
     """
     accumulator = ColumnRows(model, likelihood=likelihood)
-    sizes = column_sizes(model, inputs, accumulator.likelihood)
+    sizes = _column_sizes(model, inputs, accumulator.likelihood)
     met = chances(sizes, settings.rows)
-    chunks, p, _ = drawn_rows(accumulator, inputs, met, generator)
+    chunks, p = _drawn_rows(accumulator, inputs, met, generator)
     if not chunks:
         return Bounds(0.0, 0.0)
-    root = cholesky_of_identity_plus(kernel_of(chunks, precisions))
+    root = cholesky_of_identity_plus(_kernel_of(chunks, precisions))
     lower = 2 * root.diagonal().log().sum().item()
     # The share of each row in H' that A explains, r^T A^-1 r / p.
     leverage = 1 - torch.cholesky_inverse(root).diagonal()
     others = chances(sizes.masked_fill(met == 1, 0), settings.fresh)
-    afresh, q, _ = drawn_rows(accumulator, inputs, others, generator)
+    afresh, q = _drawn_rows(accumulator, inputs, others, generator)
     variances = torch.cat([leverage[:0], *(_variances(chunk, chunks, root, precisions) for chunk in afresh)])
     upper = lower + (variances.sum() - leverage[p < 1].sum()).item()
     return Bounds(lower, upper, (_error((-leverage).log1p(), p), _error(variances, q)))
@@ -115,7 +115,7 @@ def evidence_bounds(
     return found, [error / 2 / size for error in bounds.errors]
 
 
-def kernel_of(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
+def _kernel_of(chunks: Sequence[Chunk], precisions: Tensor) -> Tensor:
     """R D^-1 R^T of all rows in `chunks`, `(M, M)`, float64; above the diagonal blocks zero, as no root looks there."""
     sizes = [len(next(iter(chunk.values()))) for chunk in chunks]
     rows = [torch.cat([_block(one, b, precisions) for b in chunks[: a + 1]], dim=1) for a, one in enumerate(chunks)]
@@ -132,7 +132,7 @@ def _block(one: Chunk, other: Chunk, precisions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def column_sizes(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
+def _column_sizes(model: nn.Module, inputs: Tensor, likelihood: Likelihood) -> Tensor:
     """The squared norm of each column of each datum, `(N, R)`, on the CPU."""
     found = []
     with evaluation_mode(model):
@@ -163,10 +163,10 @@ def chances(sizes: Tensor, count: int) -> Tensor:
         sure |= found >= 1
 
 
-def drawn_rows(
+def _drawn_rows(
     accumulator: ColumnRows, inputs: Tensor, probabilities: Tensor, generator: torch.Generator
-) -> tuple[list[Chunk], Tensor, Tensor]:
-    """Rows drawn by their `probabilities (N, R)`, each over the root of its own; these, in the rows' order; which.
+) -> tuple[list[Chunk], Tensor]:
+    """Rows drawn by their `probabilities (N, R)`, each over the root of its own; these, in the rows' order.
 
     The order is that of columns, and of the data within a column.
     """
@@ -180,7 +180,7 @@ def drawn_rows(
             here = some.to(inputs.device)
             chunks += accumulator.chunks(inputs[here], p.reciprocal().to(inputs.device))[0]
             found.append(p)
-    return chunks, torch.cat(found).to(inputs.device), taken
+    return chunks, torch.cat(found).to(inputs.device)
 
 
 def _systematic(probabilities: Tensor, generator: torch.Generator) -> Tensor:
