@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -55,12 +56,16 @@ def text_of(results: Path) -> str:
 
 
 def quoted(page: str, results: Path) -> str:
-    """Return `page` with the tables below its marks made anew: `<!-- table1 cpu -->`, `<!-- table1 cpu scores -->`."""
+    """Return `page` with the tables below its marks made anew: `<!-- table1 cpu -->`, `<!-- table1 cpu scores -->`.
+
+    Rows of which nothing has been run are left out.
+    """
 
     def made(mark: re.Match[str]) -> str:
         table, budget, scores = mark.group("table", "budget", "scores")
         runs = read_results(results / table)
         (grid,) = build_grids(table, runs, budget)
+        grid = replace(grid, rows=[row for row in grid.rows if any(cell.runs for cell in row.cells)])
         return f"{mark['mark']}\n\n{_scores(runs, budget) if scores else plain(grid)}\n"
 
     mark = r"(?P<mark><!-- (?P<table>table\d) (?P<budget>\w+)(?P<scores> scores)? -->)\n(\n(\|.*\n)+)?"

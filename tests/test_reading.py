@@ -31,8 +31,8 @@ def test_orderings_that_hold_and_ties_are_counted():
             verdicts = [ordering.verdict for ordering in orderings(grid) if ordering.verdict]
             counts = f"{len(verdicts)} orderings {verdicts.count(YES)} hold and {verdicts.count(TIE)} are ties"
             if grid.title.startswith("Table 2: CIFAR-10 (budget wide"):
-                assert sorted(verdicts) == sorted([YES, YES, YES, TIE])
-                assert "three hold, and one is a tie" in said("README.md")
+                assert (len(verdicts), verdicts.count(YES), verdicts.count(TIE)) == (13, 9, 1)
+                assert "Of the 13 that these cells can test nine hold, and one is a tie" in said("README.md")
                 continue
             assert f"Of the paper's {counts}" in said("README.md"), grid.title
             if table == "table2":

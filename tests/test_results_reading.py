@@ -6,14 +6,14 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
 from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.inspection import untrained_shares
-from ellarepro.layers.tensors import EVERYWHERE
 from ellarepro.results import RunResult, read_results, unpacked
-from ellarepro.tables import build_grids
+from ellarepro.tables import build_grids, published
 from ellarepro.tables.orderings import orderings
 from scripts.bench.tables import of_json
 
@@ -143,24 +143,52 @@ def cifar(layer: str, objective: str, prior: str = "theta") -> list[RunResult]:
 
 
 def of_wide() -> Iterator[str]:
-    (conv,), (laplace,), (both,) = (
-        runs_of("table2", "cifar10_jpeg", layer, objective, "wide")
-        for layer, objective in (("conv", "map"), ("conv", "laplace"), ("f_fc_conv", "map"))
+    runs = {(r.layer, r.objective): r for r in read_results(RESULTS / "table2") if r.budget == "wide"}
+    conv, learned, alone = (
+        [runs[layer, "map"], runs.get((layer, "laplace"))] for layer in ("conv", "f_fc_conv", "f_fc")
     )
-    for run, name, published in (
-        (conv, "CONV under MAP", "82.8% and 1.184"),
-        (laplace, "CONV under Laplace", "84.1% and 0.464"),
-        (both, "F-FC+CONV under MAP", "81.6% and 1.343"),
-    ):
-        yield f"{name} has {accuracy(run):.1f} (0.4)% and an NLL of {run.test_nll:.3f}, published {published}"
-    rights = [unpacked(run.test_correct, run.test_size).astype(float) for run in (conv, laplace, both)]
-    for right in rights[1:]:
-        lead = 100 * (right - rights[0])
-        yield f"it has {lead.mean():.2f} ± {lead.std() / len(lead) ** 0.5:.2f} points more"
-    trained = [100 * run.history["train_accuracy"][-1] for run in (conv, laplace, both)]
-    yield "MAP has {:.1f}% of the augmented ones right, Laplace {:.1f}%".format(*trained)
-    yield f"It has {trained[2]:.1f}% of the augmented training images right"
-    yield f"without it in all layers {-100 * both.path_use[EVERYWHERE]['f_fc']['accuracy_change']:.1f} points are lost"
+    hours = sorted(run.wall_seconds / 3600 for run in runs.values())
+    yield f"A run took {hours[0]:.1f} to {hours[-1]:.1f} hours"
+    before = [share["f_fc"] for share in untrained_shares(learned[1])[0].values()]
+    yield f"Before training F-FC has a mean share of {fmean(before):.0f}%"
+    yield f"at most {max(shares(learned[1]).values()):.1f}% of any layer"
+    off, fourth, used = lost(learned[1]), lost(learned[1], "4"), lost(learned[0])
+    yield f"Without it in all layers {off:.1f} points are lost, {fourth:.1f} of them in layer 4"
+    yield f"MAP uses it: {used:.1f} points are lost without it"
+
+    def lead(better: RunResult, worse: RunResult) -> str:
+        rights = (unpacked(run.test_correct, run.test_size).astype(float) for run in (better, worse))
+        gap = 100 * np.subtract(*rights)
+        return f"{gap.mean():.2f} ± {gap.std() / len(gap) ** 0.5:.2f}"
+
+    yield f"Here F-FC+CONV has {lead(learned[1], conv[1])} points more"
+    yield f"Its NLL is lower by {conv[1].test_nll - learned[1].test_nll:.3f}"
+    gap = conv[1].neg_log_marglik_per_datum - learned[1].neg_log_marglik_per_datum
+    yield f"minus its logarithm is lower by {gap:.3f} nats a datum"
+    yield f"CONV has {lead(*conv[::-1])} points more, F-FC+CONV {lead(*learned[::-1])}"
+    told = [
+        f"{own[1].expected_calibration_error:.3f} for {own[0].expected_calibration_error:.3f}"
+        for own in (conv, learned)
+    ]
+    yield f"The calibration error is {told[0]}, and {told[1]}"
+    rows, trained = (
+        published()["table2"]["rows"],
+        {key: 100 * run.history["train_accuracy"][-1] for key, run in runs.items()},
+    )
+    gaps = {key: rows[f"{key[0]}/theta"][f"{key[1]}/accuracy"] - accuracy(run) for key, run in runs.items()}
+    yield "is {:.1f} points for CONV under MAP and {:.1f} under Laplace".format(
+        *(gaps["conv", o] for o in ("map", "laplace"))
+    )
+    yield "For F-FC+CONV it is {:.1f} and {:.1f}".format(*(gaps["f_fc_conv", o] for o in ("map", "laplace")))
+    yield f"F-FC alone is {-gaps['f_fc', 'map']:.1f} points *above* the paper under MAP"
+    yield "{:.1f}% of the augmented training images of CONV right, {:.1f}% of F-FC+CONV's and {:.1f}% of F-FC's".format(
+        *(trained[layer, "map"] for layer in ("conv", "f_fc_conv", "f_fc"))
+    )
+    yield "Laplace has {:.1f}% and {:.1f}%".format(*(trained[layer, "laplace"] for layer in ("conv", "f_fc_conv")))
+    yield "here it is {:.2f} and {:.2f} times".format(*(own[0].test_nll / own[1].test_nll for own in (conv, learned)))
+    front = [f"{accuracy(learned[1]):.1f}% under Laplace and {accuracy(learned[0]):.1f}% under MAP"]
+    front += [f"CONV has {accuracy(conv[1]):.1f}% and {accuracy(conv[0]):.1f}%", "Five runs have the published width"]
+    assert all(sentence in said("README.md") for sentence in front) and len(runs) == 5 and alone[1] is None
 
 
 def of_cifar() -> Iterator[str]:
