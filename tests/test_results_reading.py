@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from ellarepro.data.moved_digits import SYMMETRIES
 from ellarepro.inspection import untrained_shares
 from ellarepro.results import RunResult, read_results, unpacked
+from ellarepro.symmetry.labels import layer_title
 from ellarepro.tables import build_grids, published
 from ellarepro.tables.orderings import orderings
 from scripts.bench.tables import of_json
@@ -620,3 +621,42 @@ def test_what_the_appendix_says_of_its_runs():
     equal = page[page.index("At about equal weights") : page.index("Pointwise GCONV of 15 thousand")]
     for layer, alpha in (("gconv", 1), ("sgconv", 3), ("dgconv", 3)):
         assert f"{fmean(map(accuracy, found[layer, alpha].values())):.1f}%" in equal
+
+
+def tuned_of(layer: str) -> tuple[RunResult, ...]:
+    """MAP as it is, MAP tuned and Laplace with 5,000 images; the run that the held-out images chose."""
+    own = [run for run in read_results(RESULTS / "tuned" / "runs") if run.layer == layer]
+    (tuned,) = (run for run in own if run.tested_on == "test")
+    best = min((run for run in own if run.tested_on == "held-out"), key=lambda run: run.test_nll)
+    as_it_is, laplace = (
+        next(run for run in runs_of("sizes", "cifar10_jpeg", layer, objective) if run.train_size == 5000)
+        for objective in ("map", "laplace")
+    )
+    return as_it_is, tuned, laplace, best
+
+
+def tuned_rows() -> Iterator[str]:
+    for layer in ("conv", "s_fc_s_conv", "f_fc_conv", "f_fc"):
+        *runs, best = tuned_of(layer)
+        chosen = [(run.config["prior"]["precision"], run.epochs) for run in (runs[1], best)]
+        assert chosen[0] == chosen[1] and (best.train_size, best.test_size) == (4500, 500)
+        cells = [
+            *(f"{accuracy(run):.1f}" for run in runs),
+            *(f"{run.test_nll:.2f}" for run in runs),
+            *(f"{100 * run.expected_calibration_error:.0f}" for run in runs),
+        ]
+        yield f"| {layer_title(layer)} | {chosen[0][0]:g}, {chosen[0][1]} | {' | '.join(cells)} |"
+
+
+def test_a_tuned_precision_beside_the_evidence():
+    page = said("results/tuned/README.md")
+    rows = list(tuned_rows())
+    assert not [row for row in rows if row not in page]
+    found = {layer: tuned_of(layer)[1:3] for layer in ("conv", "s_fc_s_conv", "f_fc_conv", "f_fc")}
+    conv, anchors, both, alone = (tuned.test_nll - laplace.test_nll for tuned, laplace in found.values())
+    assert f"ahead for F-FC+CONV by {-both:.2f} nats and for F-FC by {-alone:.2f}" in page
+    assert f"ahead for CONV by {conv:.2f} and for S-FC+S-CONV by {anchors:.2f}" in page
+    leads = sorted(accuracy(laplace) - accuracy(tuned) for tuned, laplace in found.values())
+    assert f"by {leads[0]:.1f} to {leads[-1]:.1f} points" in page
+    errors = [spread(100 * pair[i].expected_calibration_error for pair in found.values()) for i in (0, 1)]
+    assert f"its error is {errors[0]}%, that of Laplace {errors[1]}%" in page
