@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ellarepro.results import accuracy_error
 
@@ -35,7 +35,7 @@ class Cell:
     run_ids: Sequence[str] = ()
     left_out: Sequence[str] = ()
     test_size: int | None = None
-    outcomes: Sequence[str] = ()
+    outcomes: Sequence[str] = field(default=(), repr=False)
     data: str = ""
 
     @property
