@@ -30,6 +30,9 @@ def test_orderings_that_hold_and_ties_are_counted():
         for grid in build_grids(table, read_results(RESULTS / table)):
             verdicts = [ordering.verdict for ordering in orderings(grid) if ordering.verdict]
             counts = f"{len(verdicts)} orderings {verdicts.count(YES)} hold and {verdicts.count(TIE)} are ties"
+            if table == "table1" and grid.budget == "wide":
+                assert not verdicts, "its two cells have no number in common"
+                continue
             if grid.title.startswith("Table 2: CIFAR-10 (budget wide"):
                 assert (len(verdicts), verdicts.count(YES), verdicts.count(TIE)) == (13, 9, 1)
                 assert "Of the 13 that these cells can test nine hold, and one is a tie" in said("README.md")

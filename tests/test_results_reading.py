@@ -192,12 +192,28 @@ def of_wide() -> Iterator[str]:
     assert all(sentence in said("README.md") for sentence in front) and len(runs) == 5 and alone[1] is None
 
 
+def of_wide_toy() -> Iterator[str]:
+    (conv,), (learned,) = (
+        runs_of("table1", dataset, layer, "laplace", "wide")
+        for dataset, layer in ((DIGIT, "conv"), (POSITION, "f_fc_conv"))
+    )
+    front = f"CONV has {accuracy(conv):.1f}% of the digits, and F-FC+CONV {accuracy(learned):.1f}% with position"
+    assert front in said("README.md")
+    yield f"in {conv.wall_seconds / 60:.0f} and {learned.wall_seconds / 60:.0f} minutes on one core"
+    yield f"CONV on the digit has {accuracy(conv):.2f}% (NLL {conv.test_nll:.3f})"
+    yield f"F-FC+CONV with position {accuracy(learned):.2f}% ({learned.test_nll:.3f})"
+    assert abs(lost(learned)) < 0.05
+    yield f"F-FC has at most {max(shares(learned).values()):.1f}% of any layer"
+    yield f"it had {spread(share['f_fc'] for share in untrained_shares(learned)[0].values())}%"
+
+
 def of_cifar() -> Iterator[str]:
     (grid,) = build_grids("table2", read_results(RESULTS / "table2"), "cpu")
     cells = [(row.cells[0].row, cell) for row in grid.rows for cell in row.cells if cell.column == "laplace/accuracy"]
     gaps = [cell.published[0] - cell.mean for row, cell in cells if "conv" in row]
     yield f"convolutional networks are {spread(gaps)} points below the paper"
     yield from of_wide()
+    yield from of_wide_toy()
     maps = [run for run in read_results(RESULTS / "table2") if (run.objective, run.budget) == ("map", "cpu")]
     right = [100 * run.history["train_accuracy"][-1] for run in maps]
     yield f"no network has more than {max(right):.0f}% of its augmented training images right"
