@@ -75,9 +75,10 @@ def _curves(axes: Axes, results: Sequence[RunResult], of: Measure) -> None:
     """The mean training loss over epochs of the length `of`; beyond the first loss it leaves the panel."""
     for name, runs in _rules(results).items():
         losses = [fmean(losses) for losses in zip(*(run.series("loss") for run in runs), strict=True)]
-        kind, length = _kind(runs[0]), of(runs[0]) or 0.0
-        times = [length * epoch for epoch in range(1, len(losses) + 1)]
-        axes.plot(times, losses, "-" if len(losses) <= FEW else ":", color=COLOURS[kind], label=name)
+        if (length := of(runs[0])) is not None:
+            times = [length * epoch for epoch in range(1, len(losses) + 1)]
+            style, colour = "-" if len(losses) <= FEW else ":", COLOURS[_kind(runs[0])]
+            axes.plot(times, losses, style, color=colour, label=name)
     axes.set_ylim(top=1.1 * max(run.series("loss")[0] for run in results))
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
