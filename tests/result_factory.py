@@ -129,8 +129,11 @@ def with_use(result: RunResult, **changes: float) -> RunResult:
     for tensor in result.tensors.values():
         if tensor.layer != HEAD:
             own = {"nll_change": 0.25, "accuracy_change": -0.125, "prior_variance_ratio": 1.5}
+            own |= {"nll_change_constant": 0.75, "accuracy_change_constant": -0.25}
             used.setdefault(tensor.layer, {})[tensor.path] = own
-    used[EVERYWHERE] = {path: {"nll_change": 1.5, "accuracy_change": -0.5} for path in used["1"]}
+    used[EVERYWHERE] = {
+        path: {"nll_change": 1.5, "accuracy_change": -0.5, "nll_change_constant": 2.5} for path in used["1"]
+    }
     for path, change in changes.items():
         used["1"][path]["nll_change"] = change
     return replace(result, path_use=used)

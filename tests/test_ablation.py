@@ -33,14 +33,15 @@ def test_an_ablation_is_what_a_hook_that_replaces_the_output_does(layer):
             recorder = module.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
             evaluate(network, TRAIN, batch_size=5)
             recorder.remove()
-            mean = torch.cat(seen).mean(0)
-            hook = module.register_forward_hook(lambda module, inputs, output, mean=mean: mean.expand_as(output))
-            ablated = evaluate(network, TEST)
-            hook.remove()
-            own = used[str(index + 1)][path]
-            assert own["nll_change"] == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
-            assert own["accuracy_change"] == pytest.approx(ablated.accuracy - whole.accuracy, abs=1e-12)
-    assert max(abs(own["nll_change"]) for paths in used.values() for own in paths.values()) > 1e-4
+            mean, own = torch.cat(seen).mean(0), used[str(index + 1)][path]
+            for suffix, given in {"": mean, "_constant": mean.mean((1, 2), keepdim=True)}.items():
+                hook = module.register_forward_hook(lambda module, inputs, output, given=given: given.expand_as(output))
+                ablated = evaluate(network, TEST)
+                hook.remove()
+                assert own[f"nll_change{suffix}"] == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
+                assert own[f"accuracy_change{suffix}"] == pytest.approx(ablated.accuracy - whole.accuracy, abs=1e-12)
+    for measure in ("nll_change", "nll_change_constant"):
+        assert max(abs(own[measure]) for paths in used.values() for own in paths.values()) > 1e-4
 
 
 def test_an_ablation_in_all_layers_is_a_network_without_the_path():
@@ -51,13 +52,16 @@ def test_an_ablation_in_all_layers_is_a_network_without_the_path():
     evaluate(network, TRAIN)
     for hook in record:
         hook.remove()
-    means = {module: torch.cat(outputs).mean(0) for module, outputs in seen.items()}
+    given = {module: torch.cat(outputs).mean(0) for module, outputs in seen.items()}
     for module in modules:
-        module.register_forward_hook(lambda own, inputs, output: means[own].expand_as(output))
+        module.register_forward_hook(lambda own, inputs, output: given[own].expand_as(output))
     ablated = evaluate(network, TEST)
+    given = {module: mean.mean((1, 2), keepdim=True) for module, mean in given.items()}
+    flattened = evaluate(network, TEST)
     used = use_of(small_network("f_fc_conv"))
     change = used[EVERYWHERE]["f_fc"]["nll_change"]
     assert change == pytest.approx(ablated.nll - whole.nll, abs=1e-12)
+    assert used[EVERYWHERE]["f_fc"]["nll_change_constant"] == pytest.approx(flattened.nll - whole.nll, abs=1e-12)
     assert used[EVERYWHERE].keys() == {"f_fc", "conv"} and "prior_variance_ratio" not in used[EVERYWHERE]["conv"]
     assert all(change != pytest.approx(used[str(layer)]["f_fc"]["nll_change"], rel=0.01) for layer in range(1, 9))
 
@@ -69,6 +73,14 @@ def test_a_path_that_says_the_same_of_every_image_is_not_missed_and_the_only_oth
     used = use_of(network)
     assert used["1"]["f_fc"]["nll_change"] == pytest.approx(0, abs=1e-12)
     assert abs(used["1"]["conv"]["nll_change"]) > 1e-6, "without it all images are one"
+
+
+def test_a_map_of_positions_is_missed_only_when_a_constant_takes_its_place():
+    network = small_network("f_fc_conv")
+    places = torch.randn(1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    network.blocks[0].paths["f_fc"].register_forward_hook(lambda module, inputs, output: places.expand_as(output))
+    own = use_of(network)["1"]["f_fc"]
+    assert own["nll_change"] == pytest.approx(0, abs=1e-12) and abs(own["nll_change_constant"]) > 1e-4
 
 
 def test_the_mean_is_that_of_the_training_data():

@@ -287,6 +287,6 @@ def test_the_use_of_paths_is_a_third_row_where_it_is_known():
     figure = draw_run(result)
     assert len(figure.axes) == 6 and len(draw_run(make_learned_result()).axes) == 4
     changes = panel(figure, "change of test NLL")
-    assert values(changes) == sorted([0.0, -0.5, *[0.25] * 14]) and changes.get_yscale() == "symlog"
+    assert values(changes) == sorted([0.0, -0.5, *[0.25] * 14, *[0.75] * 16]) and changes.get_yscale() == "symlog"
     assert values(panel(figure, "prior variance")) == [1.5] * 16
     assert len(draw_run(with_use(make_map_result())).axes) == 6

@@ -186,17 +186,20 @@ def test_what_paths_are_used_for_is_a_table_of_its_own():
     plain, used = make_learned_result(), with_use(make_learned_result(), conv=-0.5)
     assert "NLL change" not in markdown(plain)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(used).splitlines() if "|" in line]
-    assert ["1", "F-FC", "+0.250", "-12.5", "1.50"] in lines and ["1", "CONV", "-0.500", "-12.5", "1.50"] in lines
-    assert len([line for line in lines if len(line) == 5]) == 2 + 8 * 2 + 2, "the head has none"
-    assert "| all   | CONV |     +1.500 |                    -50.0 |                    – |" in markdown(used)
+    assert ["1", "F-FC", "+0.250", "-12.5", "+0.750", "-25.0", "1.50"] in lines
+    assert ["1", "CONV", "-0.500", "-12.5", "+0.750", "-25.0", "1.50"] in lines
+    assert lines.count(lines[-1]) == 1 and lines[-1] == ["all", "CONV", "+1.500", "-50.0", "+2.500", "–", "–"]
+    assert len([line for line in lines if line[0] in (*"12345678", "all")]) == 2 * (8 * 2) + 2, "the head has none"
     assert "NLL change" in markdown(with_use(make_map_result())), "MAP has a use, too"
     first, second, *_, head = csv.DictReader(io.StringIO(comma_separated(used)))
     assert (float(first["nll_change"]), float(second["nll_change"]), head["nll_change"]) == (0.25, -0.5, "")
     assert (float(first["accuracy_change"]), float(first["prior_variance_ratio"])) == (-0.125, 1.5)
+    assert (float(first["nll_change_constant"]), float(first["accuracy_change_constant"])) == (0.75, -0.25)
 
 
 def test_a_layer_without_an_equivariant_path_has_no_variance_ratio():
     used = with_use(make_learned_result(("f_fc",)))
     for layer in used.path_use.keys() - {EVERYWHERE}:
         used.path_use[layer]["f_fc"]["prior_variance_ratio"] = None
-    assert "| 1     | F-FC |     +0.250 |                    -12.5 |                    – |" in markdown(used)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(used).splitlines() if "|" in line]
+    assert ["1", "F-FC", "+0.250", "-12.5", "+0.750", "-25.0", "–"] in lines

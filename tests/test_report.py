@@ -118,14 +118,18 @@ def test_learned_ranges_have_a_chart_of_their_own(runs):
 
 def test_charts_show_the_numbers_of_the_result(runs):
     learned = runs[3]
-    nats, accuracy, precisions, relative, raw, use = (json.loads(chart.figure) for chart in run_charts(learned))
+    nats, accuracy, precisions, relative, raw, use, constant = (
+        json.loads(chart.figure) for chart in run_charts(learned)
+    )
     evidence = [*learned.series("neg_log_marglik_per_datum"), learned.neg_log_marglik_per_datum]
     assert nats["data"][1]["y"] == evidence and nats["data"][2]["y"] == [learned.test_nll]
     assert accuracy["data"][1]["y"] == [100 * learned.test_accuracy]
     assert len(precisions["data"]) == 8 and precisions["layout"]["yaxis"]["type"] == "log"
     changes = {layer: {p: own["nll_change"] for p, own in paths.items()} for layer, paths in learned.path_use.items()}
     assert list(changes)[-1] == "all" and changes["1"]["f_fc"] == 0.5
-    wanted = (relative, learned.relative_effective_parameters), (raw, learned.effective_share), (use, changes)
+    by_constant = {layer: dict.fromkeys(paths, 2.5 if layer == "all" else 0.75) for layer, paths in changes.items()}
+    used = (use, changes), (constant, by_constant)
+    wanted = (relative, learned.relative_effective_parameters), (raw, learned.effective_share), *used
     for figure, numbers in wanted:
         shown = {bar["name"]: dict(zip(bar["x"], bar["y"], strict=True)) for bar in figure["data"]}
         assert shown == {

@@ -30,7 +30,7 @@ def test_it_has_each_run_with_its_shares_and_its_use(tmp_path):
     (f_fc,) = (line for line in lines if line[1:2] == ["F-FC"])
     assert f_fc[4] == f"{learned.relative_effective_parameters['1']['f_fc']:.0f}"
     assert f_fc[2] == "–", "what it had before training is not recorded in this result"
-    assert f_fc[-1] == f"{learned.path_use['all']['f_fc']['nll_change']:+.3f}"
+    assert f_fc[-1] == "+1.500; +2.500"
     assert sum(f"table2/{learned.run_id}/result.json" in line[0] for line in lines if line) == 1
 
 

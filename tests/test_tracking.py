@@ -104,7 +104,8 @@ def test_without_an_account_a_run_is_offline_and_reads_back_as_its_result(tmp_pa
     for measure, shares in (("relative", result.relative_effective_parameters), ("share", result.effective_share)):
         for layer, paths in shares.items():
             assert {path: found[f"{measure}/{layer}/{path}"] for path in paths} == pytest.approx(paths)
-    assert found["accuracy_change/all/f_fc"] == result.path_use["all"]["f_fc"]["accuracy_change"]
+    for measure in ("accuracy_change", "nll_change_constant"):
+        assert found[f"{measure}/all/f_fc"] == result.path_use["all"]["f_fc"][measure]
 
 
 @needs_wandb

@@ -55,7 +55,10 @@ def _draw_effective(axes: Axes, rows: Sequence[PathRow]) -> None:
 
 def _draw_use(changes: Axes, variances: Axes, rows: Sequence[PathRow]) -> None:
     changes.set(title="change of test NLL without the path", xlabel="layer", ylabel="nats a datum")
-    changed = [(row.layer, row.path, "", row.nll_change) for row in rows if row.nll_change is not None]
+    by_part = [(row, {"": row.nll_change, "(constant)": row.nll_change_constant}) for row in rows]
+    changed = [
+        (row.layer, row.path, part, own) for row, parts in by_part for part, own in parts.items() if own is not None
+    ]
     _draw_points(changes, changed, "not recorded", signed=True)
     variances.set(title="prior variance of the output, over the equivariant path's", xlabel="layer", ylabel="ratio")
     ratios = [(row.layer, row.path, "", row.variance_ratio) for row in rows if row.variance_ratio]
@@ -66,7 +69,7 @@ def _draw_points(axes: Axes, points: Sequence[tuple[str, str, str, float]], with
     """Draw (layer, path, part, value) on a log scale; say `without` if there are none.
 
     Where values are `signed` the scale is linear up to `SMALL` on either side of zero. A colour and a marker a path,
-    whose weights are the part ""; lengthscales are hollow.
+    whose solid points are the part ""; other parts are hollow.
     """
     if not points:
         say(axes, without)

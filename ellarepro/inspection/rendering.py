@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ellarepro.inspection.rows import PathRow, has_curvature, heading, is_learned, path_rows
 from ellarepro.layers.tensors import EVERYWHERE, LENGTHSCALE, WEIGHT
@@ -13,12 +14,23 @@ from ellarepro.tables.markdown import markdown_table
 MISSING = "–"
 HEADERS = ("layer", "path", "prior precision", "precision ratio", "effective number", "relative (%)", "share (%)")
 COLUMNS = ("precision_ratio", "effective_number", "relative_percent", "share_percent")
-USE_HEADERS = ("layer", "path", "NLL change", "accuracy change (points)", "prior variance ratio")
-USE_COLUMNS = ("nll_change", "accuracy_change", "prior_variance_ratio")
+CHANGES = ("nll_change", "accuracy_change", "nll_change_constant", "accuracy_change_constant")
+USE_HEADERS = (
+    "layer",
+    "path",
+    "NLL change",
+    "accuracy change (points)",
+    "NLL change, constant",
+    "accuracy change, constant (points)",
+    "prior variance ratio",
+)
+USE_COLUMNS = (*CHANGES, "prior_variance_ratio")
 
 USE_NOTES = (
     "NLL change (nats a datum), accuracy change: of the test predictions, when the path's output is replaced by its "
-    "mean over the training data; layer all: in all layers at once.",
+    "mean over the training data, a map of positions; layer all: in all layers at once.",
+    "constant: the same, when the output is replaced by its mean over the training data and all positions. A path that "
+    "only tells the position loses nothing to the map, and all to the constant.",
     "prior variance ratio: variance of the path's output under the prior, over that of the layer's equivariant path.",
 )
 
@@ -43,7 +55,7 @@ def comma_separated(result: RunResult) -> str:
     for row in rows:
         precisions = [row.precision, *(row.lengthscales.get(part) for part in scales)]
         numbers = [*precisions, row.ratio, row.effective, row.relative, row.share]
-        numbers += [row.nll_change, row.accuracy_change, row.variance_ratio]
+        numbers += [*(getattr(row, change) for change in CHANGES), row.variance_ratio]
         writer.writerow([result.run_id, row.layer, row.path, *("" if n is None else f"{n:.6g}" for n in numbers)])
     return stream.getvalue()
 
@@ -59,18 +71,12 @@ def learned_lines(result: RunResult) -> list[Sequence[str]]:
 def ablation_lines(result: RunResult) -> list[Sequence[str]]:
     """Return headers and a line a layer and path: what paths are used for; nothing where the result does not know."""
     lines = [
-        (
-            row.layer,
-            path_title(row.path),
-            f"{row.nll_change:+.3f}",
-            _points(row.accuracy_change),
-            _number(row.variance_ratio, 2),
-        )
+        (row.layer, path_title(row.path), *_changes(vars(row)), _number(row.variance_ratio, 2))
         for row in path_rows(result)
         if row.nll_change is not None
     ]
     lines += [
-        (EVERYWHERE, path_title(path), f"{own['nll_change']:+.3f}", _points(own.get("accuracy_change")), MISSING)
+        (EVERYWHERE, path_title(path), *_changes(own), MISSING)
         for path, own in result.path_use.get(EVERYWHERE, {}).items()
     ]
     return [USE_HEADERS, *lines] if lines else []
@@ -115,9 +121,12 @@ def _scientific(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1e}"
 
 
-def _points(change: float | None) -> str:
-    """A change of accuracy, a fraction of 1, in points; a regression has none."""
-    return MISSING if change is None else f"{100 * change:+.1f}"
+def _changes(numbers: Mapping[str, Any]) -> list[str]:
+    """Each of `CHANGES`: nats, or points where `numbers` has a fraction of 1. A regression has no accuracy."""
+    known = ((name, numbers.get(name)) for name in CHANGES)
+    return [
+        MISSING if own is None else f"{100 * own:+.1f}" if "accuracy" in name else f"{own:+.3f}" for name, own in known
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -38,6 +38,7 @@ class PathRow:
         nll_change: of the test predictions, in nats a datum, when the path's output is replaced by its mean over the
             training data (`ablation.py`); None for the head and in results of earlier versions.
         accuracy_change: likewise, a fraction of 1.
+        nll_change_constant, accuracy_change_constant: as the two above, with the mean over training data and positions.
         variance_ratio: prior variance of the output over that of the layer's equivariant path, 1 for that path itself;
             None as `nll_change`, and where there is no such path.
     """
@@ -53,6 +54,8 @@ class PathRow:
     ratio: float | None = None
     nll_change: float | None = None
     accuracy_change: float | None = None
+    nll_change_constant: float | None = None
+    accuracy_change_constant: float | None = None
     variance_ratio: float | None = None
 
 
@@ -89,6 +92,8 @@ def path_rows(result: RunResult) -> list[PathRow]:
                 share=result.effective_share.get(layer, {}).get(path),
                 nll_change=used.get("nll_change"),
                 accuracy_change=used.get("accuracy_change"),
+                nll_change_constant=used.get("nll_change_constant"),
+                accuracy_change_constant=used.get("accuracy_change_constant"),
                 variance_ratio=used.get("prior_variance_ratio"),
             )
         )

@@ -43,8 +43,9 @@ class Chart:
 
 def run_charts(result: RunResult) -> list[Chart]:
     """Return the charts of `result`: evidence and NLL, accuracy, learned ranges or noise, precisions, shares, use."""
-    by_path: tuple[Callable[[RunResult], Chart], ...] = (_precisions, _relative, _raw, _use)
-    return [_nats(result), _measured(result), *_hyperparameters(result), *(draw(result) for draw in by_path)]
+    by_path: tuple[Callable[[RunResult], Chart], ...] = (_precisions, _relative, _raw)
+    found = [_nats(result), _measured(result), *_hyperparameters(result), *(draw(result) for draw in by_path)]
+    return [*found, *_uses(result)]
 
 
 def _nats(result: RunResult) -> Chart:
@@ -140,17 +141,24 @@ def _shares(title: str, note: str, shares: ByPath, untrained: ByPath) -> Chart:
     return _chart(title, note, bars, barmode="stack", xaxis=_layers(), yaxis={"title": "%", "range": [0, 100]})
 
 
-def _use(result: RunResult) -> Chart:
-    title, note = "use: change of test NLL without the path", "its output replaced by the mean over the training data"
-    changes = {
-        layer: {path: used["nll_change"] for path, used in own.items()} for layer, own in result.path_use.items()
-    }
-    if not changes:
-        return Chart(title, "not recorded in this result")
-    if EVERYWHERE in changes:
-        note += f"; {EVERYWHERE}: in all layers at once"
-    bars = _bars_of_paths(changes)
-    return _chart(title, note, bars, barmode="group", xaxis=_layers(), yaxis={"title": "nats a datum"})
+def _uses(result: RunResult) -> list[Chart]:
+    """A chart for each of the two ablations that the result knows; one that says so where it knows none."""
+    title = "use: change of test NLL without the path"
+    charts: list[Chart] = []
+    means = {"nll_change": "the training data", "nll_change_constant": "the training data and all positions"}
+    for measure, over in means.items():
+        note = f"its output replaced by the mean over {over}"
+        changes = {
+            layer: {path: used[measure] for path, used in own.items() if measure in used}
+            for layer, own in result.path_use.items()
+        }
+        if any(changes.values()):
+            if EVERYWHERE in changes:
+                note += f"; {EVERYWHERE}: in all layers at once"
+            bars, axis = _bars_of_paths(changes), {"title": "nats a datum"}
+            name = f"{title}, constant" if charts else title
+            charts.append(_chart(name, note, bars, barmode="group", xaxis=_layers(), yaxis=axis))
+    return charts or [Chart(title, "not recorded in this result")]
 
 
 def _bars_of_paths(numbers: ByPath) -> list[BaseTraceType]:

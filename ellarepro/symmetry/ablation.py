@@ -42,6 +42,9 @@ def path_use(
       `test`, when the path's output is replaced by its mean over `train`, position by position. The layers above then
       learn nothing of the image through this path, all else as it was. Layer "all" is all layers at once, as layers
       that tell the same stand in for each other when one is taken away.
+    - `nll_change_constant`, and `accuracy_change_constant` or `rmse_change_constant`: the same, when the output is
+      replaced by its mean over `train` and positions, a constant of each channel. The mean over `train` alone is a map
+      from which equivariant paths can read the place, and making that map can be all that a path does.
     - `prior_variance_ratio`: variance of the path's output under the prior of its weights, mean over `train`, channels
       and positions, over that of the layer's first equivariant path. None where it has none, and where the layers below
       are dead, so that no path sees anything.
@@ -54,18 +57,24 @@ def path_use(
     means, variances = _of_training_data(network, train, batch_size)
     likelihood = likelihood or Classification()
     whole = _Whole(likelihood, test, evaluate(network, test, batch_size, likelihood))
-    changes = _ablations(network, means, whole, batch_size)
+    changes: dict[Key, dict[str, float]] = {}
+    constants = {key: mean.mean((-2, -1), keepdim=True) for key, mean in means.items()}
+    for suffix, outputs in {"": means, "_constant": constants}.items():
+        ablated = _ablations(network, outputs, whole, batch_size)
+        for key, numbers in (ablated | _ablations_everywhere(network, outputs, whole, batch_size)).items():
+            changes.setdefault(key, {}).update({name + suffix: number for name, number in numbers.items()})
     tensors = network.tensor_info()
     for (layer, path), names in by_path(tensors, WEIGHT).items():
         if (layer, path) in variances:
             variances[layer, path] /= prod(precision[name] for name in names)
     found: PathUse = {}
+    for (layer, path), change in changes.items():
+        found.setdefault(layer, {})[path] = change
     for layer, path in variances:
         reference = next((key for key in variances if key[0] == layer and is_equivariant(key[1])), None)
         unit = variances[reference] if reference else 0.0
-        ratio = variances[layer, path] / unit if unit else None
-        found.setdefault(layer, {})[path] = changes[layer, path] | {"prior_variance_ratio": ratio}
-    return found | {EVERYWHERE: _ablations_everywhere(network, means, whole, batch_size)}
+        found[layer][path]["prior_variance_ratio"] = variances[layer, path] / unit if unit else None
+    return found
 
 
 def _of_training_data(network: Network, train: Samples, batch_size: int) -> tuple[dict[Key, Tensor], dict[Key, float]]:
@@ -88,7 +97,7 @@ def _of_training_data(network: Network, train: Samples, batch_size: int) -> tupl
 def _ablations(
     network: Network, means: Mapping[Key, Tensor], whole: "_Whole", batch_size: int
 ) -> dict[Key, dict[str, float]]:
-    """What the test scores change by when one path's output is its mean; layers below it are computed once."""
+    """What the test scores change by when one path's output is that of `means`; layers below it are computed once."""
     without: dict[Key, list[Tensor]] = {key: [] for key in means}
     for features, _ in ordered_batches(whole.test, batch_size):
         for index, block in enumerate(network.layers):
@@ -103,8 +112,8 @@ def _ablations(
 
 def _ablations_everywhere(
     network: Network, means: Mapping[Key, Tensor], whole: "_Whole", batch_size: int
-) -> dict[str, dict[str, float]]:
-    """What the test scores change by when a path's output is its mean in every layer that has the path."""
+) -> dict[Key, dict[str, float]]:
+    """What the test scores change by when a path's output is that of `means` in every layer that has the path."""
     without: dict[str, list[Tensor]] = {path: [] for _, path in means}
     for images, _ in ordered_batches(whole.test, batch_size):
         for absent, own in without.items():
@@ -115,7 +124,7 @@ def _ablations_everywhere(
                     outputs[absent] = means[str(index + 1), absent].expand_as(outputs[absent])
                 features = network.unit(block.mean(outputs))
             own.append(network.rest(features, len(network.blocks)))
-    return {path: whole.change(own) for path, own in without.items()}
+    return {(EVERYWHERE, path): whole.change(own) for path, own in without.items()}
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 Keys of layers and paths are `<measure>/<layer>/<path>`, with layers as in tables ("1" to "8", "head", or "all" at once)
 and paths as in configurations. Measures are those that `python -m ellarepro.inspection` prints: `precision` (of the
 factors of a path their product), `effective`, `relative` (percent), `share` (percent), `nll_change`, `accuracy_change`,
-`variance_ratio`. Lengthscales are `precision/<layer>/<path>.<tensor>`. The others are `train/loss` (the objective:
-negative log joint a datum), `train/nll`, `train/accuracy`, `marglik/neg_log_marglik_per_datum`, and of the summary
-`test/accuracy`, `test/nll`, `test/calibration_error`, `parameters`, `wall_seconds`, `peak_memory/host` and `/gpu`
-(bytes).
+both with `_constant` as well, and `variance_ratio`. Lengthscales are `precision/<layer>/<path>.<tensor>`. The others
+are `train/loss` (the objective: negative log joint a datum), `train/nll`, `train/accuracy`,
+`marglik/neg_log_marglik_per_datum`, and of the summary `test/accuracy`, `test/nll`, `test/calibration_error`,
+`parameters`, `wall_seconds`, `peak_memory/host` and `/gpu` (bytes).
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _SUMMARY = {
     "parameters": "n_params",
     "wall_seconds": "wall_seconds",
 }
-_USE = ("nll_change", "accuracy_change", "variance_ratio")
+_USE = ("nll_change", "accuracy_change", "nll_change_constant", "accuracy_change_constant", "variance_ratio")
 _BY_PATH = ("precision", "effective", "relative", "share", *_USE)
 """Fields of a `PathRow`."""
 
