@@ -119,9 +119,7 @@ def test_pairs_of_the_sizes_that_are_ahead_behind_and_ties_are_counted():
 
 
 def test_what_the_demo_depends_on_is_what_its_runs_show():
-    rows = re.findall(
-        r"^\| .*`(\S+=\S+)`.*?((?: \| *[\d.]+){4}) \|$", (RESULTS / "budgets/reading.md").read_text(), re.M
-    )
+    rows = re.findall(r"^\| .*`(\S+=\S+)`.*?((?: \| *[\d.]+){4}) \|$", (RESULTS / "budgets/study.md").read_text(), re.M)
     assert len(rows) == 4
     tables = dict(
         re.findall(r"## demo: F-FC\+CONV on (\w+)\n\n((?:\|.*\n)+)", (RESULTS / "budgets/study.md").read_text())

