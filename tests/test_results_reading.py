@@ -193,18 +193,28 @@ def of_wide() -> Iterator[str]:
 
 
 def of_wide_toy() -> Iterator[str]:
-    (conv,), (learned,) = (
-        runs_of("table1", dataset, layer, "laplace", "wide")
-        for dataset, layer in ((DIGIT, "conv"), (POSITION, "f_fc_conv"))
+    runs = {(r.dataset, r.layer, r.objective): r for r in read_results(RESULTS / "table1") if r.budget == "wide"}
+    conv, both, learned = (
+        runs[*cell, "laplace"] for cell in ((DIGIT, "conv"), (DIGIT, "f_fc_conv"), (POSITION, "f_fc_conv"))
     )
-    front = f"CONV has {accuracy(conv):.1f}% of the digits, and F-FC+CONV {accuracy(learned):.1f}% with position"
+    front = f"F-FC+CONV has {accuracy(both):.1f}% on the digit and {accuracy(learned):.1f}% with position"
     assert front in said("README.md")
-    yield f"in {conv.wall_seconds / 60:.0f} and {learned.wall_seconds / 60:.0f} minutes on one core"
+    minutes = sorted(run.wall_seconds / 60 for run in runs.values())
+    yield f"in {minutes[0]:.0f} to {minutes[-1]:.0f} minutes on one core"
     yield f"CONV on the digit has {accuracy(conv):.2f}% (NLL {conv.test_nll:.3f})"
+    yield f"F-FC+CONV {accuracy(both):.2f}% ({both.test_nll:.3f})"
     yield f"F-FC+CONV with position {accuracy(learned):.2f}% ({learned.test_nll:.3f})"
+    by_layer = {layer: paths["f_fc"] for layer, paths in both.path_use.items()}
+    measures = ("accuracy_change", "accuracy_change_constant")
+    most = max(-100 * own[measure] for own in by_layer.values() for measure in measures)
+    yield f"At most {most:.2f} points are lost without it, in one layer or in all"
+    yield f"It has at most {max(shares(both).values()):.1f}% of any layer"
+    fixed = runs[DIGIT, "conv", "map"]
+    yield f"MAP has {accuracy(fixed):.2f}%. Its NLL is {fixed.test_nll:.3f}"
     assert abs(lost(learned)) < 0.05
     yield f"F-FC has at most {max(shares(learned).values()):.1f}% of any layer"
-    yield f"it had {spread(share['f_fc'] for share in untrained_shares(learned)[0].values())}%"
+    before = {spread(share["f_fc"] for share in untrained_shares(run)[0].values()) for run in (both, learned)}
+    assert [PAGE.count(f"before training it had {own}%") for own in before] == [2]
 
 
 def of_cifar() -> Iterator[str]:
@@ -390,7 +400,6 @@ def test_what_natural_gradients_reach_in_twelve_epochs():
     limited, free = (
         {one: loss("optimisers/runs", one, "kfac", 12, limit) for one in layers} for limit in (0.00015, None)
     )
-    told = {one: f"{limited[one]:.3f} for {long[one]:.3f}" for one in layers}
     seeds = {
         one: [
             [loss(*way, seed=seed) for seed in (711, 712, 713)]
@@ -408,7 +417,17 @@ def test_what_natural_gradients_reach_in_twelve_epochs():
     assert f"S-FC+S-CONV ends at {anchors}, and F-FC at {alone} (three seeds)" in page
     behind = [sum(short > whole for short, whole in zip(*seeds[one], strict=True)) for one in ("s_fc_s_conv", "f_fc")]
     assert f"behind with {behind[0]} and {behind[1]} of three seeds" in page
-    assert f"F-FC+CONV+GCONV ends at {told['f_fc_conv_gconv']} (seed 711)" in page
+    kfac, soap = (
+        {one: [loss("optimisers/runs", one, *way, seed=seed) for seed in (711, 712, 713)] for one in layers}
+        for way in (("kfac", 12, 0.00015), ("soap", 12))
+    )
+    grouped = f"{fmean(kfac['f_fc_conv_gconv']):.3f} ± {stdev(kfac['f_fc_conv_gconv']):.3f}"
+    assert f"F-FC+CONV+GCONV ends at {grouped}, and Adam at {long['f_fc_conv_gconv']:.3f} with the one seed" in page
+    assert f"It ends at {fmean(soap['s_fc_s_conv']):.3f} ± {stdev(soap['s_fc_s_conv']):.3f}" in page
+    others = [one for one in layers if one != "s_fc_s_conv"]
+    lower = [k < s for one in others for k, s in zip(kfac[one], soap[one], strict=True)]
+    gaps = sorted(fmean(soap[one]) - fmean(kfac[one]) for one in others)
+    assert f"lower than SOAP with {sum(lower)} of {len(lower)} seeds, by {gaps[0]:.2f} to {gaps[-1]:.2f} nats" in page
     assert f"within {max(abs(limited[one] - free[one]) for one in layers[:4]):.2f} nats" in page and free["f_fc"] > 2.29
     for dataset in (DIGIT, POSITION):
         ends = {}
