@@ -87,7 +87,7 @@ def _curves(axes: Axes, results: Sequence[RunResult], of: Measure) -> None:
 @cache
 def _steps() -> dict[str, dict[str, Measured]]:
     """What `make bench ONLY=optimisers` measured."""
-    (table,) = of_json(json.loads((RESULTS / "bench.json").read_text())["optimisers"]["tables"])
+    table, *_ = of_json(json.loads((RESULTS / "bench.json").read_text())["optimisers"]["tables"])
     return table.rows
 
 
