@@ -699,3 +699,31 @@ def test_a_tuned_precision_beside_the_evidence():
     assert f"by {leads[0]:.1f} to {leads[-1]:.1f} points" in page
     errors = [spread(100 * pair[i].expected_calibration_error for pair in found.values()) for i in (0, 1)]
     assert f"its error is {errors[0]}%, that of Laplace {errors[1]}%" in page
+
+
+def test_what_four_times_the_epochs_do():
+    page, text = said("results/epochs/README.md"), (RESULTS / "epochs/README.md").read_text()
+    ways, found = ("map", "laplace"), [*read_results(RESULTS / "epochs")]
+    found += [run for way in ways for run in runs_of("table2", "cifar10_jpeg", "conv", way, "wide")]
+    runs = {(run.epochs, run.objective): run for run in found}
+    assert len(runs) == 4 and {run.config["optimiser"].get("kl_clip") for run in runs.values()} == {None}
+    rows = {20: [], 80: []}
+    for epochs, cells in rows.items():
+        pair = [runs[epochs, objective] for objective in ways]
+        cells += [f"{100 * run.history['train_accuracy'][-1]:.1f}" for run in pair]
+        cells += [f"{accuracy(run):.1f}" for run in pair] + [f"{run.test_nll:.3f}" for run in pair]
+        assert f"| {epochs} | {' | '.join(cells)} | {pair[1].neg_log_marglik_per_datum:.3f} |" in text
+    of_paper = published()["table2"]["rows"]["conv/theta"]
+    told = (
+        [of_paper[f"{way}/accuracy"] for way in ways],
+        [of_paper[f"{way}/nll"] for way in ways],
+    )
+    assert "| 4,000 | – | – | {:.1f} | {:.1f} | {:.3f} | {:.3f} |".format(*told[0], *told[1]) in text
+    gains = [accuracy(runs[80, way]) - accuracy(runs[20, way]) for way in ways]
+    assert f"Four times the epochs give MAP {gains[0]:.1f} points and Laplace {gains[1]:.1f}." in page
+    assert f"Four times the epochs give CONV {gains[0]:.1f} points under MAP and {gains[1]:.1f} under Laplace" in PAGE
+    leads = [accuracy(runs[epochs, "laplace"]) - accuracy(runs[epochs, "map"]) for epochs in rows]
+    assert f"With 20 epochs it is {leads[0]:.1f} points ahead, with 80 epochs {leads[1]:.1f}." in page
+    learned = runs[20, "laplace"].prior_precision
+    weights = sorted(value for name, value in learned.items() if name.startswith("blocks") and name.endswith("weight"))
+    assert f"precisions of {weights[0]:.0f} to {weights[-1]:.0f}" in page
