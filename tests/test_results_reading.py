@@ -227,6 +227,7 @@ def of_wide_toy() -> Iterator[str]:
 def of_wide_groups() -> Iterator[str]:
     (run,) = runs_of("table3", "mnist", "f_fc_conv_gconv", "laplace", "wide")
     of_paper = published()["table3"]["rows"]["mnist"]["laplace/marglik"]
+    assert f"`mnist` has {accuracy(run):.1f}% under Laplace" in said("README.md")
     yield f"in {run.wall_seconds / 60:.0f} minutes on one core"
     yield f"with {accuracy(run):.2f}% and an NLL of {run.test_nll:.3f}"
     yield f"Minus the evidence is {run.neg_log_marglik_per_datum:.3f} nats a datum, and {of_paper:.3f} in the paper"
