@@ -92,6 +92,9 @@ def test_the_reading_of_the_evidence_has_the_counts_of_its_page():
     layers = [pair for pair, differs in pairs if differs == evidence.LAYERS]
     agree, right = sum(map(evidence.by_nll, layers)), sum(map(evidence.by_accuracy, layers))
     text = said("evidence/reading.md")
+    for kind in evidence.KINDS:
+        own = [pair for pair, differs in pairs if differs == kind]
+        assert f"| {sum(map(evidence.by_nll, own))} of {len(own)} |" in text, kind
     assert f"in {agree} of {len(layers)} pairs" in text and f"it is {right} of {len(layers)}" in text
     assert f"share {len({run.run_id for pair in layers for run in pair})} runs" in text
     wrong = [{run.layer for run in pair} for pair in layers if not evidence.by_accuracy(pair)]

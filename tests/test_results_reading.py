@@ -215,12 +215,19 @@ def of_wide_toy() -> Iterator[str]:
     most = max(-100 * own[measure] for own in by_layer.values() for measure in measures)
     yield f"At most {most:.2f} points are lost without it, in one layer or in all"
     yield f"It has at most {max(shares(both).values()):.1f}% of any layer"
+    (neutral,) = runs_of("ascent/start", DIGIT, "f_fc_conv", "laplace", "wide")
+    yield f"the digit has {accuracy(neutral):.2f}%. {lost(neutral):.1f} points are lost without F-FC"
+    most = max(lost(neutral, layer, "conv") for layer in "78")
+    yield f"layers 7 and 8 lose at most {most:.2f} points without CONV"
+    evidence = [run.neg_log_marglik_per_datum for run in (both, neutral)]
+    yield "minus its logarithm is {:.3f} for {:.3f} nats a datum".format(*evidence)
+    yield f"The test NLL agrees: {both.test_nll:.3f} for {neutral.test_nll:.3f}"
     fixed = runs[DIGIT, "conv", "map"]
     yield f"MAP has {accuracy(fixed):.2f}%. Its NLL is {fixed.test_nll:.3f}"
     assert abs(lost(learned)) < 0.05
     yield f"F-FC has at most {max(shares(learned).values()):.1f}% of any layer"
     before = [spread(share["f_fc"] for share in untrained_shares(run)[0].values()) for run in (both, learned)]
-    yield f"before training it had {before[0]}%. - **MAP and Laplace"
+    yield f"before training it had {before[0]}%. - **From a neutral"
     yield f"before training it had {before[1]}%. - **Without the place"
 
 
