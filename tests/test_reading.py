@@ -31,9 +31,8 @@ def test_orderings_that_hold_and_ties_are_counted():
             verdicts = [ordering.verdict for ordering in orderings(grid) if ordering.verdict]
             counts = f"{len(verdicts)} orderings {verdicts.count(YES)} hold and {verdicts.count(TIE)} are ties"
             if table == "table1" and grid.budget == "wide":
-                assert verdicts == [TIE, TIE] and "Both orderings that these cells can test are ties" in said(
-                    "README.md"
-                )
+                assert sorted(verdicts) == sorted([TIE, TIE, YES])
+                assert "Of the three orderings that these cells can test one holds" in said("README.md")
                 continue
             if table == "table3" and grid.budget == "wide":
                 assert verdicts == [YES, YES, YES]

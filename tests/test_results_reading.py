@@ -210,6 +210,7 @@ def of_wide_toy() -> Iterator[str]:
     yield f"CONV on the digit has {accuracy(conv):.2f}% (NLL {conv.test_nll:.3f})"
     yield f"F-FC+CONV {accuracy(both):.2f}% ({both.test_nll:.3f})"
     yield f"F-FC+CONV with position {accuracy(learned):.2f}% ({learned.test_nll:.3f})"
+    yield f"CONV with position has {accuracy(runs[POSITION, 'conv', 'laplace']):.2f}%"
     by_layer = {layer: paths["f_fc"] for layer, paths in both.path_use.items()}
     measures = ("accuracy_change", "accuracy_change_constant")
     most = max(-100 * own[measure] for own in by_layer.values() for measure in measures)
