@@ -8,6 +8,7 @@ seconds are steps of the benchmark `optimisers` times their number, as runs shar
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -22,8 +23,9 @@ from scripts.bench.optimisers import NAMES as STEPS
 from scripts.bench.optimisers import row
 from scripts.bench.tables import Measure as Measured
 from scripts.bench.tables import of_json
-from scripts.studies.study import RESULTS, Measure, Study
+from scripts.studies.study import Measure, Study
 
+BENCHMARK = Path(__file__).parents[2] / "results" / "bench.json"
 FEW = 12
 """Epochs of a short run."""
 TITLES = {"adam": "Adam", "soap": "SOAP", "kfac": "KFAC without a limit", "limited": "KFAC"}
@@ -87,7 +89,7 @@ def _curves(axes: Axes, results: Sequence[RunResult], of: Measure) -> None:
 @cache
 def _steps() -> dict[str, dict[str, Measured]]:
     """What `make bench ONLY=optimisers` measured."""
-    table, *_ = of_json(json.loads((RESULTS / "bench.json").read_text())["optimisers"]["tables"])
+    table, *_ = of_json(json.loads(BENCHMARK.read_text())["optimisers"]["tables"])
     return table.rows
 
 
