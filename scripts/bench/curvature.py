@@ -62,7 +62,7 @@ def _peers(images: Tensor, labels: Tensor, rounds: int) -> Table:
 
     contenders = {
         "ours": lambda: GGN(ours, tolerance=0.0).update(images),
-        "ours, one sampled pass": lambda: _one_pass(ours).update(images),
+        "ours, one sampled pass": lambda: one_pass(ours).update(images),
         "AsdlGGN": peer(AsdlGGN),
         "CurvlinopsGGN": peer(CurvlinopsGGN),
     }
@@ -75,7 +75,8 @@ def _peers(images: Tensor, labels: Tensor, rounds: int) -> Table:
     return Table(f"CONV with zero padding, exact fit, alpha {ALPHA}, batch {BATCH}, {CLASSES} classes", rows)
 
 
-def _one_pass(network: nn.Module) -> GGN:
+def one_pass(network: nn.Module) -> GGN:
+    """A fit by one sampled pass a batch."""
     return GGN(network, passes=1, generator=torch.Generator().manual_seed(0))
 
 
@@ -87,7 +88,7 @@ def _schedule(images: Tensor, labels: Tensor, rounds: int) -> Table:
         contenders = {
             "step": training_step(network, images, labels),
             "exact": lambda network=network: GGN(network).update(images),
-            "sampled": lambda network=network: _one_pass(network).update(images),
+            "sampled": lambda network=network: one_pass(network).update(images),
         }
         found = measured(contenders, rounds)
         rows[layer] = {"a step": seconds(found["step"])}

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 
 from ellarepro.config.compose import compose
-from ellarepro.curvature.ggn import GGN
 from ellarepro.data import Samples
 from ellarepro.network import build_network
+from scripts.bench.curvature import DATA_SIZE, one_pass
 from scripts.bench.tables import Table
 from scripts.bench.timing import measured, ratio, seconds, several, summary, trainer_of
 
@@ -26,7 +26,7 @@ CASES = (
 )
 """Layer, alpha, channels of an image and images of a batch: as results/optimisers and `budget=wide` have them."""
 NAMES = {"adam": "Adam", "soap": "SOAP", "kfac": "KFAC"}
-CLASSES, TRAIN = 10, 50_000
+CLASSES = 10
 
 
 def main(rounds: int) -> Iterator[Table]:
@@ -52,16 +52,15 @@ def _runs(steps: int, rounds: int) -> Table:
     run, rows = compose(["budget=wide", "dataset=cifar10_jpeg", "objective=laplace"]), {}
     on_the_way = len(range(run.objective.burn_in, run.epochs + 1, run.objective.frequency))
     images = torch.randn(run.objective.fit.batch_size, 3, 32, 32)
-    batches = (on_the_way * run.objective.hyper_fit_size + TRAIN) / len(images)
+    batches = (on_the_way * run.objective.hyper_fit_size + DATA_SIZE) / len(images)
     for layer in CIFAR:
         network = build_network(layer, in_channels=3, num_classes=CLASSES, alpha=10)
-        sampled = GGN(network, passes=1, generator=torch.Generator().manual_seed(0))
         contenders = {
             "steps": _steps(layer, 10, 3, run.batch_size, "kfac", steps),
-            "fit": partial(sampled.update, images),
+            "fit": partial(one_pass(network).update, images),
         }
         times = measured(contenders, rounds, time.process_time)
-        training = [run.epochs * TRAIN / run.batch_size * each / steps for each in times["steps"]]
+        training = [run.epochs * DATA_SIZE / run.batch_size * each / steps for each in times["steps"]]
         cost = [1 + batches * fit / whole for fit, whole in zip(times["fit"], training, strict=True)]
         rows[layer] = {f"a fit of {len(images)} images": seconds(times["fit"]), "Laplace / MAP": summary(cost)}
     return Table("a Laplace run beside its MAP run, budget=wide, processor seconds", rows)
