@@ -228,6 +228,15 @@ def test_a_subsampled_convolution_is_the_kept_phase_of_the_whole_one(shape, padd
     assert relative_error(first, wanted) > 0.1, "the control: one phase for all"
 
 
+def test_what_a_subsampled_convolution_keeps_has_one_type_under_autocast():
+    """A kernel of its backward pass that takes two is a vendor's own, and not on every processor."""
+    conv = Conv(2, 3, (4, 4), (2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        node = conv(images().float()).grad_fn
+    assert node.name() == "_KeptPhaseBackward"
+    assert {tensor.dtype for tensor in node.saved_tensors} == {torch.bfloat16}
+
+
 def test_path_mean_divides_by_the_number_of_paths():
     layers, x = {path: make(path) for path in PATHS}, images()
     wanted = sum(layer(x) for layer in layers.values()) / len(layers)

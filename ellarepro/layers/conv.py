@@ -76,7 +76,9 @@ def convolve(
     whole = F.conv2d(_padded(features.detach(), padding_mode), filters.detach(), bias.detach(), groups=groups)
     phase = largest_phase(whole)
     around = window_at(features, phase, wraps=padding_mode == "circular")
-    return _KeptPhase.apply(around, filters, bias, whole, phase, groups)
+    # Under autocast `whole` has another type than what made it; not every kernel of the backward pass takes both.
+    inputs = (tensor.to(whole.dtype) for tensor in (around, filters, bias))
+    return _KeptPhase.apply(*inputs, whole, phase, groups)
 
 
 class _KeptPhase(torch.autograd.Function):
