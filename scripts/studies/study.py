@@ -138,8 +138,8 @@ def made_of(results: Sequence[RunResult], asked: int) -> str:
     keys = ("seed", "git_commit", "hardware")
     seeds, commits, machines = (sorted({str(getattr(result, key)) for result in results}) for key in keys)
     hours = sum(result.wall_seconds for result in results) / 3600
-    places = f"commit {', '.join(map(short_commit, commits))}, {', '.join(machines)}, {hours:.1f} hours"
-    return f"{len(results)} of {asked} runs, seeds {', '.join(seeds)}, {places}"
+    places = f"Commit {', '.join(map(short_commit, commits))}; {', '.join(machines)}"
+    return f"{len(results)} of {asked} runs, seeds {', '.join(seeds)}, {hours:.1f} hours. {places}"
 
 
 def reading_in(folder: Path) -> str:
