@@ -235,20 +235,17 @@ def of_wide_toy() -> Iterator[str]:
 def of_wide_groups() -> Iterator[str]:
     data = ("mnist", "rotated_mnist")
     mnist, rotated = runs = [runs_of("table3", name, "f_fc_conv_gconv", "laplace", "wide")[0] for name in data]
-    paper, turned = rows = [published()["table3"]["rows"][name] for name in data]
-    own, theirs = [f"{accuracy(run):.2f}%" for run in runs], [f"published {row['laplace/accuracy']}%" for row in rows]
-    front = f"`mnist` has {own[0]} under Laplace, {theirs[0]}. `rotated_mnist` has {own[1]}, {theirs[1]}."
-    assert front in said("README.md")
-    minutes, evidence = (
-        [f(run) for run in runs] for f in (lambda r: r.wall_seconds / 60, lambda r: r.neg_log_marglik_per_datum)
-    )
-    yield f"in {minutes[0]:.0f} and {minutes[1]:.0f} minutes on one core"
+    paper, turned = (published()["table3"]["rows"][name] for name in data)
+    front = said("README.md")
+    assert f"`mnist` has {accuracy(mnist):.2f}% under Laplace, published {paper['laplace/accuracy']}%." in front
+    assert f"`rotated_mnist` has {accuracy(rotated):.2f}%, published {turned['laplace/accuracy']}%." in front
+    yield f"in {mnist.wall_seconds / 60:.0f} and {rotated.wall_seconds / 60:.0f} minutes on one core"
     assert {run.train_size for run in runs} == {50000}
     yield f"`mnist` has {accuracy(mnist):.2f}% and an NLL of {mnist.test_nll:.3f}"
     yield f"`rotated_mnist` has {accuracy(rotated):.2f}% and an NLL of {rotated.test_nll:.3f}"
     yield f"in the paper it has {turned['laplace/accuracy']}% and {turned['laplace/nll']}"
-    theirs = f"{paper['laplace/marglik']} and {turned['laplace/marglik']} in the paper"
-    yield f"{evidence[0]:.3f} and {evidence[1]:.3f} nats a datum, and {theirs}"
+    yield " and ".join(f"{run.neg_log_marglik_per_datum:.3f}" for run in runs) + " nats a datum"
+    yield f"nats a datum, and {paper['laplace/marglik']} and {turned['laplace/marglik']} in the paper"
     small = [[r for r in runs_of("table3", name, "f_fc_conv_gconv", "laplace") if r.seed < 713] for name in data]
     means = [fmean(map(accuracy, own)) for own in small]
     yield f"two seeds of each learned, and have {means[0]:.2f}% and {means[1]:.2f}%"
@@ -258,16 +255,14 @@ def of_wide_groups() -> Iterator[str]:
     flat = -100 * mnist.path_use["6"]["f_fc"]["accuracy_change_constant"]
     yield f"Layer 6 of `mnist` loses {lost(mnist, '6'):.1f} points without it, and {flat:.1f} if a constant"
     yield f"together lose {lost(mnist):.1f}"
-    others = [
-        lost(run, layer) for run, used in ((mnist, "6"), (rotated, "26")) for layer in "12345678" if layer not in used
-    ]
-    assert max(others) < 2, "no other layer needs it"
+    unused = [lost(mnist, layer) for layer in "1234578"] + [lost(rotated, layer) for layer in "134578"]
+    assert max(unused) < 2, "no other layer needs it"
     second, sixth = (lost(rotated, layer) for layer in "26")
     yield f"layer 2 loses {second:.1f} points and layer 6 {sixth:.1f}, and all together {lost(rotated):.1f}"
     own = [shares(run) for run in runs]
     rest = [share for layers in own for layer, share in layers.items() if layer != "6"]
-    sixth = f"{own[0]['6']:.1f}% of layer 6 of `mnist` and {own[1]['6']:.1f}% of that of `rotated_mnist`"
-    yield f"{sixth}, and at most {max(rest):.1f}% of any other"
+    yield f"{own[0]['6']:.1f}% of layer 6 of `mnist` and {own[1]['6']:.1f}% of that of `rotated_mnist`"
+    yield f"of that of `rotated_mnist`, and at most {max(rest):.1f}% of any other"
     before = [layer["f_fc"] for run in runs for layer in untrained_shares(run)[0].values()]
     yield f"Before training it had {spread(before)}%"
 
@@ -441,6 +436,11 @@ def test_what_a_step_of_natural_gradients_costs():
     assert f"a Laplace run takes {costs[0]:.2f} to {costs[-1]:.2f} times its MAP run" in docs
 
 
+def nats(losses: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{fmean(losses):.3f} ± {stdev(losses):.3f}"
+
+
 def final_losses(layer: str, optimiser: str, epochs: int, limit: float | None = None) -> list[float]:
     """The training loss at the end of the study's runs on CIFAR-10, by seed."""
     folders = ("table2", "table3", "optimisers/runs")
@@ -463,22 +463,22 @@ def test_what_natural_gradients_reach_in_twelve_epochs():
         for way in (("adam", 40), ("adam", 12), ("kfac", 12, 0.00015), ("soap", 12), ("kfac", 12))
     )
     assert {len(own) for way in (long, few, kfac, soap) for own in way.values()} == {3}
-    conv, learned, anchors, alone, grouped = (
-        " for ".join(f"{fmean(way[one]):.3f} ± {stdev(way[one]):.3f}" for way in (kfac, long)) for one in layers
-    )
+    conv, learned, anchors, alone, grouped = (f"{nats(kfac[one])} for {nats(long[one])}" for one in layers)
     assert f"(three seeds: {conv} nats, and {learned})" in page
     ahead = {one: sum(k < a for k, a in zip(kfac[one], long[one], strict=True)) for one in layers}
     assert f"ahead in {ahead['conv'] + ahead['f_fc_conv']} of 6 runs" in page
-    assert f"S-FC+S-CONV ends at {anchors}, F-FC+CONV+GCONV at {grouped}, and F-FC at {alone} (three seeds)" in page
+    assert f"S-FC+S-CONV ends at {anchors}, and F-FC+CONV+GCONV at {grouped} (three seeds)" in page
+    assert f"F-FC ends at {alone}" in page
     behind = [3 - ahead[one] for one in ("s_fc_s_conv", "f_fc_conv_gconv", "f_fc")]
     assert "behind with {}, {} and {} of three seeds".format(*behind) in page
     networks = [one for one in layers if one != "f_fc"]
     short = [few[one][seed] - kfac[one][seed] for one in networks for seed in range(3)]
     gaps = sorted(fmean(few[one]) - fmean(kfac[one]) for one in networks)
     higher = sum(gap > 0 for gap in short)
-    assert f"with {higher} of {len(short)} seeds, by {gaps[0]:.2f} to {gaps[-1]:.2f} nats" in page
-    assert f"Adam's 12 epochs are level ({fmean(few['f_fc']):.3f} ± {stdev(few['f_fc']):.3f})" in page
-    assert f"It ends at {fmean(soap['s_fc_s_conv']):.3f} ± {stdev(soap['s_fc_s_conv']):.3f}" in page
+    assert f"natural gradients, with {higher} of {len(short)} seeds" in page
+    assert f"They do so by {gaps[0]:.2f} to {gaps[-1]:.2f} nats in the mean" in page
+    assert f"Adam's 12 epochs are level ({nats(few['f_fc'])})" in page
+    assert f"It ends at {nats(soap['s_fc_s_conv'])}" in page
     others = [one for one in layers if one != "s_fc_s_conv"]
     lower = [k < s for one in others for k, s in zip(kfac[one], soap[one], strict=True)]
     gaps = sorted(fmean(soap[one]) - fmean(kfac[one]) for one in others)
