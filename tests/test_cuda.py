@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 from helpers import assert_close, relative_error, small_data, small_network, weight_settings
-from test_replay import ADAM, SGD, trainer
+from test_replay import ADAM, KFAC, SGD, trainer
 from test_training import LAPLACE
 
 from ellarepro.config.compose import compose
@@ -109,7 +109,7 @@ def test_training_with_its_fits_is_that_of_the_cpu(device):
     assert other.history["loss"] != pytest.approx(wanted.history["loss"], rel=1e-3), "the control"
 
 
-@pytest.mark.parametrize(("layer", "rule"), [("f_fc_conv", SGD), ("s_fc_s_conv", ADAM)])
+@pytest.mark.parametrize(("layer", "rule"), [("f_fc_conv", SGD), ("s_fc_s_conv", ADAM), ("f_fc_conv", KFAC)])
 def test_replayed_steps_are_plain_ones(rule, layer, device, monkeypatch):
     if device.type != "cuda":
         monkeypatch.setattr(replay, "graph_of", lambda body, device: body)

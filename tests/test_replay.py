@@ -1,5 +1,5 @@
-"""Steps replayed from tensors that stay give the numbers of plain ones. On a CPU the graph is stood in for by the
-function that would be captured; `test_cuda.py` replays real ones.
+"""Steps replayed from tensors that stay give the numbers of plain ones. On a CPU the graph is stood in for by a record
+of the operations, with their tensors and numbers as they were at the capture; `test_cuda.py` replays real ones.
 """
 
 from copy import deepcopy
@@ -8,8 +8,13 @@ import pytest
 import torch
 from helpers import assert_close, relative_error, small_data, small_network, weight_settings
 from test_training import LAPLACE
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ellarepro.config.compose import compose
+from ellarepro.curvature import moving
+from ellarepro.curvature.damping import DampedInverses
 from ellarepro.data import Samples, Task
 from ellarepro.errors import UserError
 from ellarepro.evidence.prior import LayerwisePrior
@@ -18,17 +23,58 @@ from ellarepro.objectives.vi import Variational
 from ellarepro.runs.preparing import prepare, trainer_of
 from ellarepro.training import replay
 from ellarepro.training.loop import Trainer
+from ellarepro.training.natural_gradient import capturable
 from ellarepro.training.replay import WARM_UP, ReplayedStep
 
 SGD = {"kind": "SGD", "lr": 0.05, "momentum": 0.9}
 ADAM = {"kind": "Adam", "lr": 0.01, "relative": True}
+KFAC = {"kind": "NaturalGradient", "lr": 0.03, "relative": True, "momentum": 0.9}
+
+
+class Recorded(TorchDispatchMode):
+    """The operations of `body`, which a call carries out again on the very same tensors, as a CUDA graph does.
+
+    Like a real capture, this one carries nothing out: what it has written to, it puts back.
+    """
+
+    def __init__(self, body: replay.Body):
+        super().__init__()
+        self.calls, self.before = [], {}
+        with self:
+            body()
+        for tensor, value in self.before.values():
+            tensor.detach().copy_(value)
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for argument, value in zip(operation._schema.arguments, (*args, *kwargs.values()), strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tree_leaves(value):
+                    self.before.setdefault(id(tensor), (tensor, tensor.detach().clone()))
+        outputs = operation(*args, **kwargs)
+        self.calls.append((operation, args, kwargs, outputs))
+        return outputs
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        made: dict[int, Tensor] = {}
+        for operation, args, kwargs, outputs in self.calls:
+            args, kwargs = tree_map(lambda value: made.get(id(value), value), (args, kwargs))
+            for output, again in zip(tree_leaves(outputs), tree_leaves(operation(*args, **kwargs)), strict=True):
+                made[id(output)] = again
+        for *_, outputs in self.calls:
+            for output in tree_leaves(outputs):
+                if isinstance(output, Tensor) and output.data_ptr() != made[id(output)].data_ptr():
+                    output.copy_(made[id(output)])
 
 
 @pytest.fixture
 def captures(monkeypatch) -> list:
-    """What has been captured; like a real capture, this one carries nothing out."""
+    """What has been captured."""
     made = []
-    monkeypatch.setattr(replay, "graph_of", lambda body, device: made.append(body) or body)
+    # A real capture computes nothing with what has not been filled yet.
+    monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
+    monkeypatch.setattr(replay, "graph_of", lambda body, device: made.append(Recorded(body)) or made[-1])
     return made
 
 
@@ -48,7 +94,7 @@ def same(one: Trainer, other: Trainer) -> bool:
     return max(relative_error(p.detach(), q.detach()) for p, q in pairs) < 1e-6
 
 
-@pytest.mark.parametrize("rule", [SGD, ADAM])
+@pytest.mark.parametrize("rule", [SGD, ADAM, KFAC])
 def test_replayed_steps_are_plain_ones(rule, captures):
     plain, replayed = trainer(False, rule), trainer(True, rule)
     plain.run(), replayed.run()
@@ -57,10 +103,43 @@ def test_replayed_steps_are_plain_ones(rule, captures):
     assert replayed.state_dict()["optimiser"]["param_groups"] == plain.state_dict()["optimiser"]["param_groups"]
 
 
+def natural(replayed: bool, every: int = 2) -> Trainer:
+    """A run whose curvature changes every second step."""
+    made = trainer(replayed, KFAC)
+    made.optimiser.curvature.every = every
+    made.run()
+    return made
+
+
+def test_natural_gradients_are_replayed_with_the_curvature_of_their_step(captures, monkeypatch):
+    """Control: with inverses that lie elsewhere each time, a graph goes on with those of its capture."""
+    plain = natural(replayed=False)
+    assert same(plain, natural(replayed=True)) and len(captures) == 1
+    monkeypatch.setattr(DampedInverses, "replace", lambda self, newer: True)
+    stale = natural(replayed=True)
+    assert len(captures) == 2 and not same(plain, stale)
+
+
+def test_while_kept_rows_grow_steps_are_captured_anew(captures, monkeypatch):
+    """Of wide factors there are 5, 10 and 15, as batches have 5 images."""
+    monkeypatch.setattr(moving, "WIDE", 16)
+    monkeypatch.setattr(moving, "KEPT", 16)
+    plain = natural(replayed=False, every=6)
+    assert any(factor.rows is not None for each in plain.optimiser._inverses._factors.values() for factor in each)
+    assert same(plain, natural(replayed=True, every=6)) and len(captures) > 1
+
+
 def test_steps_that_are_not_all_alike_are_not_replayed(captures, monkeypatch):
     monkeypatch.setattr(Laplace, "replays", False)
     trainer(True, ADAM).run()
     assert not captures and not Variational.replays
+
+
+def test_steps_that_count_on_the_host_are_not_replayed(captures):
+    trainer(True, ADAM | {"kind": "Adagrad"}).run()
+    assert not captures
+    soap = pytest.importorskip("pytorch_optimizer").SOAP
+    assert not capturable(soap([torch.zeros(1, requires_grad=True)]))
 
 
 @pytest.mark.parametrize("what", ["rates", "weight_decays"])

@@ -33,6 +33,24 @@ class DampedInverses:
         self._factors = damped
         self._axes = {name: block.group_axis for name, block in blocks.items()}
 
+    @torch.no_grad()
+    def replace(self, newer: "DampedInverses") -> bool:
+        """Copy the numbers of `newer` to where those of this one lie, where a captured CUDA graph reads them.
+
+        Returns:
+            False, and nothing is copied, where a shape differs.
+        """
+        kept, found = self._tensors(), newer._tensors()
+        if [one.shape for one in kept] != [one.shape for one in found]:
+            return False
+        for one, other in zip(kept, found, strict=True):
+            one.copy_(other)
+        return True
+
+    def _tensors(self) -> list[Tensor]:
+        factors = [factor for each in self._factors.values() for factor in each]
+        return [t for one in factors for t in (one.shift, one.matrix, one.rows) if t is not None]
+
     def times(self, name: str, gradient: Tensor) -> Tensor:
         """The inverse of the block of the tensor `name` times `gradient`, in its shape."""
         factors, axis = self._factors[name], self._axes[name]

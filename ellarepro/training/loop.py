@@ -14,7 +14,7 @@ from ellarepro.data.training_batches import TrainingBatches
 from ellarepro.errors import UserError
 from ellarepro.objectives.objective import Objective
 from ellarepro.training.epoch import EpochProgress
-from ellarepro.training.natural_gradient import NaturalGradient, observe
+from ellarepro.training.natural_gradient import capturable, observe
 from ellarepro.training.optimisers import Rates
 from ellarepro.training.replay import ReplayedStep
 
@@ -67,8 +67,7 @@ class Trainer:
 
     def _make_step(self) -> None:
         replayed = ReplayedStep(self.data.batch_size, self._plain_step, self.optimiser)
-        # What a natural gradient is multiplied with changes its place in memory, and a replay would not know.
-        replays = self.replay and self.objective.replays and not isinstance(self.optimiser, NaturalGradient)
+        replays = self.replay and self.objective.replays and capturable(self.optimiser)
         self._step = replayed if replays else self._plain_step
 
     def run(self) -> None:
@@ -100,7 +99,8 @@ class Trainer:
         Returns:
             The loss (a datum, without the prior) and the outputs `(B, K)` before the step, detached.
         """
-        observe(self.optimiser, inputs)
+        if observe(self.optimiser, inputs):
+            self._make_step()
         last_loss = self.history["loss"][-1] if self.history["loss"] else math.inf
         return self._step(inputs, targets, self.objective.step_numbers(last_loss, self.data.size))
 

@@ -84,13 +84,20 @@ class NaturalGradient(torch.optim.Optimizer):
         """Of a configuration, for the objective's model and likelihood."""
         return cls(objective.model, groups=groups, likelihood=objective.likelihood, **options)
 
-    def observe(self, inputs: Tensor) -> None:
-        """Take `inputs (B, ...)` of the batch of the next step into account: `MovingCurvature.observe`."""
-        if self.curvature.observe(inputs):
-            self._invert()
+    def observe(self, inputs: Tensor) -> bool:
+        """Take `inputs (B, ...)` of the batch of the next step into account: `MovingCurvature.observe`.
 
-    def _invert(self) -> None:
-        self._inverses = DampedInverses(self.curvature.average.blocks(), self.damping)
+        Returns:
+            Whether a CUDA graph of `step` has to be captured anew: what it reads lies elsewhere now.
+        """
+        return self.curvature.observe(inputs) and self._invert()
+
+    def _invert(self) -> bool:
+        inverses = DampedInverses(self.curvature.average.blocks(), self.damping)
+        if self._inverses is not None and self._inverses.replace(inverses):
+            return False
+        self._inverses = inverses
+        return True
 
     def direction(self, name: str, gradient: Tensor) -> Tensor:
         """(F + damping)^-1 times `gradient` of the tensor `name`, in its shape.
@@ -149,7 +156,12 @@ class NaturalGradient(torch.optim.Optimizer):
             self._invert()
 
 
-def observe(optimiser: torch.optim.Optimizer, inputs: Tensor) -> None:
-    """Show `inputs (B, ...)` of the next step's batch to an optimiser that looks at them."""
-    if isinstance(optimiser, NaturalGradient):
-        optimiser.observe(inputs)
+def observe(optimiser: torch.optim.Optimizer, inputs: Tensor) -> bool:
+    """Show `inputs (B, ...)` of the next step's batch to an optimiser that looks at them; returns as its `observe`."""
+    return isinstance(optimiser, NaturalGradient) and optimiser.observe(inputs)
+
+
+def capturable(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether all steps do the same and count nothing on the host, so that they can be replayed as a CUDA graph."""
+    alike = isinstance(optimiser, NaturalGradient | torch.optim.SGD)
+    return alike or all("capturable" in group for group in optimiser.param_groups)
