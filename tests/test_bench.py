@@ -107,7 +107,8 @@ def test_the_plain_network_has_our_outputs_and_gradients(layer):
 
 def test_the_device_table_counts_the_work():
     rows = device.device_table("cpu", alpha=1, rounds=1, width=256, fit_batch=200).rows
-    assert 0 < rows["epoch of steps"]["share of the matrix rate"].value < 150
+    for name in ("epoch of steps", "epoch of natural-gradient steps"):
+        assert 0 < rows[name]["share of the matrix rate"].value < 150
     for name in ("exact fit", "decomposition of a fit"):
         assert rows[name]["50,000 images"].unit == "s" and rows[name]["50,000 images"].value > 0
 

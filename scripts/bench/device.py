@@ -1,20 +1,26 @@
 """F-FC+CONV at alpha 10 on a CUDA device: absolute times, and their share of the matrix rate of the same run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
+from itertools import product
 
 import torch
 
+from ellarepro.config.compose import compose
 from ellarepro.curvature.ggn import GGN
 from ellarepro.network import build_network
 from ellarepro.runs.preparing import choose_arithmetic
 from scripts.bench.flops import flops_of
 from scripts.bench.tables import LOWER, Measure, Table
-from scripts.bench.timing import matrix_rate, measured, seconds, several, summary, training_step
+from scripts.bench.timing import STILL, matrix_rate, measured, seconds, several, summary, training_step
 
 BATCH, FIT_BATCH, CLASSES, CHANNELS, ALPHA, DATA_SIZE = 128, 1000, 10, 3, 10, 50_000
-STEPS = 20
-"""Steps a measurement takes, as within an epoch the host does not wait for the device after each."""
+STEPS = 30
+"""Steps a measurement takes, as within an epoch the host does not wait for the device after each.
+
+Twice as many as natural gradients take one curvature in.
+"""
 
 
 def main(rounds: int) -> Iterator[Table]:
@@ -34,14 +40,16 @@ def device_table(device: str, alpha: int, rounds: int, width: int = 4096, fit_ba
     images = fitted[:BATCH]
     labels = torch.randint(CLASSES, (len(images),), device=device)
     ggn = GGN(network, tolerance=0.0)
-    step = training_step(network, images, labels)
-    calls = {"epoch of steps": several(step, STEPS), "exact fit": lambda: ggn.update(fitted)}
-    times = {"epoch of steps": DATA_SIZE / BATCH / STEPS, "exact fit": DATA_SIZE / fit_batch}
-    work = {"epoch of steps": STEPS * flops_of(step), "exact fit": flops_of(calls["exact fit"])}
-    if images.is_cuda:
-        calls["epoch of replayed steps"] = several(training_step(deepcopy(network), images, labels, replay=True), STEPS)
-        times["epoch of replayed steps"] = times["epoch of steps"]
-        work["epoch of replayed steps"] = work["epoch of steps"]  # What a replay does is not seen from outside.
+    calls: dict[str, Callable[[], object]] = {"exact fit": lambda: ggn.update(fitted)}
+    times, work = {"exact fit": DATA_SIZE / fit_batch}, {"exact fit": flops_of(calls["exact fit"])}
+    natural = replace(compose(["optimiser=kfac"]).optimiser, lr=STILL.lr, min_lr=STILL.min_lr)
+    rules = {"": STILL, "natural-gradient ": natural}
+    for (rule, optimiser), replay in product(rules.items(), (False, True) if images.is_cuda else (False,)):
+        plain, name = f"epoch of {rule}steps", f"epoch of {'replayed ' * replay}{rule}steps"
+        calls[name] = several(training_step(deepcopy(network), images, labels, replay, optimiser), STEPS)
+        times[name] = DATA_SIZE / BATCH / STEPS
+        # What a replay does is not seen from outside.
+        work[name] = work[plain] if replay else flops_of(calls[name])
     rate = 2 * matrix_rate(width, device=device)
     found = measured(calls | {"decomposition of a fit": lambda: ggn.curvature(DATA_SIZE)}, rounds)
     rows = {}

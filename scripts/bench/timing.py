@@ -75,13 +75,15 @@ def trainer_of(
     return preparing.trainer_of(LayerwisePrior(network), task, weights, objective, generator, replay)
 
 
-def training_step(network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False) -> Callable[[], object]:
+def training_step(
+    network: nn.Module, images: Tensor, labels: Tensor, replay: bool = False, optimiser: OptimiserSettings = STILL
+) -> Callable[[], object]:
     """A call that takes a step of `trainer_of`.
 
     Args:
         replay: whether it is replayed as a CUDA graph, which has been captured by then.
     """
-    trainer = trainer_of(network, Samples(images, labels), len(labels), replay=replay)
+    trainer = trainer_of(network, Samples(images, labels), len(labels), replay=replay, optimiser=optimiser)
     capture(trainer, images, labels)
     return lambda: trainer.step(images, labels)
 
