@@ -11,7 +11,7 @@ from torch import nn
 from valued import MISSING, NAME, Valued
 
 from ellarepro import Classification, NaturalGradient, Regression
-from ellarepro.curvature import moving
+from ellarepro.curvature import damping, moving
 from ellarepro.curvature.damping import DampedInverses
 from ellarepro.curvature.exact import exact_ggn
 from ellarepro.curvature.ggn import GGN
@@ -266,8 +266,11 @@ def test_averages_are_a_datum_s_and_decay():
     assert_close(got[0], 7 * wanted)
 
 
-def test_wide_factors_are_means_over_their_last_rows(monkeypatch):
-    monkeypatch.setattr(moving, "WIDE", 40)
+@pytest.mark.parametrize(("wide", "large"), [(40, damping.LARGE), (30, damping.LARGE), (30, 0)])
+def test_wide_factors_are_means_over_their_last_rows(wide, large, monkeypatch):
+    """One of the two factors or both, in a small weight and in one that counts as large."""
+    monkeypatch.setattr(damping, "LARGE", large)
+    monkeypatch.setattr(moving, "WIDE", wide)
     monkeypatch.setattr(moving, "KEPT", 24)
     batches = list(torch.randn(3, 10, 40, dtype=torch.float64))
     average, model = moved(batches, decay=0.6)

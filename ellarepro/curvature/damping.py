@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ellarepro.curvature.structures import Block, Factor
 
+LARGE = 2**20
+"""Entries of the weight of a dense layer from which on to transpose it takes longer than a product with kept rows."""
+
 
 class DampedInverses:
     """(F + damping)^-1 for the block F of each tensor.
@@ -58,9 +61,9 @@ class DampedInverses:
         grouped = gradient.reshape((first, -1, last) if axis == 1 else (-1, first, last))
         if axis == 1:
             grouped = grouped.transpose(0, 1)
-        result = factors[0].solve(grouped.mT).mT
+        result = factors[0].before(grouped)
         if len(factors) == 2:
-            result = factors[1].solve(result)
+            result = factors[1].after(result)
         return (result.transpose(0, 1) if axis == 1 else result).reshape(gradient.shape)
 
 
@@ -84,12 +87,19 @@ class _Damped:
             kept, added, self.width = factor.dense(), shift, factor.total.matrix.shape[-1]
         self.matrix = kept + torch.diag_embed(added.expand(kept.shape[-1]))
 
-    def solve(self, vectors: Tensor) -> Tensor:
+    def before(self, columns: Tensor) -> Tensor:
+        """The inverse times `columns (G, d, k)`."""
+        if self.rows is None or len(columns) > 1 or columns.numel() < LARGE:
+            return self.after(columns.mT).mT
+        seen = self.rows.mT @ (self.matrix @ (self.rows @ columns))
+        return (columns - seen).div_(self.shift)
+
+    def after(self, vectors: Tensor) -> Tensor:
         """`vectors (G, k, d)` times the inverse."""
         if self.rows is None:
             return _product(vectors, self.matrix)
         seen = _product(_product(_product(vectors, self.rows.mT), self.matrix), self.rows)
-        return (vectors - seen) / self.shift
+        return (vectors - seen).div_(self.shift)
 
 
 def _product(vectors: Tensor, matrices: Tensor) -> Tensor:
